@@ -1,0 +1,55 @@
+"""Every error that the program reports, and the exit code that each stands for.
+
+    OperationsCenterError           1   failed
+    ├── UsageError                  2   wrong words on the command line
+    ├── NotFound                    4   no such run, task, role, backend
+    ├── Unavailable                75   try again later
+    │   ├── LockHeld                    somebody else holds a lock
+    │   ├── LedgerBusy                  no write transaction within the time allowed
+    │   └── BoardUnreachable            the board did not answer
+    └── ConfigError                78   one line for each mistake in the configuration
+
+Each message starts with ``cannot``, names the thing and says what to do about it.
+"""
+
+from collections.abc import Sequence
+
+
+class OperationsCenterError(Exception):
+    """Base of all reported errors; ``str(error)`` is the one line that a person reads."""
+
+    exit_code = 1
+
+
+class UsageError(OperationsCenterError):
+    exit_code = 2
+
+
+class NotFound(OperationsCenterError):
+    exit_code = 4
+
+
+class Unavailable(OperationsCenterError):
+    exit_code = 75
+
+
+class LockHeld(Unavailable):
+    pass
+
+
+class LedgerBusy(Unavailable):
+    pass
+
+
+class BoardUnreachable(Unavailable):
+    pass
+
+
+class ConfigError(OperationsCenterError):
+    """All mistakes of a configuration at once, one line each."""
+
+    exit_code = 78
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)

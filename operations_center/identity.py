@@ -1,0 +1,132 @@
+"""Who is who: processes by pid and start ticks, hosts by random id, boot and pid namespace.
+
+A pid is reused and ``psutil``'s float create time moves with the wall clock (psutil#2526); field 22 of
+``/proc/<pid>/stat``, the start time in clock ticks since boot, does neither. Two containers share a boot
+id and two clones share a machine id, so a host is a random id kept in the state directory, together with
+the boot id and the inode of the pid namespace.
+"""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+CLOCK_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class Process(NamedTuple):
+    """A process that cannot be mistaken for a later one with the same pid."""
+
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def current(cls) -> Self:
+        return cls(os.getpid(), _own_start_ticks())
+
+
+class Stat(NamedTuple):
+    """The fields of ``/proc/<pid>/stat`` (proc_pid_stat(5)) that the program looks at."""
+
+    state: str
+    parent: int
+    group: int
+    session: int
+    start_ticks: int
+
+
+def read_stat(pid: int) -> Stat | None:
+    """None when there is no such process. A zombie is returned, with state ``Z``."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(1024)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return parse_stat(text)
+
+
+def parse_stat(text: bytes) -> Stat | None:
+    # The command name may itself hold spaces and brackets: the fields start after the last bracket.
+    fields = text[text.rfind(b")") + 2 :].split()
+    if len(fields) < 20:
+        return None
+    return Stat(
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        start_ticks=int(fields[19]),
+    )
+
+
+def is_alive(process: Process) -> bool:
+    """False for a zombie (it runs nothing) and for a stranger who reuses the pid."""
+    stat = read_stat(process.pid)
+    return stat is not None and stat.start_ticks == process.start_ticks and stat.state not in "ZX"
+
+
+def is_stopped(process: Process) -> bool:
+    """Stopped by a signal or by a tracer."""
+    stat = read_stat(process.pid)
+    return stat is not None and stat.start_ticks == process.start_ticks and stat.state in "Tt"
+
+
+def open_pidfd(process: Process) -> int | None:
+    """A descriptor that is readable once the process has ended; None if it already has.
+
+    The pidfd is opened first and the start ticks are verified afterwards, so it never stands for a
+    stranger. The caller closes it.
+    """
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if is_alive(process):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _own_start_ticks() -> int:
+    stat = read_stat(os.getpid())
+    if stat is None:
+        raise RuntimeError("cannot read /proc/self/stat: mount /proc")
+    return stat.start_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """``name`` is for people only; the other three together identify a host for one boot."""
+
+    host_id: str
+    boot_id: str
+    pid_namespace: int
+    name: str
+
+
+def identify_host(state_directory: Path) -> Host:
+    """Read this host's identity; the first call in a state directory makes its random id."""
+    return Host(
+        host_id=_host_id(state_directory / "host-id"),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        pid_namespace=Path("/proc/self/ns/pid").stat().st_ino,
+        name=os.uname().nodename,
+    )
+
+
+def _host_id(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        pass
+    # Linked into place whole, so that of two first starts both read the same id.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(secrets.token_hex(8) + "\n")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return path.read_text().strip()

@@ -1,0 +1,208 @@
+"""The words that everyone uses: task, run, outcome, proof, and the table of a run's transitions."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from operations_center.identity import Process
+
+
+class TaskState(StrEnum):
+    BACKLOG = "backlog"
+    READY = "ready"
+    RUNNING = "running"
+    REVIEW = "review"
+    DONE = "done"
+    BLOCKED = "blocked"
+    CANCELLED = "cancelled"
+
+
+class Priority(StrEnum):
+    URGENT = "urgent"
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class RunState(StrEnum):
+    RESERVED = "reserved"
+    RUNNING = "running"
+    SETTLING = "settling"
+    CLOSED = "closed"
+
+
+HOLDS_SLOT = frozenset({RunState.RESERVED, RunState.RUNNING})
+"""States in which something of the run may still be executing."""
+
+OPEN = HOLDS_SLOT | {RunState.SETTLING}
+"""States in which the run holds its task."""
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    RETRY = "retry"
+    LOST = "lost"
+    TIMED_OUT = "timed_out"
+    KILLED = "killed"
+    NEVER_STARTED = "never_started"
+    CANCELLED = "cancelled"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+
+
+COUNTED_AS_ATTEMPT = frozenset(
+    {
+        Outcome.SUCCEEDED,
+        Outcome.FAILED,
+        Outcome.BLOCKED,
+        Outcome.LOST,
+        Outcome.TIMED_OUT,
+        Outcome.KILLED,
+        Outcome.UNKNOWN,
+    }
+)
+
+
+class Proof(StrEnum):
+    """Why a slot could be freed."""
+
+    EXIT_RECORDED = "exit_recorded"
+    RESULT_WRITTEN = "result_written"
+    PROCESS_GONE = "process_gone"
+    NEVER_STARTED = "never_started"
+    BOOT_CHANGED = "boot_changed"
+    LEASE_EXPIRED = "lease_expired"
+
+
+class Transition(NamedTuple):
+    event: str
+    before: RunState | None
+    after: RunState
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition("run.reserved", None, RunState.RESERVED),
+    Transition("run.started", RunState.RESERVED, RunState.RUNNING),
+    Transition("run.adopted", RunState.RESERVED, RunState.RUNNING),
+    Transition("run.adopted", RunState.RUNNING, RunState.RUNNING),
+    Transition("run.stop_requested", RunState.RESERVED, RunState.RESERVED),
+    Transition("run.stop_requested", RunState.RUNNING, RunState.RUNNING),
+    Transition("run.signalled", RunState.RESERVED, RunState.RESERVED),
+    Transition("run.signalled", RunState.RUNNING, RunState.RUNNING),
+    Transition("run.settled", RunState.RESERVED, RunState.SETTLING),
+    Transition("run.settled", RunState.RUNNING, RunState.SETTLING),
+    Transition("run.finish_taken_over", RunState.SETTLING, RunState.SETTLING),
+    Transition("run.closed", RunState.SETTLING, RunState.CLOSED),
+)
+"""Every change of a run that exists. A write that is not in this table is a defect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An item of a board. Times are wall-clock milliseconds since the epoch."""
+
+    task_id: str
+    title: str
+    kind: str
+    body: str
+    state: TaskState
+    priority: Priority
+    backend: str | None
+    attempts: int
+    retries: int
+    parent: str | None
+    reason: str | None
+    not_before: int | None
+    created_at: int
+    updated_at: int
+
+    @property
+    def prompt(self) -> str:
+        return f"{self.title}\n\n{self.body}" if self.body else self.title
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    title: str
+    kind: str
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What the board is to be told about a task when its run has settled."""
+
+    state: TaskState
+    reason: str | None = None
+    follow_ups: tuple[FollowUp, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt at a task: a row of the ledger.
+
+    ``…_at`` are wall-clock milliseconds; ``…_mono`` are CLOCK_MONOTONIC milliseconds, valid only while
+    ``boot_id`` is the host's; ``grace_ms`` is the time between TERM and KILL.
+    """
+
+    run_id: str
+    task_id: str
+    role: str
+    backend: str
+    attempt: int
+    fence: int
+    holder: int
+    state: RunState
+    host_id: str
+    boot_id: str
+    pid_namespace: int
+    host: str
+    watcher_pid: int
+    watcher_ticks: int
+    reserved_at: int
+    reserved_mono: int
+    grace_ms: int
+    keeper_pid: int | None = None
+    keeper_ticks: int | None = None
+    provider_job_id: str | None = None
+    release: str | None = None
+    started_at: int | None = None
+    deadline_at: int | None = None
+    deadline_mono: int | None = None
+    stop_outcome: Outcome | None = None
+    stop_reason: str | None = None
+    stop_then: TaskState | None = None
+    kill_mono: int | None = None
+    signalled_at: int | None = None
+    outcome: Outcome | None = None
+    proof: Proof | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    finish: dict[str, Any] | None = None
+    settled_at: int | None = None
+    settled_mono: int | None = None
+    closed_at: int | None = None
+
+    @property
+    def watcher(self) -> Process:
+        return Process(self.watcher_pid, self.watcher_ticks)
+
+    @property
+    def keeper(self) -> Process | None:
+        if self.keeper_pid is None or self.keeper_ticks is None:
+            return None
+        return Process(self.keeper_pid, self.keeper_ticks)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the log. ``data`` holds the changed columns of the subject, enough to fold them again."""
+
+    seq: int
+    at: int
+    kind: str
+    run_id: str | None
+    task_id: str | None
+    data: dict[str, Any]

@@ -1,0 +1,117 @@
+"""Kernel-held locks on one host, and who holds one.
+
+The kernel frees a lock when its holder dies, so nothing here can be stale. ``filelock`` is used where a
+lock stays with the process that took it; plain ``flock`` where the descriptor must outlive an exec.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from operations_center.errors import LockHeld, OperationsCenterError
+
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs"})
+"""SQLite's write-ahead log needs memory shared between processes, which these do not give (sqlite.org/wal.html)."""
+
+
+def take_lock(path: Path, what: str) -> int:
+    """Take a lock for the rest of this process's life and return its descriptor.
+
+    Raises LockHeld, naming the holder, when somebody else has it. ``what`` names the lock for people.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        holder = lock_holder(path)
+        who = f"process {holder}" if holder else "another process"
+        raise LockHeld(f"cannot start {what}: {who} already runs it ({path})") from None
+    return descriptor
+
+
+@contextmanager
+def lock_within(path: Path, seconds: float) -> Iterator[bool]:
+    """Hold a lock for a block; yields False when it could not be had in time."""
+    lock = FileLock(path, mode=0o600)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def lock_holder(path: Path) -> int | None:
+    """The pid that took the flock on a file, out of ``/proc/locks``; None when nobody in this pid namespace has."""
+    try:
+        facts = path.stat()
+        table = Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    file_id = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    for line in table.splitlines():
+        fields = line.split()
+        # "1: FLOCK ADVISORY WRITE 1234 fd:00:5678 0 EOF"; a waiter's line has "->" as its second field.
+        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5] == file_id and int(fields[4]) > 0:
+            return int(fields[4])
+    return None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds an exclusive flock on the file. A shared probe: two of them do not see each other."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def refuse_broken_locks(directory: Path) -> None:
+    """Raises OperationsCenterError where a file system keeps no locks that processes can rely on."""
+    kind = file_system_kind(directory)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise OperationsCenterError(
+            f"cannot use the state directory {directory}: {kind} keeps no locks to rely on; "
+            "set center.state_dir to a local file system"
+        )
+    probe = directory / f".lock-probe.{os.getpid()}"
+    first = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        works = is_locked(probe)
+    except OSError:
+        works = False
+    finally:
+        os.close(first)
+        probe.unlink()
+    if not works:
+        raise OperationsCenterError(
+            f"cannot use the state directory {directory}: file locks do not work on its file system; "
+            "set center.state_dir to a local one"
+        )
+
+
+def file_system_kind(directory: Path) -> str:
+    """The type of the mount that holds a directory, e.g. ``ext4``; ``unknown`` if the kernel does not say."""
+    device = directory.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    # proc_pid_mountinfo(5): "36 35 98:0 / /mnt rw shared:1 - ext4 /dev/sda1 rw"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split()[2] == wanted:
+            return source.split()[0]
+    return "unknown"

@@ -1,0 +1,47 @@
+"""Heartbeat files: what a watcher, the watchdog or the supervisor says of itself.
+
+Files, not rows: a writer that was stopped inside a transaction must not look like a fleet that is dead.
+``heartbeat`` is written at each turn of the loop, ``progress`` when the process did some of its work, so
+that alive is not mistaken for working.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from operations_center.identity import Process
+
+
+class Pulse(msgspec.Struct, frozen=True, kw_only=True):
+    """``…_at`` are wall-clock, ``heartbeat_mono`` CLOCK_MONOTONIC milliseconds."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    state: str
+    started_at: int
+    heartbeat_at: int
+    heartbeat_mono: int
+    progress_at: int | None = None
+    release: str | None = None
+    details: dict[str, Any] = {}
+
+    @property
+    def process(self) -> Process:
+        return Process(self.pid, self.start_ticks)
+
+
+def write_pulse(path: Path, pulse: Pulse) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(msgspec.json.encode(pulse))
+    draft.replace(path)
+
+
+def read_pulse(path: Path) -> Pulse | None:
+    """None when there is none, or when it cannot be understood (then it says nothing)."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Pulse)
+    except (OSError, msgspec.DecodeError):
+        return None

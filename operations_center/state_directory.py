@@ -1,0 +1,90 @@
+"""Where everything lies below ``center.state_dir``; one place that knows the names.
+
+    ledger.db               the ledger and the local board (never open() it beside the connection)
+    ledger.turn, .write     the fair gate in front of its writers
+    host-id                 this host's random id
+    supervisor.lock         held by the one supervisor
+    startup.lock            serialises the watchers' start-up reconciliation
+    watchers/ROLE.lock      held by the one watcher of a role on this host (the watchdog has one, too)
+    pulse/NAME.json         heartbeat and progress of a watcher, of the watchdog, of the supervisor
+    wake/NAME               FIFO: a byte in it wakes that process up
+    logs/NAME.log           output of the supervisor, the watchers, the watchdog
+    runs/RUN/               one directory for each run
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from operations_center.errors import OperationsCenterError
+
+WATCHDOG = "@watchdog"
+SUPERVISOR = "@supervisor"
+"""Names beside those of roles; ``@`` is not allowed in a role's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateDirectory:
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.db"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.root / "supervisor.lock"
+
+    @property
+    def startup_lock(self) -> Path:
+        return self.root / "startup.lock"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def wake(self) -> Path:
+        return self.root / "wake"
+
+    def watcher_lock(self, name: str) -> Path:
+        return self.root / "watchers" / f"{name}.lock"
+
+    def pulse(self, name: str) -> Path:
+        return self.root / "pulse" / f"{name}.json"
+
+    def log(self, name: str) -> Path:
+        return self.root / "logs" / f"{name}.log"
+
+    def run(self, run_id: str) -> Path:
+        return self.runs / run_id
+
+    def create(self) -> None:
+        """Make what is missing, 0700. Raises OperationsCenterError where that cannot be, or is not safe."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._refuse_if_not_ours()
+            for name in ("watchers", "pulse", "wake", "logs", "runs", "reports"):
+                (self.root / name).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise OperationsCenterError(
+                f"cannot use the state directory {self.root}: {error.strerror or error}; "
+                "set center.state_dir to a directory that you may write"
+            ) from error
+
+    def _refuse_if_not_ours(self) -> None:
+        facts = self.root.stat()
+        if not stat.S_ISDIR(facts.st_mode):
+            raise OperationsCenterError(
+                f"cannot use the state directory {self.root}: it is not a directory; move it away"
+            )
+        if facts.st_uid != os.geteuid():
+            raise OperationsCenterError(
+                f"cannot use the state directory {self.root}: it belongs to user {facts.st_uid} "
+                f"and this is user {os.geteuid()}; run as its owner or set center.state_dir"
+            )

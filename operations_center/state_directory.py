@@ -1,15 +1,15 @@
 """Where everything lies below ``center.state_dir``; one place that knows the names.
 
-    ledger.db               the ledger and the local board (never open() it beside the connection)
-    ledger.turn, .write     the fair gate in front of its writers
-    host-id                 this host's random id
-    supervisor.lock         held by the one supervisor
-    startup.lock            serialises the watchers' start-up reconciliation
-    watchers/ROLE.lock      held by the one watcher of a role on this host (the watchdog has one, too)
-    pulse/NAME.json         heartbeat and progress of a watcher, of the watchdog, of the supervisor
-    wake/NAME               FIFO: a byte in it wakes that process up
-    logs/NAME.log           output of the supervisor, the watchers, the watchdog
-    runs/RUN/               one directory for each run
+ledger.db               the ledger and the local board (never open() it beside the connection)
+ledger.turn, .write     the fair gate in front of its writers
+host-id                 this host's random id
+supervisor.lock         held by the one supervisor
+startup.lock            serialises the watchers' start-up reconciliation
+watchers/ROLE.lock      held by the one watcher of a role on this host (the watchdog has one, too)
+pulse/NAME.json         heartbeat and progress of a watcher, of the watchdog, of the supervisor
+wake/NAME               FIFO: a byte in it wakes that process up
+logs/NAME.log           output of the supervisor, the watchers, the watchdog
+runs/RUN/               one directory for each run
 """
 
 import os

@@ -1,0 +1,84 @@
+"""May this task run on this backend now? The pure half of admission: facts and limits in, obstacles out.
+
+The ledger gathers the facts and records the run in one transaction, so that no two admissions decide on the
+same slot; ``why`` asks the same question without recording anything.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from operations_center.clock import rfc3339
+
+
+class Obstacle(StrEnum):
+    """What stands in the way, in the words of ``operations-center why``."""
+
+    ANOTHER_RUN = "another_run"
+    HELD = "held"
+    PAUSE = "pause"
+    BACKOFF = "backoff"
+    CAP = "cap"
+    BUDGET = "budget"
+    MEMORY = "memory"
+    NO_ROLE = "no_role"
+    CONCURRENCY = "concurrency"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a backend allows; None is no limit. ``min_available_memory`` in bytes."""
+
+    max_concurrent: int
+    max_per_hour: int | None = None
+    max_per_day: int | None = None
+    min_available_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the ledger and the machine say; ``available_memory`` in bytes, times in wall-clock ms."""
+
+    now: int
+    open_run: str | None
+    task_held: bool
+    slots_held: int
+    in_last_hour: int
+    in_last_day: int
+    pauses: tuple[str, ...]
+    not_before: int | None
+    available_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    obstacle: Obstacle
+    reason: str
+
+
+def refusals(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
+    """Everything that stands in the way; empty: admit."""
+    found = []
+    if facts.open_run:
+        found.append(Refusal(Obstacle.ANOTHER_RUN, f"run {facts.open_run} of this task is still open"))
+    if facts.task_held:
+        found.append(Refusal(Obstacle.HELD, "the task is just being given back to the board"))
+    found += [Refusal(Obstacle.PAUSE, text) for text in facts.pauses]
+    if facts.not_before is not None and facts.not_before > facts.now:
+        found.append(Refusal(Obstacle.BACKOFF, f"backs off until {rfc3339(facts.not_before)}"))
+    if facts.slots_held >= limits.max_concurrent:
+        found.append(
+            Refusal(Obstacle.CAP, f"backend {backend} holds {facts.slots_held} of {limits.max_concurrent} slots")
+        )
+    found += _budget(facts.in_last_hour, limits.max_per_hour, backend, "hour")
+    found += _budget(facts.in_last_day, limits.max_per_day, backend, "day")
+    if limits.min_available_memory is not None and facts.available_memory < limits.min_available_memory:
+        free, wanted = facts.available_memory >> 20, limits.min_available_memory >> 20
+        found.append(Refusal(Obstacle.MEMORY, f"{free} MiB of memory available, backend {backend} wants {wanted}"))
+    return found
+
+
+def _budget(used: int, limit: int | None, backend: str, period: str) -> list[Refusal]:
+    if limit is None or used < limit:
+        return []
+    return [Refusal(Obstacle.BUDGET, f"backend {backend} has used {used} of {limit} runs in the last {period}")]

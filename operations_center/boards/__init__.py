@@ -1,0 +1,41 @@
+"""A board: where tasks come from, and what is told about them.
+
+The ledger says who may run a task; the board is only told. So every method may be repeated: a task is claimed,
+finished and requeued *by a run*, and doing that a second time changes nothing.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from operations_center.model import Finish, Task, TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task that the board shows as running, and the run in whose name it does."""
+
+    task_id: str
+    run_id: str
+
+
+class Board(Protocol):
+    """Every method raises BoardUnreachable when the board does not answer in time."""
+
+    def ready(self, kinds: Collection[str]) -> Sequence[Task]:
+        """Tasks that could be claimed, the most urgent and oldest first; those that back off are among them."""
+
+    def states(self, task_ids: Collection[str]) -> Mapping[str, TaskState | None]:
+        """None for a task that the board does not know (any more)."""
+
+    def running(self) -> Sequence[Claim]:
+        """Every task that is shown as running in our name."""
+
+    def claim(self, task_id: str, run_id: str) -> bool:
+        """False when somebody else was quicker, or the task is not ready any more."""
+
+    def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
+        """Tell the outcome of runs: ``{run_id: (task_id, finish)}``. A task that is no longer the run's is left."""
+
+    def requeue(self, claim: Claim) -> bool:
+        """Make a task ready again that is shown as running but is not; False if it is not shown so any more."""

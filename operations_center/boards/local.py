@@ -1,0 +1,184 @@
+"""The embedded board: tasks in the ledger's own database, so a change of both is one transaction."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from operations_center.boards import Claim
+from operations_center.errors import NotFound, OperationsCenterError
+from operations_center.model import Finish, Priority, Task, TaskState
+from operations_center.store import Store, load_queries
+
+_SQL = load_queries(__package__, "local.sql")
+
+FINAL = frozenset({TaskState.DONE, TaskState.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    title: str
+    kind: str
+    body: str = ""
+    priority: Priority = Priority.NORMAL
+    backend: str | None = None
+    parent: str | None = None
+
+
+class LocalBoard:
+    """See ``Board`` for what the shared methods promise; the others serve ``operations-center task``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    # What watchers and reconcilers ask of any board
+
+    def ready(self, kinds: Collection[str]) -> Sequence[Task]:
+        return [_task(row) for row in self._store.rows(_SQL["ready"], {"kinds": json.dumps(list(kinds))})]
+
+    def states(self, task_ids: Collection[str]) -> Mapping[str, TaskState | None]:
+        rows = self._store.rows(_SQL["states"], {"task_ids": json.dumps(list(task_ids))})
+        known = {row["task_id"]: TaskState(row["state"]) for row in rows}
+        return {task_id: known.get(task_id) for task_id in task_ids}
+
+    def running(self) -> Sequence[Claim]:
+        return [Claim(row["task_id"], row["claimed_by"]) for row in self._store.rows(_SQL["running"])]
+
+    def claim(self, task_id: str, run_id: str) -> bool:
+        with self._store.transaction():
+            row = self._row(task_id)
+            if row is None or row["state"] != TaskState.READY:
+                return row is not None and (row["state"], row["claimed_by"]) == (TaskState.RUNNING, run_id)
+            self._change(row, "task.claimed", run_id, state=TaskState.RUNNING, claimed_by=run_id, reason=None)
+            return True
+
+    def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
+        with self._store.transaction():
+            for run_id, (task_id, finish) in finishes.items():
+                self._finish(run_id, task_id, finish)
+
+    def _finish(self, run_id: str, task_id: str, finish: Finish) -> None:
+        row = self._row(task_id)
+        if row is None:
+            return
+        if (row["state"], row["claimed_by"]) == (TaskState.RUNNING, run_id):
+            self._change(row, "task.finished", run_id, state=finish.state, reason=finish.reason, claimed_by=None)
+        for number, follow_up in enumerate(finish.follow_ups):
+            new = NewTask(follow_up.title, follow_up.kind, follow_up.body, Priority(row["priority"]), parent=task_id)
+            self._add(new, origin=f"{run_id}/{number}")
+
+    def requeue(self, claim: Claim) -> bool:
+        with self._store.transaction():
+            row = self._row(claim.task_id)
+            if row is None or (row["state"], row["claimed_by"]) != (TaskState.RUNNING, claim.run_id):
+                return False
+            self._change(row, "task.requeued", claim.run_id, state=TaskState.READY, claimed_by=None)
+            return True
+
+    # What a person does
+
+    def add(self, tasks: Sequence[NewTask]) -> list[str]:
+        """Add tasks, all or none; their ids."""
+        with self._store.transaction():
+            return [self._add(task, origin=None) for task in tasks]
+
+    def task(self, task_id: str) -> Task | None:
+        row = self._store.row(_SQL["task"], {"task_id": task_id})
+        return _task(row) if row else None
+
+    def tasks(self, state: TaskState | None = None) -> list[Task]:
+        return [_task(row) for row in self._store.rows(_SQL["tasks"], {"state": state})]
+
+    def counts(self) -> dict[str, int]:
+        found = {row["state"]: row["tasks"] for row in self._store.rows(_SQL["counts"])}
+        return {state.value: found.get(state.value, 0) for state in TaskState}
+
+    def edit(self, task_id: str, **changes: Any) -> None:
+        """Change title, kind, body, priority, backend or state. Raises NotFound, OperationsCenterError."""
+        with self._store.transaction():
+            row = self._known_row(task_id, "edit")
+            if row["state"] == TaskState.RUNNING:
+                raise OperationsCenterError(
+                    f"cannot edit task {task_id}: it is running; wait for it, or cancel it first"
+                )
+            self._change(row, "task.edited", None, **changes)
+
+    def cancel(self, task_id: str) -> None:
+        """Raises NotFound, and OperationsCenterError for a task that is done."""
+        with self._store.transaction():
+            row = self._known_row(task_id, "cancel")
+            if row["state"] == TaskState.CANCELLED:
+                return
+            if row["state"] == TaskState.DONE:
+                raise OperationsCenterError(f"cannot cancel task {task_id}: it is done; nothing is left to cancel")
+            self._change(row, "task.cancelled", None, state=TaskState.CANCELLED, claimed_by=None, reason="cancelled")
+
+    def retry(self, task_id: str) -> None:
+        """Make a task ready again, whatever ended it. Raises NotFound, OperationsCenterError while it runs."""
+        with self._store.transaction():
+            row = self._known_row(task_id, "retry")
+            if row["state"] == TaskState.RUNNING:
+                raise OperationsCenterError(f"cannot retry task {task_id}: it is running; stop its run first")
+            self._change(row, "task.retried", None, state=TaskState.READY, reason=None)
+
+    def _add(self, task: NewTask, *, origin: str | None) -> str:
+        if origin is not None:
+            known = self._store.row(_SQL["by_origin"], {"origin": origin})
+            if known:
+                return str(known["task_id"])
+        now = self._store.clock.now().wall
+        number = self._store.next_number("task")
+        row = {
+            "task_id": f"t{number}",
+            "number": number,
+            "title": task.title,
+            "kind": task.kind,
+            "body": task.body,
+            "state": TaskState.READY,
+            "priority": task.priority,
+            "backend": task.backend,
+            "parent": task.parent,
+            "reason": None,
+            "claimed_by": None,
+            "origin": origin,
+            "created_at": now,
+            "updated_at": now,
+        }
+        self._store.execute(_SQL["insert_task"], row)
+        self._store.append_event("task.added", task_id=str(row["task_id"]), data={"task": row})
+        return str(row["task_id"])
+
+    def _row(self, task_id: str) -> dict[str, Any] | None:
+        row = self._store.row(_SQL["task_row"], {"task_id": task_id})
+        return dict(row) if row else None
+
+    def _known_row(self, task_id: str, verb: str) -> dict[str, Any]:
+        row = self._row(task_id)
+        if row is None:
+            raise NotFound(f"cannot {verb} task {task_id}: there is no such task; see `operations-center task list`")
+        return row
+
+    def _change(self, row: dict[str, Any], kind: str, run_id: str | None, **changes: Any) -> None:
+        new = row | changes | {"updated_at": self._store.clock.now().wall}
+        self._store.execute(_SQL["write_task"], new)
+        changed = {name: value for name, value in new.items() if row[name] != value}
+        self._store.append_event(kind, run_id=run_id, task_id=row["task_id"], data={"task": changed})
+
+
+def _task(row: Any) -> Task:
+    return Task(
+        task_id=row["task_id"],
+        title=row["title"],
+        kind=row["kind"],
+        body=row["body"],
+        state=TaskState(row["state"]),
+        priority=Priority(row["priority"]),
+        backend=row["backend"],
+        attempts=row["attempts"],
+        retries=row["retries"],
+        parent=row["parent"],
+        reason=row["reason"],
+        not_before=row["not_before"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )

@@ -1,0 +1,100 @@
+"""The in-flight ledger: every run, who holds it, and the log of how it came to be so.
+
+Writes to a run are guarded by run, fence, holder and state. A guard that does not match is an answer, None,
+and not an error: somebody else has changed the run, and the log then keeps a ``run.lost_race`` event.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from operations_center.admission import Facts, Limits, Refusal
+from operations_center.identity import Host, Process
+from operations_center.model import Event, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request for a slot. ``timeout_ms`` and ``grace_ms`` are the backend's."""
+
+    task_id: str
+    role: str
+    backend: str
+    limits: Limits
+    host: Host
+    watcher: Process
+    grace_ms: int
+    timeout_ms: int | None
+    release: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """What the ledger remembers of a task between its runs; ``not_before`` in wall-clock ms."""
+
+    attempts: int = 0
+    retries: int = 0
+    not_before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """``name`` is a role, a backend or ``*``; ``source`` is who paused: ``person``, ``watchdog`` or ``drain``."""
+
+    name: str
+    source: str
+    reason: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """When a host last said that it lives, on which boot, and until when it may be trusted (wall-clock ms)."""
+
+    boot_id: str
+    renewed_at: int
+    lease_until: int
+
+
+class Ledger(Protocol):
+    def transaction(self) -> AbstractContextManager[None]:
+        """Several writes as one; each alone is a transaction of its own."""
+
+    def snapshot(self) -> AbstractContextManager[None]: ...
+
+    # Runs
+    def admit(self, admission: Admission) -> Run | list[Refusal]: ...
+    def admission_facts(self, task_id: str, role: str, backend: str) -> Facts: ...
+    def change_run(self, old: Run, event: str, *, note: Mapping[str, Any] | None = None, **changes: Any) -> Run | None:
+        """Make one transition of the table; None when ``old`` is not the run's present any more."""
+
+    def set_attempts(self, task_id: str, attempts: Attempts) -> None: ...
+    def attempts(self, task_id: str) -> Attempts: ...
+    def hold_task(self, task_id: str, until: int) -> bool:
+        """Keep admission off a task without an open run; False if it has one."""
+
+    def release_task(self, task_id: str) -> None: ...
+    def run(self, run_id: str) -> Run | None: ...
+    def open_runs(self, *, role: str | None = None, backend: str | None = None) -> list[Run]: ...
+    def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]: ...
+    def closed_before(self, wall_ms: int, limit: int) -> list[str]: ...
+    def slots_held(self) -> dict[str, int]: ...
+
+    # Admission's switches, hosts, reports
+    def pauses(self) -> list[Pause]: ...
+    def pause(self, pause: Pause) -> None: ...
+    def resume(self, name: str | None, source: str) -> int: ...
+    def renew_lease(self, host: Host, lease_ms: int) -> None: ...
+    def leases(self) -> dict[tuple[str, int], Lease]: ...
+    def record_reconcile(self, report: Mapping[str, Any], at: int) -> None: ...
+    def reconciles(self) -> dict[str, dict[str, Any]]: ...
+
+    # The log, and care of the ledger
+    def note(self, kind: str, data: Mapping[str, Any], *, run_id: str | None = None) -> None: ...
+    def events(self, *, run_id: str | None = None, since: int | None = None, after: int = 0) -> Iterator[Event]: ...
+    def last_event(self) -> int: ...
+    def prune(self, run_ids: Sequence[str], events_before: int) -> int: ...
+    def verify(self) -> list[str]: ...
+    def backup(self, destination: Path) -> None: ...

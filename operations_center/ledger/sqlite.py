@@ -1,0 +1,298 @@
+"""The ledger on SQLite."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from operations_center.admission import Facts, Refusal, refusals
+from operations_center.identity import Host
+from operations_center.ledger import Admission, Attempts, Lease, Pause
+from operations_center.ledger.fold import differences, fold
+from operations_center.model import TRANSITIONS, Event, Outcome, Proof, Run, RunState, TaskState, Transition
+from operations_center.store import Store, as_data, changed_fields, load_queries
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+EVENTS_PER_READ = 500
+
+_SQL = load_queries(__package__, "sqlite.sql")
+
+
+class SqliteLedger:
+    """See ``Ledger`` for what each method promises."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def transaction(self) -> AbstractContextManager[None]:
+        return self._store.transaction()
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        return self._store.snapshot()
+
+    # Runs
+
+    def admit(self, admission: Admission) -> Run | list[Refusal]:
+        with self._store.transaction():
+            facts = self.admission_facts(admission.task_id, admission.role, admission.backend)
+            found = refusals(facts, admission.limits, admission.backend)
+            return found or self._reserve(admission)
+
+    def admission_facts(self, task_id: str, role: str, backend: str) -> Facts:
+        now = self._store.clock.now().wall
+        open_run = self._store.row(_SQL["open_run_of_task"], {"task_id": task_id})
+        used = self._store.row(
+            _SQL["admitted_since"], {"backend": backend, "hour_ago": now - HOUR_MS, "day_ago": now - DAY_MS}
+        )
+        held = self._store.row(_SQL["held_by_backend"], {"backend": backend})
+        assert used is not None
+        assert held is not None
+        return Facts(
+            now=now,
+            open_run=open_run["run_id"] if open_run else None,
+            task_held=self._store.row(_SQL["task_hold"], {"task_id": task_id, "now": now}) is not None,
+            slots_held=held["held"],
+            in_last_hour=used["in_last_hour"],
+            in_last_day=used["in_last_day"],
+            pauses=tuple(
+                f"{pause.name if pause.name != '*' else 'everything'} is paused: {pause.reason}"
+                for pause in self.pauses()
+                if pause.name in ("*", role, backend)
+            ),
+            not_before=self.attempts(task_id).not_before,
+            available_memory=psutil.virtual_memory().available,
+        )
+
+    def _reserve(self, admission: Admission) -> Run:
+        now = self._store.clock.now()
+        fence = self._store.next_number("fence")
+        timeout = admission.timeout_ms
+        run = Run(
+            run_id=f"r{fence}-{secrets.token_hex(3)}",
+            task_id=admission.task_id,
+            role=admission.role,
+            backend=admission.backend,
+            attempt=self.attempts(admission.task_id).attempts + 1,
+            fence=fence,
+            holder=1,
+            state=RunState.RESERVED,
+            host_id=admission.host.host_id,
+            boot_id=admission.host.boot_id,
+            pid_namespace=admission.host.pid_namespace,
+            host=admission.host.name,
+            watcher_pid=admission.watcher.pid,
+            watcher_ticks=admission.watcher.start_ticks,
+            reserved_at=now.wall,
+            reserved_mono=now.monotonic,
+            grace_ms=admission.grace_ms,
+            release=admission.release,
+            deadline_at=now.wall + timeout if timeout is not None else None,
+            deadline_mono=now.monotonic + timeout if timeout is not None else None,
+        )
+        self._store.execute(_SQL["insert_run"], _columns(run))
+        self._log("run.reserved", run, _logged(as_data(run)), None)
+        return run
+
+    def change_run(self, old: Run, event: str, *, note: Mapping[str, Any] | None = None, **changes: Any) -> Run | None:
+        new = replace(old, **changes)
+        if Transition(event, old.state, new.state) not in TRANSITIONS:
+            raise ValueError(f"cannot change run {old.run_id}: no {event} from {old.state} to {new.state}")
+        with self._store.transaction():
+            row = _columns(new) | {"old_holder": old.holder, "old_state": old.state}
+            if self._store.execute(_SQL["write_run"], row) == 1:
+                self._log(event, new, _logged(changed_fields(old, new)), note)
+                return new
+            self._store.append_event(
+                "run.lost_race",
+                run_id=old.run_id,
+                task_id=old.task_id,
+                data={"refused": event, "holder": old.holder, "state": old.state, **(note or {})},
+            )
+            return None
+
+    def _log(self, kind: str, run: Run, changed: dict[str, Any], note: Mapping[str, Any] | None) -> None:
+        data = {"run": changed, **(note or {})}
+        self._store.append_event(kind, run_id=run.run_id, task_id=run.task_id, data=data)
+
+    def attempts(self, task_id: str) -> Attempts:
+        row = self._store.row(_SQL["attempts"], {"task_id": task_id})
+        return Attempts(row["attempts"], row["retries"], row["not_before"]) if row else Attempts()
+
+    def set_attempts(self, task_id: str, attempts: Attempts) -> None:
+        with self._store.transaction():
+            self._store.execute(_SQL["set_attempts"], {"task_id": task_id, **as_data(attempts)})
+            self._store.append_event("task.attempts", task_id=task_id, data={"attempts": as_data(attempts)})
+
+    def hold_task(self, task_id: str, until: int) -> bool:
+        with self._store.transaction():
+            if self._store.row(_SQL["open_run_of_task"], {"task_id": task_id}):
+                return False
+            self._store.execute(_SQL["hold_task"], {"task_id": task_id, "until": until})
+            return True
+
+    def release_task(self, task_id: str) -> None:
+        with self._store.transaction():
+            self._store.execute(_SQL["release_task"], {"task_id": task_id})
+
+    def run(self, run_id: str) -> Run | None:
+        row = self._store.row(_SQL["run_by_id"], {"run_id": run_id})
+        return _run(row) if row else None
+
+    def open_runs(self, *, role: str | None = None, backend: str | None = None) -> list[Run]:
+        return [_run(row) for row in self._store.rows(_SQL["open_runs"], {"role": role, "backend": backend})]
+
+    def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]:
+        parameters = {"task_id": task_id, "backend": backend, "limit": limit}
+        return [_run(row) for row in self._store.rows(_SQL["recent_runs"], parameters)]
+
+    def closed_before(self, wall_ms: int, limit: int) -> list[str]:
+        rows = self._store.rows(_SQL["closed_before"], {"before": wall_ms, "limit": limit})
+        return [row["run_id"] for row in rows]
+
+    def slots_held(self) -> dict[str, int]:
+        return {row["backend"]: row["held"] for row in self._store.rows(_SQL["slots_held"])}
+
+    # Admission's switches, hosts, reports
+
+    def pauses(self) -> list[Pause]:
+        return [Pause(**row) for row in self._store.rows(_SQL["pauses"])]
+
+    def pause(self, pause: Pause) -> None:
+        with self._store.transaction():
+            if any(
+                (known.name, known.source, known.reason) == (pause.name, pause.source, pause.reason)
+                for known in self.pauses()
+            ):
+                return
+            self._store.execute(_SQL["pause"], as_data(pause))
+            self._store.append_event("pause.begun", data={"pause": as_data(pause)})
+
+    def resume(self, name: str | None, source: str) -> int:
+        with self._store.transaction():
+            ended = self._store.rows(_SQL["resume"], {"name": name, "source": source})
+            for row in ended:
+                self._store.append_event("pause.ended", data={"pause": {"name": row["name"], "source": source}})
+            return len(ended)
+
+    def renew_lease(self, host: Host, lease_ms: int) -> None:
+        now = self._store.clock.now().wall
+        with self._store.transaction():
+            self._store.execute(_SQL["renew_lease"], as_data(host) | {"renewed_at": now, "lease_until": now + lease_ms})
+
+    def leases(self) -> dict[tuple[str, int], Lease]:
+        return {
+            (row["host_id"], row["pid_namespace"]): Lease(row["boot_id"], row["renewed_at"], row["lease_until"])
+            for row in self._store.rows(_SQL["leases"])
+        }
+
+    def record_reconcile(self, report: Mapping[str, Any], at: int) -> None:
+        with self._store.transaction():
+            self._store.execute(
+                _SQL["record_reconcile"],
+                {
+                    "trigger": report["trigger"],
+                    "at": at,
+                    "wall_ms": report["wall_ms"],
+                    "verdicts": json.dumps(report["verdicts"]),
+                    "skipped": report["skipped"],
+                },
+            )
+
+    def reconciles(self) -> dict[str, dict[str, Any]]:
+        return {
+            row["trigger"]: {
+                "at": row["at"],
+                "wall_ms": row["wall_ms"],
+                "verdicts": json.loads(row["verdicts"]),
+                "skipped": row["skipped"],
+            }
+            for row in self._store.rows(_SQL["reconciles"])
+        }
+
+    # The log, and care of the ledger
+
+    def note(self, kind: str, data: Mapping[str, Any], *, run_id: str | None = None) -> None:
+        with self._store.transaction():
+            self._store.append_event(kind, run_id=run_id, data=data)
+
+    def events(self, *, run_id: str | None = None, since: int | None = None, after: int = 0) -> Iterator[Event]:
+        while True:
+            rows = self._store.rows(
+                _SQL["events"], {"run_id": run_id, "since": since, "after": after, "limit": EVENTS_PER_READ}
+            )
+            for row in rows:
+                yield Event(row["seq"], row["at"], row["kind"], row["run_id"], row["task_id"], json.loads(row["data"]))
+            if len(rows) < EVENTS_PER_READ:
+                return
+            after = rows[-1]["seq"]
+
+    def last_event(self) -> int:
+        row = self._store.row(_SQL["last_event"])
+        return int(row["seq"]) if row else 0
+
+    def prune(self, run_ids: Sequence[str], events_before: int) -> int:
+        with self._store.transaction():
+            forgotten = 0
+            for run_id in run_ids:
+                if self._store.execute(_SQL["forget_run"], {"run_id": run_id}):
+                    self._store.execute(_SQL["forget_events_of_run"], {"run_id": run_id})
+                    forgotten += 1
+            self._store.execute(_SQL["forget_notes"], {"before": events_before})
+            return forgotten
+
+    def verify(self) -> list[str]:
+        """What is wrong with the ledger, one line each; empty when the fold of the log is the present."""
+        with self._store.snapshot():
+            damage = self._store.integrity_errors()
+            present = {
+                "run": {row["run_id"]: dict(row) for row in self._store.rows(_SQL["all_runs"])},
+                "task": {row["task_id"]: dict(row) for row in self._store.rows(_SQL["all_tasks"])},
+                "attempts": {row["task_id"]: dict(row) for row in self._store.rows(_SQL["all_attempts"])},
+                "pause": {f"{pause.name}/{pause.source}": as_data(pause) for pause in self.pauses()},
+            }
+            return damage + differences(fold(self.events()), present)
+
+    def backup(self, destination: Path) -> None:
+        self._store.copy_to(destination)
+
+    def fence(self) -> int:
+        row = self._store.row(_SQL["fence"])
+        assert row is not None
+        return int(row["value"])
+
+    def raise_fence(self, fence: int) -> None:
+        with self._store.transaction():
+            self._store.execute(_SQL["raise_fence"], {"fence": fence})
+
+
+def _columns(run: Run) -> dict[str, Any]:
+    return _logged(as_data(run))
+
+
+def _logged(columns: dict[str, Any]) -> dict[str, Any]:
+    """As SQLite stores it, so that the log and the row compare equal."""
+    if columns.get("finish") is not None:
+        columns["finish"] = json.dumps(columns["finish"], separators=(",", ":"))
+    return columns
+
+
+def _run(row: Any) -> Run:
+    columns = dict(row)
+    columns["state"] = RunState(columns["state"])
+    for name, kind in (
+        ("outcome", Outcome),
+        ("stop_outcome", Outcome),
+        ("proof", Proof),
+        ("stop_then", TaskState),
+    ):
+        if columns[name] is not None:
+            columns[name] = kind(columns[name])
+    if columns["finish"] is not None:
+        columns["finish"] = json.loads(columns["finish"])
+    return Run(**columns)

@@ -1,0 +1,165 @@
+-- name: insert_run
+-- A reserved run takes its slot from here on.
+INSERT INTO runs (
+    run_id, task_id, role, backend, attempt, fence, holder, state, host_id, boot_id, pid_namespace, host,
+    watcher_pid, watcher_ticks, reserved_at, reserved_mono, grace_ms, release, deadline_at, deadline_mono
+) VALUES (
+    :run_id, :task_id, :role, :backend, :attempt, :fence, :holder, :state, :host_id, :boot_id, :pid_namespace,
+    :host, :watcher_pid, :watcher_ticks, :reserved_at, :reserved_mono, :grace_ms, :release, :deadline_at,
+    :deadline_mono
+);
+
+-- name: write_run
+-- Every transition but the first: the new row, provided that nobody has changed the run since it was read.
+UPDATE runs SET
+    holder = :holder, state = :state, watcher_pid = :watcher_pid, watcher_ticks = :watcher_ticks,
+    keeper_pid = :keeper_pid, keeper_ticks = :keeper_ticks, provider_job_id = :provider_job_id,
+    started_at = :started_at, deadline_at = :deadline_at, deadline_mono = :deadline_mono,
+    stop_outcome = :stop_outcome, stop_reason = :stop_reason, stop_then = :stop_then,
+    kill_mono = :kill_mono, signalled_at = :signalled_at, outcome = :outcome, proof = :proof,
+    exit_code = :exit_code, reason = :reason, finish = :finish, settled_at = :settled_at,
+    settled_mono = :settled_mono, closed_at = :closed_at
+WHERE run_id = :run_id AND fence = :fence AND holder = :old_holder AND state = :old_state;
+
+-- name: run_by_id
+-- One run.
+SELECT * FROM runs WHERE run_id = :run_id;
+
+-- name: open_runs
+-- Every run that holds its task, oldest first.
+SELECT * FROM runs
+WHERE state <> 'closed' AND (:role IS NULL OR role = :role) AND (:backend IS NULL OR backend = :backend)
+ORDER BY fence;
+
+-- name: recent_runs
+-- Runs of any state, newest first.
+SELECT * FROM runs
+WHERE (:task_id IS NULL OR task_id = :task_id) AND (:backend IS NULL OR backend = :backend)
+ORDER BY fence DESC LIMIT :limit;
+
+-- name: closed_before
+-- Closed runs that retention no longer wants, oldest first.
+SELECT run_id FROM runs WHERE state = 'closed' AND closed_at < :before ORDER BY closed_at LIMIT :limit;
+
+-- name: slots_held
+-- Slots that each backend's open runs hold.
+SELECT backend, count(*) AS held FROM runs WHERE state <> 'closed' AND state <> 'settling' GROUP BY backend;
+
+-- name: open_run_of_task
+-- The run that holds a task.
+SELECT run_id FROM runs WHERE task_id = :task_id AND state <> 'closed';
+
+-- name: held_by_backend
+-- The slots of one backend that are taken, counted, never kept in a counter that could leak.
+SELECT count(*) AS held FROM runs
+WHERE backend = :backend AND state <> 'closed' AND state IN ('reserved', 'running');
+
+-- name: admitted_since
+-- Runs that count against a budget: one that proves never to have started does not.
+SELECT
+    coalesce(sum(reserved_at > :hour_ago), 0) AS in_last_hour,
+    count(*) AS in_last_day
+FROM runs
+WHERE backend = :backend AND reserved_at > :day_ago AND (outcome IS NULL OR outcome <> 'never_started');
+
+-- name: attempts
+-- What is remembered of a task between its runs.
+SELECT attempts, retries, not_before FROM attempts WHERE task_id = :task_id;
+
+-- name: set_attempts
+-- Count an attempt, begin a backoff, or forget both.
+INSERT INTO attempts (task_id, attempts, retries, not_before)
+VALUES (:task_id, :attempts, :retries, :not_before)
+ON CONFLICT (task_id) DO UPDATE SET
+    attempts = excluded.attempts, retries = excluded.retries, not_before = excluded.not_before;
+
+-- name: all_attempts
+-- For the comparison with the event log.
+SELECT * FROM attempts;
+
+-- name: all_runs
+-- For the comparison with the event log.
+SELECT * FROM runs;
+
+-- name: all_tasks
+-- For the comparison with the event log: the columns that the log keeps.
+SELECT * FROM tasks;
+
+-- name: hold_task
+-- Keep admission off a task while the board is told about it.
+INSERT INTO task_holds (task_id, until) VALUES (:task_id, :until)
+ON CONFLICT (task_id) DO UPDATE SET until = excluded.until;
+
+-- name: release_task
+-- The board has been told.
+DELETE FROM task_holds WHERE task_id = :task_id;
+
+-- name: task_hold
+-- Whether a task is held, and still is.
+SELECT until FROM task_holds WHERE task_id = :task_id AND until > :now;
+
+-- name: pauses
+-- Every pause in force.
+SELECT name, source, reason, since FROM pauses ORDER BY since, name;
+
+-- name: pause
+-- Begin a pause; one that is in force keeps its beginning.
+INSERT INTO pauses (name, source, reason, since) VALUES (:name, :source, :reason, :since)
+ON CONFLICT (name, source) DO UPDATE SET reason = excluded.reason;
+
+-- name: resume
+-- End pauses of one source: of one name, or of all.
+DELETE FROM pauses WHERE source = :source AND (:name IS NULL OR name = :name) RETURNING name;
+
+-- name: renew_lease
+-- This host lives.
+INSERT INTO hosts (host_id, pid_namespace, boot_id, name, renewed_at, lease_until)
+VALUES (:host_id, :pid_namespace, :boot_id, :name, :renewed_at, :lease_until)
+ON CONFLICT (host_id, pid_namespace) DO UPDATE SET
+    boot_id = excluded.boot_id, name = excluded.name, renewed_at = excluded.renewed_at,
+    lease_until = excluded.lease_until;
+
+-- name: leases
+-- Every host's last sign of life.
+SELECT host_id, pid_namespace, boot_id, renewed_at, lease_until FROM hosts;
+
+-- name: record_reconcile
+-- The last reconciliation of each trigger.
+INSERT INTO reconciles (trigger, at, wall_ms, verdicts, skipped)
+VALUES (:trigger, :at, :wall_ms, :verdicts, :skipped)
+ON CONFLICT (trigger) DO UPDATE SET
+    at = excluded.at, wall_ms = excluded.wall_ms, verdicts = excluded.verdicts, skipped = excluded.skipped;
+
+-- name: reconciles
+-- The last reconciliation of each trigger.
+SELECT trigger, at, wall_ms, verdicts, skipped FROM reconciles;
+
+-- name: events
+-- The log in order: of one run or of all, from a time and after a number.
+SELECT seq, at, kind, run_id, task_id, data FROM events
+WHERE seq > :after AND (:run_id IS NULL OR run_id = :run_id) AND (:since IS NULL OR at >= :since)
+ORDER BY seq LIMIT :limit;
+
+-- name: last_event
+-- The number of the newest event; 0 in an empty log.
+SELECT coalesce(max(seq), 0) AS seq FROM events;
+
+-- name: forget_run
+-- Retention: a closed run leaves together with its events.
+DELETE FROM runs WHERE run_id = :run_id AND state = 'closed';
+
+-- name: forget_events_of_run
+-- Retention: the fold of what remains is then still the present.
+DELETE FROM events WHERE run_id = :run_id AND kind LIKE 'run.%';
+
+-- name: forget_notes
+-- Retention: events that change nothing and belong to no run.
+DELETE FROM events WHERE at < :before AND run_id IS NULL AND task_id IS NULL AND kind NOT LIKE 'pause.%';
+
+-- name: raise_fence
+-- After a restore: never hand out a fence again.
+UPDATE counters SET value = max(value, :fence) WHERE name = 'fence';
+
+-- name: fence
+-- The newest fence that was handed out.
+SELECT value FROM counters WHERE name = 'fence';

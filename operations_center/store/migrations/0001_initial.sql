@@ -1,0 +1,126 @@
+CREATE TABLE counters (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO counters (name, value) VALUES ('fence', 0), ('task', 0);
+
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    run_id TEXT,
+    task_id TEXT,
+    data TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX events_of_run ON events (run_id) WHERE run_id IS NOT NULL;
+CREATE INDEX events_at ON events (at);
+
+CREATE TABLE runs (
+    run_id TEXT PRIMARY KEY,
+    task_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    fence INTEGER NOT NULL UNIQUE,
+    holder INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('reserved', 'running', 'settling', 'closed')),
+    host_id TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    pid_namespace INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    watcher_pid INTEGER NOT NULL,
+    watcher_ticks INTEGER NOT NULL,
+    reserved_at INTEGER NOT NULL,
+    reserved_mono INTEGER NOT NULL,
+    grace_ms INTEGER NOT NULL,
+    keeper_pid INTEGER,
+    keeper_ticks INTEGER,
+    provider_job_id TEXT,
+    release TEXT,
+    started_at INTEGER,
+    deadline_at INTEGER,
+    deadline_mono INTEGER,
+    stop_outcome TEXT,
+    stop_reason TEXT,
+    stop_then TEXT,
+    kill_mono INTEGER,
+    signalled_at INTEGER,
+    outcome TEXT,
+    proof TEXT,
+    exit_code INTEGER,
+    reason TEXT,
+    finish TEXT,
+    settled_at INTEGER,
+    settled_mono INTEGER,
+    closed_at INTEGER,
+    -- A settled run says how it ended, and a run that still holds its slot does not.
+    CHECK ((state IN ('reserved', 'running')) = (outcome IS NULL)),
+    CHECK ((state = 'closed') = (closed_at IS NOT NULL))
+) STRICT;
+
+-- A task never has two open runs.
+CREATE UNIQUE INDEX one_open_run_per_task ON runs (task_id) WHERE state <> 'closed';
+CREATE INDEX open_runs ON runs (backend, state) WHERE state <> 'closed';
+CREATE INDEX runs_of_backend ON runs (backend, reserved_at);
+CREATE INDEX runs_of_task ON runs (task_id, fence);
+CREATE INDEX closed_runs ON runs (closed_at) WHERE state = 'closed';
+
+CREATE TABLE attempts (
+    task_id TEXT PRIMARY KEY,
+    attempts INTEGER NOT NULL,
+    retries INTEGER NOT NULL,
+    not_before INTEGER
+) STRICT;
+
+CREATE TABLE tasks (
+    task_id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL UNIQUE,
+    title TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL
+        CHECK (state IN ('backlog', 'ready', 'running', 'review', 'done', 'blocked', 'cancelled')),
+    priority TEXT NOT NULL CHECK (priority IN ('urgent', 'high', 'normal', 'low')),
+    backend TEXT,
+    parent TEXT,
+    reason TEXT,
+    claimed_by TEXT,
+    origin TEXT UNIQUE,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX tasks_by_state ON tasks (state, kind, number);
+
+CREATE TABLE task_holds (
+    task_id TEXT PRIMARY KEY,
+    until INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE pauses (
+    name TEXT NOT NULL,
+    source TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (name, source)
+) STRICT;
+
+CREATE TABLE hosts (
+    host_id TEXT NOT NULL,
+    pid_namespace INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    renewed_at INTEGER NOT NULL,
+    lease_until INTEGER NOT NULL,
+    PRIMARY KEY (host_id, pid_namespace)
+) STRICT;
+
+CREATE TABLE reconciles (
+    trigger TEXT PRIMARY KEY,
+    at INTEGER NOT NULL,
+    wall_ms REAL NOT NULL,
+    verdicts TEXT NOT NULL,
+    skipped TEXT
+) STRICT;

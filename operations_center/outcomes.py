@@ -1,0 +1,225 @@
+"""How a run ended, and what follows for its task. Pure: what was read comes in, values come out."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from operations_center.ledger import Attempts
+from operations_center.model import COUNTED_AS_ATTEMPT, Finish, FollowUp, Outcome, Proof, Run, TaskState
+
+EXIT_TRY_LATER = 75
+"""EX_TEMPFAIL of sysexits.h."""
+
+_SEVERITY = (
+    Outcome.SUCCEEDED,
+    Outcome.RETRY,
+    Outcome.KILLED,
+    Outcome.BLOCKED,
+    Outcome.FAILED,
+)
+"""Where exit code and result disagree, the later one counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What an executor's result says of itself; ``outcome`` None leaves it to the exit code."""
+
+    outcome: Outcome | None
+    summary: str | None = None
+    retry_after_ms: int | None = None
+    follow_ups: tuple[FollowUp, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Something is there, and cannot be understood."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A run's end, with the proof that its slot may be freed."""
+
+    outcome: Outcome
+    proof: Proof
+    reason: str | None = None
+    exit_code: int | None = None
+    retry_after_ms: int | None = None
+    follow_ups: tuple[FollowUp, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What a role wants done with a task: its new state, and the kind of a follow-up task."""
+
+    state: TaskState
+    follow_up: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolePolicy:
+    """What a role makes of outcomes; ``backoff_ms`` are the waits before the second, third, … try."""
+
+    on_success: After = After(TaskState.DONE)
+    on_failure: After = After(TaskState.BLOCKED)
+    max_attempts: int = 3
+    max_retries: int = 20
+    backoff_initial_ms: int = 1_000
+    backoff_factor: float = 2.0
+    backoff_max_ms: int = 300_000
+
+    def backoff_ms(self, tries: int) -> int:
+        """The wait after the ``tries``-th try, in milliseconds."""
+        wait = float(self.backoff_initial_ms)
+        for _ in range(tries - 1):
+            wait *= self.backoff_factor
+            if wait >= self.backoff_max_ms:
+                break
+        return min(round(wait), self.backoff_max_ms)
+
+
+def ending_of(
+    run: Run, code: int | Unreadable | None, result: Claimed | Unreadable | None, timed_out: str | None
+) -> Ending:
+    """The end of a run whose tree is gone.
+
+    ``code`` is the recorded exit code, ``timed_out`` the limit that the keeper's timer enforced.
+    """
+    written = _written_ending(code, result)
+    stop = _stop(run, timed_out)
+    if stop is None:
+        return written
+    outcome, reason = stop
+    return replace(written, outcome=outcome, reason=reason, follow_ups=(), retry_after_ms=None)
+
+
+def _stop(run: Run, timed_out: str | None) -> tuple[Outcome, str | None] | None:
+    if run.stop_outcome is not None:
+        return run.stop_outcome, run.stop_reason
+    if timed_out is not None:
+        limit = "no output for idle_timeout" if timed_out == "idle" else "ran longer than timeout"
+        return Outcome.TIMED_OUT, limit
+    return None
+
+
+def _written_ending(code: int | Unreadable | None, result: Claimed | Unreadable | None) -> Ending:
+    if isinstance(code, Unreadable):
+        return Ending(Outcome.FAILED, Proof.PROCESS_GONE, f"cannot read the exit record: {code.reason}")
+    if code is None:
+        return _ending_without_record(result)
+    by_code = Ending(_outcome_of_code(code), Proof.EXIT_RECORDED, _reason_of_code(code), code)
+    if result is None:
+        return by_code
+    if isinstance(result, Unreadable):
+        return replace(by_code, outcome=Outcome.FAILED, reason=f"cannot read the result: {result.reason}")
+    return _worse(by_code, result)
+
+
+def _ending_without_record(result: Claimed | Unreadable | None) -> Ending:
+    if isinstance(result, Claimed) and result.outcome is not None:
+        return Ending(
+            result.outcome,
+            Proof.RESULT_WRITTEN,
+            result.summary,
+            retry_after_ms=result.retry_after_ms,
+            follow_ups=result.follow_ups,
+        )
+    return Ending(Outcome.LOST, Proof.PROCESS_GONE, "its processes are gone and left no exit record")
+
+
+def _worse(by_code: Ending, result: Claimed) -> Ending:
+    claimed = result.outcome or by_code.outcome
+    outcome = max(by_code.outcome, claimed, key=_SEVERITY.index)
+    # The exit code explains the end only where it is the reason for it.
+    reason = by_code.reason if outcome is by_code.outcome and claimed is not outcome else None
+    return replace(
+        by_code,
+        outcome=outcome,
+        reason=reason or result.summary or by_code.reason,
+        retry_after_ms=result.retry_after_ms if outcome is Outcome.RETRY else None,
+        follow_ups=result.follow_ups if outcome is claimed else (),
+    )
+
+
+def _outcome_of_code(code: int) -> Outcome:
+    if code == 0:
+        return Outcome.SUCCEEDED
+    if code == EXIT_TRY_LATER:
+        return Outcome.RETRY
+    return Outcome.KILLED if _signal_of_code(code) else Outcome.FAILED
+
+
+def _reason_of_code(code: int) -> str | None:
+    number = _signal_of_code(code)
+    if number:
+        return f"killed by {number.name}, which Operations Center did not send"
+    reasons = {
+        0: None,
+        EXIT_TRY_LATER: "asked to be run again later (exit 75)",
+        126: "cannot run the program (exit 126); see its stderr",
+        127: "cannot find the program (exit 127); see its stderr",
+    }
+    return reasons.get(code, f"exit code {code}")
+
+
+def _signal_of_code(code: int) -> signal.Signals | None:
+    """A shell reports death by signal n as 128 + n (POSIX sh, 2.8.2)."""
+    try:
+        return signal.Signals(code - 128)
+    except ValueError:
+        return None
+
+
+def finish_of(
+    run: Run, ending: Ending, before: Attempts, *, policy: RolePolicy, task: FollowUp, now: int
+) -> tuple[Finish, Attempts]:
+    """What the board is told, and what the ledger remembers of the task.
+
+    ``task`` has the title, kind and body that the run was given; ``now`` is wall-clock ms.
+    """
+    counted = ending.outcome in COUNTED_AS_ATTEMPT
+    after = replace(before, attempts=before.attempts + counted, not_before=None)
+    match ending.outcome:
+        case Outcome.SUCCEEDED:
+            follow_ups = _follow_ups(ending.follow_ups, policy.on_success, task)
+            return Finish(policy.on_success.state, ending.reason, follow_ups), replace(after, retries=0)
+        case Outcome.FAILED | Outcome.BLOCKED:
+            follow_ups = _follow_ups(ending.follow_ups, policy.on_failure, task)
+            if policy.on_failure.state is TaskState.READY:
+                return _again(after, after.attempts, policy, ending, now)
+            return Finish(policy.on_failure.state, ending.reason, follow_ups), after
+        case Outcome.RETRY:
+            return _later(replace(after, retries=after.retries + 1), policy, ending, now)
+        case Outcome.LOST | Outcome.TIMED_OUT | Outcome.KILLED:
+            return _again(after, after.attempts, policy, ending, now)
+        case Outcome.NEVER_STARTED:
+            return Finish(TaskState.READY), after
+        case Outcome.CANCELLED:
+            return Finish(TaskState.CANCELLED, ending.reason), after
+        case Outcome.STOPPED:
+            return Finish(run.stop_then or TaskState.BLOCKED, ending.reason), after
+        case Outcome.UNKNOWN:
+            return Finish(TaskState.BLOCKED, ending.reason), after
+
+
+def _again(after: Attempts, tries: int, policy: RolePolicy, ending: Ending, now: int) -> tuple[Finish, Attempts]:
+    if after.attempts >= policy.max_attempts:
+        reason = f"{ending.reason or ending.outcome}; attempt {after.attempts} of {policy.max_attempts}"
+        return Finish(TaskState.BLOCKED, reason), after
+    return Finish(TaskState.READY, ending.reason), replace(after, not_before=now + policy.backoff_ms(tries))
+
+
+def _later(after: Attempts, policy: RolePolicy, ending: Ending, now: int) -> tuple[Finish, Attempts]:
+    if after.retries > policy.max_retries:
+        reason = f"asked for a later retry more than {policy.max_retries} times; {ending.reason}"
+        return Finish(TaskState.BLOCKED, reason), after
+    wait = ending.retry_after_ms if ending.retry_after_ms is not None else policy.backoff_ms(after.retries)
+    return Finish(TaskState.READY, ending.reason), replace(after, not_before=now + wait)
+
+
+def _follow_ups(wanted: Sequence[FollowUp], after: After, task: FollowUp) -> tuple[FollowUp, ...]:
+    named = tuple(replace(follow_up, kind=follow_up.kind or task.kind) for follow_up in wanted)
+    if after.follow_up is None:
+        return named
+    return (*named, replace(task, kind=after.follow_up))

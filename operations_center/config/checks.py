@@ -1,0 +1,68 @@
+"""What a configuration must hold beyond the type of each value."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from operations_center.config.reading import Reading
+from operations_center.config.sections import SETTLED_STATES, Board, Center, Role
+from operations_center.config.wording import Key, spell_nearest, spell_value
+
+
+def check_ledger(center: Center, reading: Reading) -> None:
+    engine = center.ledger.split("://", maxsplit=1)[0]
+    _check_available(("center", "ledger"), engine, "sqlite", reading)
+
+
+def check_board(board: Board, reading: Reading) -> None:
+    _check_available(("board", "kind"), board.kind, "local", reading)
+
+
+def check_backend_kind(name: str, kind: str | None, reading: Reading) -> None:
+    if kind is not None:
+        _check_available(("backends", name, "kind"), kind, "command", reading)
+
+
+def check_roles(roles: Mapping[str, Role], backends: Mapping[str, Any], reading: Reading) -> None:
+    """That each role's backend is there, each kind is taken once, and each follow-up is taken at all."""
+    if not roles and reading.is_right(("roles",)):
+        reading.report(("roles",), 'there is none (add one, such as [roles.goal] with backend = "NAME")')
+    taken = _check_task_kinds(roles, reading)
+    for role in roles.values():
+        _check_backend(role, backends, reading)
+        _check_ending(role, "on_success", taken, reading)
+        _check_ending(role, "on_failure", taken, reading)
+
+
+def _check_available(key: Key, given: str, available: str, reading: Reading) -> None:
+    if given != available and reading.is_right(key):
+        reading.report(key, f'{given} is not available in this version; use "{available}"')
+
+
+def _check_task_kinds(roles: Mapping[str, Role], reading: Reading) -> dict[str, str]:
+    taken: dict[str, str] = {}
+    for role in roles.values():
+        for kind in role.task_kinds:
+            other = taken.setdefault(kind, role.name)
+            if other != role.name:
+                reading.report(
+                    ("roles", role.name, "task_kinds"),
+                    f"{spell_value(kind)} is taken by the role {other} already (give each kind to one role)",
+                )
+    return taken
+
+
+def _check_backend(role: Role, backends: Mapping[str, Any], reading: Reading) -> None:
+    key = ("roles", role.name, "backend")
+    if reading.is_right(key) and role.backend not in backends:
+        advice = spell_nearest(role.backend, backends) if backends else f"add [backends.{role.backend}]"
+        reading.report(key, f"no backend is named {spell_value(role.backend)} ({advice})")
+
+
+def _check_ending(role: Role, ending: str, taken: Mapping[str, str], reading: Reading) -> None:
+    key = ("roles", role.name, ending)
+    then = getattr(role, ending)
+    if then.state not in SETTLED_STATES:
+        reading.report((*key, "state"), f'got "{then.state}" (give one of {", ".join(SETTLED_STATES)})')
+    if then.follow_up is not None and then.follow_up not in taken:
+        advice = spell_nearest(then.follow_up, taken)
+        reading.report((*key, "follow_up"), f"no role takes the kind {spell_value(then.follow_up)} ({advice})")

@@ -1,0 +1,147 @@
+"""From a file to a ``Config``, or to the list of all its mistakes."""
+
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from msgspec.structs import replace
+
+from operations_center.config.checks import check_backend_kind, check_board, check_ledger, check_roles
+from operations_center.config.overrides import apply_override, read_overrides
+from operations_center.config.reading import Reading
+from operations_center.config.sections import (
+    SECTIONS,
+    Backend,
+    Board,
+    Center,
+    CodePull,
+    Config,
+    Role,
+    Section,
+    Watchdog,
+    Web,
+)
+from operations_center.config.wording import on_one_line, spell_nearest
+from operations_center.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
+
+_LARGEST_FILE = 1024 * 1024
+_LINE = re.compile(r" \(at line (\d+), column \d+\)")
+
+
+def load_config(path: Path, environ: Mapping[str, str]) -> Config:
+    """The configuration in ``path`` with the overrides of ``environ``; ConfigError names all mistakes."""
+    file = _absolute(path)
+    table = _parse(file, _read(file))
+    reading = Reading(file, environ.get("HOME"))
+    _override(table, environ, reading)
+    config = _convert(table, reading)
+    if reading.lines:
+        raise ConfigError(reading.lines)
+    return config
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError as error:
+        _refuse(path, f"{error.strerror} (give its absolute path)")
+
+
+def _read(file: Path) -> str:
+    content = _read_bytes(file)
+    if content.startswith(b"\xef\xbb\xbf"):
+        _refuse(file, "line 1: it starts with a byte order mark (save it as UTF-8 without one)")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        _refuse(file, f"line {line}: it is not UTF-8 (save it as UTF-8)")
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            _refuse(file, "it is not a regular file (name a file)")
+        if status.st_size > _LARGEST_FILE:
+            _refuse(file, "it is larger than 1 MiB (name a configuration file)")
+        return file.read_bytes()
+    except OSError as error:
+        _refuse(file, f"{error.strerror or error} (make it readable, or name another with --config)")
+    except ValueError as error:
+        _refuse(file, f"{error} (name another with --config)")
+
+
+def _parse(file: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        _refuse(file, "it is nested too deeply (write fewer brackets within brackets)")
+    except ValueError as error:
+        found = _LINE.search(str(error))
+        line = found[1] if found else len(text.splitlines())
+        problem = _LINE.sub("", str(error)).replace(" (at end of document)", " at the end of the file")
+        _refuse(file, f"line {line}: it is not TOML: {problem} (correct that line)")
+
+
+def _refuse(file: Path, problem: str) -> NoReturn:
+    raise ConfigError([on_one_line(f"cannot use {file}: {problem}")]) from None
+
+
+def _override(table: dict[str, Any], environ: Mapping[str, str], reading: Reading) -> None:
+    overrides, bad = read_overrides(table, environ)
+    for variable, problem in bad:
+        reading.report_variable(variable, problem)
+    for override in overrides:
+        reading.note_override(override.key, override.variable)
+        apply_override(table, override)
+
+
+def _convert(table: dict[str, Any], reading: Reading) -> Config:
+    for unknown in table:
+        if unknown not in SECTIONS:
+            reading.report((unknown,), f"unknown section ({spell_nearest(unknown, SECTIONS)})")
+    backend_tables = reading.named_tables("backends", table.get("backends", {}))
+    config = Config(
+        file=reading.file,
+        center=reading.section(Center, table.get("center", {}), ("center",)),
+        board=reading.section(Board, table.get("board", {}), ("board",)),
+        roles=_convert_roles(table, reading),
+        backends=_convert_backends(backend_tables, reading),
+        watchdog=reading.section(Watchdog, table.get("watchdog", {}), ("watchdog",)),
+        code_pull=_convert_if_present(CodePull, "code_pull", table, reading),
+        web=_convert_if_present(Web, "web", table, reading),
+    )
+    check_ledger(config.center, reading)
+    check_board(config.board, reading)
+    check_roles(config.roles, backend_tables, reading)
+    return config
+
+
+def _convert_roles(table: dict[str, Any], reading: Reading) -> dict[str, Role]:
+    roles = {}
+    for name, value in reading.named_tables("roles", table.get("roles", {})).items():
+        role = reading.section(Role, value, ("roles", name))
+        roles[name] = replace(role, name=name, task_kinds=role.task_kinds or (name,))
+    return roles
+
+
+def _convert_backends(tables: Mapping[str, Any], reading: Reading) -> dict[str, Backend]:
+    backends = {}
+    for name, value in tables.items():
+        if isinstance(value, dict) and value.get("kind") == "http_job":
+            check_backend_kind(name, "http_job", reading)  # its keys are another backend's; judge none of them
+            continue
+        backend = reading.section(Backend, value, ("backends", name))
+        check_backend_kind(name, backend.kind, reading)
+        backends[name] = replace(backend, name=name)
+    return backends
+
+
+def _convert_if_present(kind: type[S], name: str, table: dict[str, Any], reading: Reading) -> S | None:
+    return reading.section(kind, table[name], (name,)) if name in table else None

@@ -35,7 +35,7 @@ def check_roles(roles: Mapping[str, Role], backends: Mapping[str, Any], reading:
 
 def _check_available(key: Key, given: str, available: str, reading: Reading) -> None:
     if given != available and reading.is_right(key):
-        reading.report(key, f'{given} is not available in this version; use "{available}"')
+        reading.report(key, f'{given[:60]} is not available in this version; use "{available}"')
 
 
 def _check_task_kinds(roles: Mapping[str, Role], reading: Reading) -> dict[str, str]:

@@ -47,11 +47,12 @@ def read_overrides(table: Mapping[str, Any], environ: Mapping[str, str]) -> tupl
 
 def apply_override(table: dict[str, Any], override: Override) -> None:
     *tables, last = override.key
+    inner: Any = table
     for part in tables:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
+        inner = inner.setdefault(part, {})
+        if not isinstance(inner, dict):
             return  # the file has something else there, which is reported as that
-    table[last] = override.value
+    inner[last] = override.value
 
 
 def _is_override(variable: str) -> bool:

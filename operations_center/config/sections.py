@@ -156,7 +156,7 @@ class Role(Section, frozen=True, kw_only=True):
         if backoff.initial_ms == 0:
             return 0
         try:
-            grown = backoff.initial_ms * backoff.factor ** max(attempt - 1, 0)
+            grown = backoff.initial_ms * float(backoff.factor) ** max(attempt - 1, 0)
         except OverflowError:
             return backoff.max_ms
         return int(min(grown, backoff.max_ms))
@@ -181,7 +181,11 @@ class Backend(Section, frozen=True, kw_only=True):
 
 
 class Watchdog(Section, frozen=True, kw_only=True):
-    """``stalled_after_ms``: alive but without a turn of its loop. Admission pauses below ``min_free_disk_bytes``."""
+    """The rules of health.
+
+    A process that is alive has stalled after ``stalled_after_ms`` without a turn of its loop; nothing is admitted
+    while the state directory's disk has less than ``min_free_disk_bytes``.
+    """
 
     every_ms: PositiveDuration = 30_000
     stalled_after_ms: PositiveDuration = 30_000

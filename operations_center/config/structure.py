@@ -25,7 +25,12 @@ def advice(field: FieldInfo) -> str:
     """What to write for a key, in words."""
     if nested := nested_section(field):
         return f"give a table such as {{ {next(iter(keys_of(nested)))} = … }}"
-    return next(part.description for part in _parts(field.type) if isinstance(part, Meta) and part.description)
+    return describe(field.type)
+
+
+def describe(annotation: Any) -> str:
+    """What to write for a value of this type, in words."""
+    return next(part.description for part in _parts(annotation) if isinstance(part, Meta) and part.description)
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ def template_text() -> str:
 
 
 def write_template(directory: Path) -> Path:
-    """Write the template into ``directory``, made if need be; OperationsCenterError if a file is there already."""
+    """Write the template into ``directory``, made if need be; OperationsCenterError if it is there already."""
     path = directory / FILE_NAME
     try:
         directory.mkdir(parents=True, exist_ok=True)

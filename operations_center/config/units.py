@@ -24,7 +24,7 @@ _LARGEST_SIZE = (1 << 63) - 1
 
 
 def parse_duration(text: str) -> int:
-    """Milliseconds of ``"500ms"``, ``"30s"``, ``"5m"``, ``"2h"`` or ``"7d"``; ValueError says what to write."""
+    """Milliseconds of ``"500ms"``, ``"30s"``, ``"5m"``, ``"2h"``, ``"7d"``; ValueError says what to write."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f'"{text[:40]}" is not a duration (write a whole number and a unit: 500ms, 30s, 5m, 2h or 7d)')

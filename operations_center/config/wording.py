@@ -7,7 +7,7 @@ from typing import Any
 
 Key = tuple[str, ...]
 
-_BARE = re.compile(r"[A-Za-z0-9_.-]+")
+_BARE = re.compile(r"[A-Za-z0-9_.-]+(\[[0-9]+\])?")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _USER = re.compile(r"://.*@", re.DOTALL)
 _LONGEST_VALUE = 60
@@ -20,17 +20,15 @@ def spell_key(key: Key) -> str:
 def spell_value(value: Any) -> str:
     """A value as the file would spell it, kept short and without a URL's user and password."""
     match value:
-        case bool():
-            return "true" if value else "false"
+        case bool() | float():
+            return str(value).lower()
         case int():
             # str() refuses numbers of thousands of digits, which a hexadecimal number in the file can be.
             return str(value) if value.bit_length() <= 64 else "a number beyond 64 bits"
-        case float():
-            return str(value)
         case str():
             return json.dumps(_shorten(hide_user(value)), ensure_ascii=False)
         case list():
-            return "a list" if value else "an empty list"
+            return "a list"
         case dict():
             return "a table"
         case _:

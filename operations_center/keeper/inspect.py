@@ -1,0 +1,311 @@
+"""What a run's files and the kernel's process table say. Reads only.
+
+The tree of a run is its keeper, its executor and every descendant. Descendants are found by parent (the
+keeper is a subreaper, so daemons stay its children), by session and group, by the run id in the
+environment, and by cgroup where there is one; what was found one way is followed by its children.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from operations_center.identity import Process, Stat, parse_stat
+from operations_center.keeper import cgroup
+
+RUN_ID_VARIABLE = "OPERATIONS_CENTER_RUN_ID"
+
+_ENTRY = RUN_ID_VARIABLE.encode() + b"="
+_ENVIRONMENT_LIMIT = 2 * 1024 * 1024
+_CHUNK = 128 * 1024
+_RECORD_LIMIT = 4096
+
+
+class GateState(StrEnum):
+    ABSENT = "absent"
+    REVOKED = "revoked"
+    KEEPER = "keeper"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Who decided whether the run starts. UNREADABLE: a keeper is about to write it, or died doing so."""
+
+    state: GateState
+    keeper: Process | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """``code`` is the shell's: 128 + N for death by signal N."""
+
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableExit:
+    reason: str
+
+
+def read_gate(run_directory: Path) -> Gate:
+    try:
+        text = _read_record(run_directory / "gate")
+    except FileNotFoundError:
+        return Gate(GateState.ABSENT)
+    except OSError:
+        return Gate(GateState.UNREADABLE)
+    if text == "revoked end\n":
+        return Gate(GateState.REVOKED)
+    match = re.fullmatch(r"([0-9]{1,10}) ([0-9]{1,20}) end\n", text)
+    if match is None:
+        return Gate(GateState.UNREADABLE)
+    return Gate(GateState.KEEPER, Process(int(match[1]), int(match[2])))
+
+
+def read_exit(run_directory: Path) -> ExitRecord | UnreadableExit | None:
+    """None while nothing is recorded."""
+    try:
+        text = _read_record(run_directory / "exit")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return UnreadableExit(f"cannot read the exit record: {error.strerror or error}")
+    if not text.strip():
+        return None
+    match = re.fullmatch(r"exit ([0-9]{1,3}) end *\n", text)
+    if match is None:
+        return UnreadableExit(f"cannot understand the exit record: {text[:64]!r}")
+    return ExitRecord(int(match[1]))
+
+
+def read_timed_out(run_directory: Path) -> str | None:
+    """Which limit the timer found passed before it signalled the run: ``wall``, ``idle``; None for neither."""
+    try:
+        text = _read_record(run_directory / "timed_out")
+    except OSError:
+        return None
+    match = re.fullmatch(r"(wall|idle) end *\n", text)
+    return match[1] if match else None
+
+
+def read_cgroup(run_directory: Path) -> Path | None:
+    """The run's cgroup; None when it has none."""
+    try:
+        path = Path(_read_record(run_directory / "cgroup"))
+    except OSError:
+        return None
+    return path if path.is_absolute() and path.name.startswith(cgroup.PREFIX) else None
+
+
+class ProcessTable:
+    """All processes of this pid namespace at one moment, or nearly so: the kernel offers no snapshot."""
+
+    def __init__(self, processes: Mapping[int, Stat], pids_by_run: Mapping[str, frozenset[int]]) -> None:
+        self.processes = processes
+        self._pids_by_run = pids_by_run
+
+    @classmethod
+    def scan(cls, *, with_environments: bool = True) -> Self:
+        """Read ``/proc``. Processes that end meanwhile are left out; raises OSError without a ``/proc``."""
+        processes: dict[int, Stat] = {}
+        by_run: dict[str, set[int]] = {}
+        for pid in _pids():
+            facts = _read_process(pid)
+            if facts is None:
+                continue
+            processes[pid] = facts
+            if with_environments and not _is_gone(facts):
+                for run_id in _run_ids(pid):
+                    by_run.setdefault(run_id, set()).add(pid)
+        return cls(processes, {run_id: frozenset(pids) for run_id, pids in by_run.items()})
+
+    def is_alive(self, process: Process) -> bool:
+        """False for a zombie and for a stranger who reuses the pid."""
+        facts = self.processes.get(process.pid)
+        return facts is not None and facts.start_ticks == process.start_ticks and not _is_gone(facts)
+
+    def pids_of_run(self, run_id: str) -> frozenset[int]:
+        """Processes with this run id in the environment that they were started with."""
+        return self._pids_by_run.get(run_id, frozenset())
+
+    def pids_in_session_or_group(self, leader: int) -> Iterator[int]:
+        yield from self._by_leader.get(leader, ())
+
+    def with_descendants(self, pids: Iterable[int]) -> set[int]:
+        found: set[int] = set()
+        left = list(pids)
+        while left:
+            pid = left.pop()
+            if pid not in found:
+                found.add(pid)
+                left.extend(self._children.get(pid, ()))
+        return found
+
+    @cached_property
+    def _children(self) -> dict[int, list[int]]:
+        index: dict[int, list[int]] = {}
+        for pid, facts in self.processes.items():
+            index.setdefault(facts.parent, []).append(pid)
+        return index
+
+    @cached_property
+    def _by_leader(self) -> dict[int, list[int]]:
+        index: dict[int, list[int]] = {}
+        for pid, facts in self.processes.items():
+            for leader in {facts.session, facts.group}:
+                index.setdefault(leader, []).append(pid)
+        return index
+
+
+@dataclass(frozen=True, slots=True)
+class TreeQuery:
+    """What is known of a run when its tree is looked for; ``keeper`` as the gate or the ledger has it."""
+
+    run_id: str
+    keeper: Process | None = None
+    cgroup: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What lives of a run. ``members`` are without the keeper; ``populated`` is the cgroup's word, if any."""
+
+    query: TreeQuery
+    keeper_alive: bool
+    members: tuple[Process, ...]
+    populated: bool | None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.keeper_alive and not self.members and self.populated is not True
+
+
+def find_trees(queries: Iterable[TreeQuery], scan: Callable[[], ProcessTable] = ProcessTable.scan) -> dict[str, Tree]:
+    """The trees by run id. One found empty was empty in two passes, so it is gone, or was never there.
+
+    One pass is not enough: a process that forks and exits all the time slips through a single one.
+    """
+    trees = _look_once(queries, scan)
+    empty = [tree.query for tree in trees.values() if tree.is_empty]
+    return trees | _look_once(empty, scan)
+
+
+def tree_of(table: ProcessTable, query: TreeQuery) -> Tree:
+    """One pass. An empty tree is proof only when a second pass finds it empty again (``find_trees``)."""
+    keeper_alive = query.keeper is not None and table.is_alive(query.keeper)
+    seeds = set(table.pids_of_run(query.run_id))
+    if query.keeper is not None:
+        seeds.update(_led_by_keeper(table, query.keeper))
+    if query.keeper is not None and keeper_alive:
+        seeds.add(query.keeper.pid)
+    if query.cgroup is not None:
+        seeds.update(cgroup.members(query.cgroup))
+    return Tree(
+        query=query,
+        keeper_alive=keeper_alive,
+        members=tuple(_members(table, seeds, query.keeper if keeper_alive else None)),
+        populated=None if query.cgroup is None else cgroup.is_populated(query.cgroup),
+    )
+
+
+def _look_once(queries: Iterable[TreeQuery], scan: Callable[[], ProcessTable]) -> dict[str, Tree]:
+    wanted = list(queries)
+    if not wanted:
+        return {}
+    table = scan()
+    return {query.run_id: tree_of(table, query) for query in wanted}
+
+
+def _led_by_keeper(table: ProcessTable, keeper: Process) -> Iterator[int]:
+    """Processes in the keeper's session or group, unless its pid belongs to a stranger by now.
+
+    The kernel gives a pid away only when no session and no group has that number any more.
+    """
+    owner = table.processes.get(keeper.pid)
+    if owner is not None and owner.start_ticks != keeper.start_ticks:
+        return
+    for pid in table.pids_in_session_or_group(keeper.pid):
+        if table.processes[pid].start_ticks >= keeper.start_ticks:
+            yield pid
+
+
+def _members(table: ProcessTable, seeds: set[int], living_keeper: Process | None) -> Iterator[Process]:
+    excluded = {1, os.getpid()}
+    if living_keeper is not None:
+        excluded.add(living_keeper.pid)
+    for pid in sorted(table.with_descendants(seeds - {1}) - excluded):
+        facts = table.processes.get(pid)
+        if facts is not None and not _is_gone(facts):
+            yield Process(pid, facts.start_ticks)
+
+
+def _is_gone(facts: Stat) -> bool:
+    return facts.state in "ZX"
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _read_process(pid: int) -> Stat | None:
+    facts = parse_stat(_read_bounded(f"/proc/{pid}/stat", 4096))
+    if facts is not None and _is_gone(facts) and _has_other_threads(pid):
+        # The main thread has ended, the process has not: it looks like a zombie and goes on executing.
+        return facts._replace(state="S")
+    return facts
+
+
+def _has_other_threads(pid: int) -> bool:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
+
+
+def _run_ids(pid: int) -> set[str]:
+    data = _read_bounded(f"/proc/{pid}/environ", _ENVIRONMENT_LIMIT)
+    if _ENTRY not in data:
+        return set()
+    entries = data.split(b"\0")
+    return {os.fsdecode(entry[len(_ENTRY) :]) for entry in entries if entry.startswith(_ENTRY)}
+
+
+def _read_bounded(path: str, limit: int) -> bytes:
+    """Empty for what is gone or not ours to read: from that nothing is learned."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return b"".join(_chunks(descriptor, limit))
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(descriptor: int, limit: int) -> Iterator[bytes]:
+    while limit > 0:
+        wanted = min(_CHUNK, limit)
+        chunk = os.read(descriptor, wanted)
+        yield chunk
+        if len(chunk) < wanted:
+            return
+        limit -= wanted
+
+
+def _read_record(path: Path) -> str:
+    # Not blocking and not following: the executor may put anything in the place of these files.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("not a regular file")
+        return os.read(descriptor, _RECORD_LIMIT).decode(errors="surrogateescape")
+    finally:
+        os.close(descriptor)

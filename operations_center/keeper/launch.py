@@ -1,0 +1,259 @@
+"""Start a run under a keeper that outlives us, or make sure that it never starts."""
+
+import ctypes
+import fcntl
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from operations_center.errors import OperationsCenterError
+from operations_center.identity import Process, read_stat
+from operations_center.keeper import cgroup
+from operations_center.keeper.inspect import RUN_ID_VARIABLE, GateState, read_cgroup, read_gate
+
+RECORD_SIZE = 64
+_PR_SET_CHILD_SUBREAPER = 36
+_SHELL = "/bin/sh"
+
+# Read once: a code pull must not change the keeper of a process that is running.
+_KEEPER = files(__package__).joinpath("keeper.sh").read_text()
+_TIMER = files(__package__).joinpath("timer.sh").read_text()
+# Loaded before any fork, and called with the interpreter's lock kept: a forked child has no other thread.
+_libc = ctypes.PyDLL(None)
+
+
+class RunDirectoryExists(OperationsCenterError):
+    """Somebody else made it first: the run was revoked, or is already being started."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """Everything that is needed to start one run. ``…_ms`` are milliseconds; None means no limit.
+
+    ``stdin``: the executor reads the prompt there, else ``/dev/null``. ``working_directory`` None: a fresh
+    one in the run directory. ``cgroup_parent``: where to make the run's cgroup, None for a run without one.
+    """
+
+    run_id: str
+    run_directory: Path
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    stdin: bool
+    working_directory: Path | None
+    prompt: str
+    task_json: bytes
+    timeout_ms: int | None
+    idle_timeout_ms: int | None
+    grace_ms: int
+    cgroup_parent: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedRun:
+    """``children`` are our own child processes, keeper first: whoever started them has to reap them."""
+
+    keeper: Process
+    children: "list[subprocess.Popen[bytes]]"
+
+
+def prepare(plan: LaunchPlan) -> None:
+    """Make the run directory and what is in it before the keeper starts.
+
+    Raises RunDirectoryExists when somebody else made it, OSError when it cannot be made whole.
+    """
+    directory = plan.run_directory
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        raise RunDirectoryExists(
+            f"cannot start run {plan.run_id}: {directory} exists already; leave the run to its owner"
+        ) from None
+    _write(directory / "task.json", plan.task_json)
+    _write(directory / "prompt", plan.prompt.encode(errors="replace"))
+    _write(directory / "stdout", b"")
+    _write(directory / "stderr", b"")
+    _write(directory / "timed_out", _blank_record())
+    _write(directory / "exit", _blank_record(), durable=True)
+    if plan.working_directory is None:
+        (directory / "work").mkdir(mode=0o700)
+    _make_cgroup(plan)
+    _sync_directory(directory)
+
+
+def start(plan: LaunchPlan) -> LaunchedRun:
+    """Start timer and keeper in a prepared run directory.
+
+    Raises OSError when a process cannot be started, ValueError for an argument or variable that no program
+    can be given (one with a NUL); then no process and no descriptor is left.
+    """
+    timers: list[subprocess.Popen[bytes]] = []
+    try:
+        with ExitStack() as ours:
+            lock = _take_lock(plan.run_directory, ours)
+            timer_pipe = subprocess.DEVNULL
+            if plan.timeout_ms is not None or plan.idle_timeout_ms is not None:
+                read_end, timer_pipe = _pipe(ours)
+                timers.append(_start_timer(plan, read_end))
+            keeper = _start_keeper(plan, lock, timer_pipe, ours)
+    except Exception:
+        # Its pipe has no writer any more, so it ends by itself.
+        for timer in timers:
+            timer.wait()
+        raise
+    return LaunchedRun(_identify(keeper.pid), [keeper, *timers])
+
+
+def revoke(run_directory: Path) -> bool:
+    """Make sure that the run never starts. True if it never will; False if its keeper was first.
+
+    Raises OSError when the gate cannot be created.
+    """
+    run_directory.mkdir(mode=0o700, exist_ok=True)
+    draft = run_directory / f".gate.{secrets.token_hex(8)}"
+    _write(draft, b"revoked end\n")
+    try:
+        # Linked into place whole: unlike a keeper's, a revoker's gate is never seen empty.
+        os.link(draft, run_directory / "gate")
+    except FileExistsError:
+        return read_gate(run_directory).state is GateState.REVOKED
+    finally:
+        draft.unlink()
+    return True
+
+
+def _blank_record() -> bytes:
+    return b" " * (RECORD_SIZE - 1) + b"\n"
+
+
+def _write(path: Path, content: bytes, *, durable: bool = False) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_cgroup(plan: LaunchPlan) -> None:
+    if plan.cgroup_parent is None:
+        return
+    try:
+        path = cgroup.create(plan.cgroup_parent, plan.run_id)
+    except OSError:
+        # A run without a cgroup is still found by its environment, its session and its parents.
+        return
+    _write(plan.run_directory / "cgroup", os.fsencode(path))
+
+
+def _take_lock(directory: Path, ours: ExitStack) -> int:
+    # Renamed into place when it is locked: nobody ever sees a free lock of a run that is being started.
+    draft = directory / ".lock"
+    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    ours.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    draft.rename(directory / "lock")
+    return descriptor
+
+
+def _pipe(ours: ExitStack) -> tuple[int, int]:
+    read_end, write_end = os.pipe()
+    ours.callback(os.close, read_end)
+    ours.callback(os.close, write_end)
+    return read_end, write_end
+
+
+def _start_timer(plan: LaunchPlan, read_end: int) -> "subprocess.Popen[bytes]":
+    # An environment of its own, without the run id: the timer is no part of the run's tree.
+    return subprocess.Popen(
+        [
+            *(_SHELL, "-c", _TIMER, "timer"),
+            *map(_centiseconds, (plan.timeout_ms, plan.idle_timeout_ms, plan.grace_ms)),
+        ],
+        stdin=read_end,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": os.environ.get("PATH", os.defpath)},
+        cwd=plan.run_directory,
+        start_new_session=True,
+        preexec_fn=_reset_signals,  # noqa: PLW1509 - takes no lock, see _libc
+    )
+
+
+def _centiseconds(milliseconds: int | None) -> str:
+    # Never less than one: timeout(1) takes 0 as "no limit".
+    return "0" if milliseconds is None else str(max(1, -(-milliseconds // 10)))
+
+
+def _start_keeper(plan: LaunchPlan, lock: int, timer_pipe: int, ours: ExitStack) -> "subprocess.Popen[bytes]":
+    run_cgroup = read_cgroup(plan.run_directory)
+    executor_procs = run_cgroup / cgroup.EXECUTOR / "cgroup.procs" if run_cgroup else Path(os.devnull)
+    working_directory = plan.working_directory or plan.run_directory / "work"
+    stdin = "prompt" if plan.stdin else os.devnull
+    return subprocess.Popen(
+        [
+            *(_SHELL, "-c", _KEEPER, "keeper"),
+            *(str(working_directory.absolute()), stdin, str(executor_procs)),
+            *plan.argv,
+        ],
+        stdin=lock,
+        stdout=timer_pipe,
+        stderr=subprocess.DEVNULL,
+        env={**plan.environment, RUN_ID_VARIABLE: plan.run_id},
+        cwd=plan.run_directory,
+        start_new_session=True,
+        preexec_fn=_become_keeper(_open_cgroup(run_cgroup, ours)),  # noqa: PLW1509 - takes no lock, see _libc
+    )
+
+
+def _open_cgroup(run_cgroup: Path | None, ours: ExitStack) -> int | None:
+    if run_cgroup is None:
+        return None
+    try:
+        descriptor = os.open(run_cgroup / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    ours.callback(os.close, descriptor)
+    return descriptor
+
+
+def _become_keeper(cgroup_procs: int | None) -> Callable[[], None]:
+    """What the child does between fork and exec."""
+
+    def become() -> None:
+        _reset_signals()
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if cgroup_procs is not None:
+            try:
+                os.write(cgroup_procs, b"0")
+            except OSError:
+                return
+
+    return become
+
+
+def _reset_signals() -> None:
+    # A shell cannot trap what was ignored when it started, and a mask survives exec.
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _identify(pid: int) -> Process:
+    stat = read_stat(pid)
+    # Reaped already by somebody else: start ticks that no process has say that it is gone.
+    return Process(pid, stat.start_ticks if stat else 0)

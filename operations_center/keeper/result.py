@@ -1,0 +1,115 @@
+"""What an executor says of its own run, in ``result.json``: rubbish is an answer here, never an exception."""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+RESULT_LIMIT = 1024 * 1024
+RETRY_LIMIT_MS = 366 * 86_400_000
+
+_MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class ResultFollowUp(msgspec.Struct, frozen=True):
+    """A task that the executor asks for; ``kind`` None leaves the kind to the role."""
+
+    title: Annotated[str, msgspec.Meta(min_length=1)]
+    kind: str | None = None
+    body: str = ""
+
+
+class _Document(msgspec.Struct, frozen=True):
+    outcome: Literal["succeeded", "failed", "retry", "blocked"] | None = None
+    summary: str = ""
+    retry_after: str | None = None
+    follow_ups: tuple[ResultFollowUp, ...] = ()
+    artifacts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """``outcome`` None: the exit code decides. ``retry_after_ms`` is in milliseconds."""
+
+    outcome: Literal["succeeded", "failed", "retry", "blocked"] | None
+    summary: str
+    retry_after_ms: int | None
+    follow_ups: tuple[ResultFollowUp, ...]
+    artifacts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableResult:
+    """``reason`` is one line for a person."""
+
+    reason: str
+
+
+def read_result(run_directory: Path) -> Result | UnreadableResult | None:
+    """None when the executor wrote no result."""
+    try:
+        return _parse(_read(run_directory / "result.json"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return _unreadable(error.strerror or str(error))
+    except (ValueError, RecursionError) as error:
+        return _unreadable(str(error))
+
+
+def _read(path: Path) -> bytes:
+    # The executor may have put a FIFO, a device or a link to somebody's secrets in its place.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", closefd=True) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        data = file.read(RESULT_LIMIT + 1)
+    if len(data) > RESULT_LIMIT:
+        raise ValueError(f"it is larger than {RESULT_LIMIT} bytes")
+    return data
+
+
+def _parse(data: bytes) -> Result:
+    document = msgspec.json.decode(data.decode("utf-8"), type=_Document)
+    for text in _texts(document):
+        _refuse_unstorable(text)
+    return Result(
+        outcome=document.outcome,
+        summary=document.summary,
+        retry_after_ms=None if document.retry_after is None else _duration_ms(document.retry_after),
+        follow_ups=document.follow_ups,
+        artifacts=document.artifacts,
+    )
+
+
+def _texts(document: _Document) -> Iterator[str]:
+    yield document.summary
+    yield from document.artifacts
+    for follow_up in document.follow_ups:
+        yield from (follow_up.title, follow_up.kind or "", follow_up.body)
+
+
+def _refuse_unstorable(text: str) -> None:
+    # No ledger stores either; a lone surrogate raises UnicodeEncodeError, which is a ValueError.
+    text.encode()
+    if "\0" in text:
+        raise ValueError("it holds a NUL character")
+
+
+def _duration_ms(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h|d)", text)
+    if match is None:
+        raise ValueError(f"retry_after must look like 10m, not {text[:40]!r}")
+    duration = int(match[1]) * _MILLISECONDS[match[2]]
+    if duration > RETRY_LIMIT_MS:
+        raise ValueError(f"retry_after is more than a year: {text}")
+    return duration
+
+
+def _unreadable(why: str) -> UnreadableResult:
+    return UnreadableResult(f"cannot read result.json: {' '.join(why.split())[:300]}")

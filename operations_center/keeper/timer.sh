@@ -1,0 +1,84 @@
+# Ends a run that is past its limits, whether or not a watcher lives.
+#
+#   sh -c TEXT timer WALL IDLE GRACE        centiseconds; 0: no such limit
+#
+# Working directory: the run directory. stdin: a pipe whose only writer is the keeper, so that it ends
+# exactly when the keeper does.
+
+wall=$1
+idle=$2
+grace=$3
+
+take_time() {
+    read -r uptime _ </proc/uptime
+    now=${uptime%.*}${uptime#*.}
+    now=${now#0}
+    now=${now#0}
+}
+
+# Returns when the time has passed; ends this process when the keeper has.
+pause() {
+    command -p timeout "$(($1 / 100)).$(($1 % 100 / 10))$(($1 % 10))" cat >/dev/null
+    [ $? -eq 124 ] || exit 0
+}
+
+check_wall() {
+    left=$((started + wall - now))
+    [ "$left" -gt 0 ] || end_run wall
+    [ "$left" -ge "$step" ] || step=$left
+}
+
+check_idle() {
+    sizes=$(command -p stat -L -c %s stdout stderr)
+    [ "$sizes" = "$last_sizes" ] || last_output=$now
+    last_sizes=$sizes
+    left=$((last_output + idle - now))
+    [ "$left" -gt 0 ] || end_run idle
+    look_again=$((idle / 8 > 10 ? idle / 8 : 10))
+    [ "$look_again" -ge "$step" ] || step=$look_again
+}
+
+belongs_to_keeper() {
+    [ "$2" = "$keeper" ] || [ "$4" = "$keeper" ]
+}
+
+signal_tree() {
+    for file in /proc/[0-9]*/stat; do
+        pid=${file#/proc/}
+        pid=${pid%/stat}
+        [ "$pid" != "$keeper" ] || continue
+        read -r stat <"$file" || continue
+        # shellcheck disable=SC2086
+        belongs_to_keeper ${stat##*) } || continue
+        for signal in "$@"; do
+            kill -s "$signal" "$pid"
+        done
+    done
+}
+
+# The keeper itself is spared, for it records the exit. It adopts what its children leave behind, so
+# killing its children again and again ends the whole tree.
+end_run() {
+    printf '%-63s\n' "$1 end" 1<>timed_out
+    command -p sync timed_out
+    signal_tree TERM CONT
+    pause "$grace"
+    while :; do
+        signal_tree KILL
+        kill -s CONT "$keeper"
+        pause 20
+    done
+}
+
+read -r keeper || exit 0
+take_time
+started=$now
+last_output=$now
+last_sizes=
+while :; do
+    take_time
+    step=360000
+    [ "$wall" -eq 0 ] || check_wall
+    [ "$idle" -eq 0 ] || check_idle
+    pause "$step"
+done

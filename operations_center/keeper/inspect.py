@@ -130,6 +130,11 @@ class ProcessTable:
         facts = self.processes.get(process.pid)
         return facts is not None and facts.start_ticks == process.start_ticks and not _is_gone(facts)
 
+    @property
+    def run_ids(self) -> frozenset[str]:
+        """Every run id that some process carries in its environment."""
+        return frozenset(self._pids_by_run)
+
     def pids_of_run(self, run_id: str) -> frozenset[int]:
         """Processes with this run id in the environment that they were started with."""
         return self._pids_by_run.get(run_id, frozenset())

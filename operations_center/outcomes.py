@@ -4,6 +4,9 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from operations_center.config import OnSuccess, Role
+from operations_center.keeper.inspect import ExitRecord, UnreadableExit
+from operations_center.keeper.result import Result, UnreadableResult
 from operations_center.ledger import Attempts
 from operations_center.model import COUNTED_AS_ATTEMPT, Finish, FollowUp, Outcome, Proof, Run, TaskState
 
@@ -21,23 +24,6 @@ _SEVERITY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """What an executor's result says of itself; ``outcome`` None leaves it to the exit code."""
-
-    outcome: Outcome | None
-    summary: str | None = None
-    retry_after_ms: int | None = None
-    follow_ups: tuple[FollowUp, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Something is there, and cannot be understood."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Ending:
     """A run's end, with the proof that its slot may be freed."""
 
@@ -49,44 +35,14 @@ class Ending:
     follow_ups: tuple[FollowUp, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class After:
-    """What a role wants done with a task: its new state, and the kind of a follow-up task."""
-
-    state: TaskState
-    follow_up: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RolePolicy:
-    """What a role makes of outcomes; ``backoff_ms`` are the waits before the second, third, … try."""
-
-    on_success: After = After(TaskState.DONE)
-    on_failure: After = After(TaskState.BLOCKED)
-    max_attempts: int = 3
-    max_retries: int = 20
-    backoff_initial_ms: int = 1_000
-    backoff_factor: float = 2.0
-    backoff_max_ms: int = 300_000
-
-    def backoff_ms(self, tries: int) -> int:
-        """The wait after the ``tries``-th try, in milliseconds."""
-        wait = float(self.backoff_initial_ms)
-        for _ in range(tries - 1):
-            wait *= self.backoff_factor
-            if wait >= self.backoff_max_ms:
-                break
-        return min(round(wait), self.backoff_max_ms)
-
-
 def ending_of(
-    run: Run, code: int | Unreadable | None, result: Claimed | Unreadable | None, timed_out: str | None
+    run: Run,
+    exit_record: ExitRecord | UnreadableExit | None,
+    result: Result | UnreadableResult | None,
+    timed_out: str | None,
 ) -> Ending:
-    """The end of a run whose tree is gone.
-
-    ``code`` is the recorded exit code, ``timed_out`` the limit that the keeper's timer enforced.
-    """
-    written = _written_ending(code, result)
+    """The end of a run whose tree is gone; ``timed_out`` is the limit that the keeper's timer enforced."""
+    written = _written_ending(exit_record, result)
     stop = _stop(run, timed_out)
     if stop is None:
         return written
@@ -103,33 +59,36 @@ def _stop(run: Run, timed_out: str | None) -> tuple[Outcome, str | None] | None:
     return None
 
 
-def _written_ending(code: int | Unreadable | None, result: Claimed | Unreadable | None) -> Ending:
-    if isinstance(code, Unreadable):
-        return Ending(Outcome.FAILED, Proof.PROCESS_GONE, f"cannot read the exit record: {code.reason}")
-    if code is None:
+def _written_ending(
+    exit_record: ExitRecord | UnreadableExit | None, result: Result | UnreadableResult | None
+) -> Ending:
+    if isinstance(exit_record, UnreadableExit):
+        return Ending(Outcome.FAILED, Proof.PROCESS_GONE, exit_record.reason)
+    if exit_record is None:
         return _ending_without_record(result)
+    code = exit_record.code
     by_code = Ending(_outcome_of_code(code), Proof.EXIT_RECORDED, _reason_of_code(code), code)
     if result is None:
         return by_code
-    if isinstance(result, Unreadable):
-        return replace(by_code, outcome=Outcome.FAILED, reason=f"cannot read the result: {result.reason}")
+    if isinstance(result, UnreadableResult):
+        return replace(by_code, outcome=Outcome.FAILED, reason=result.reason)
     return _worse(by_code, result)
 
 
-def _ending_without_record(result: Claimed | Unreadable | None) -> Ending:
-    if isinstance(result, Claimed) and result.outcome is not None:
+def _ending_without_record(result: Result | UnreadableResult | None) -> Ending:
+    if isinstance(result, Result) and result.outcome is not None:
         return Ending(
-            result.outcome,
+            Outcome(result.outcome),
             Proof.RESULT_WRITTEN,
-            result.summary,
+            result.summary or None,
             retry_after_ms=result.retry_after_ms,
-            follow_ups=result.follow_ups,
+            follow_ups=_asked_for(result),
         )
     return Ending(Outcome.LOST, Proof.PROCESS_GONE, "its processes are gone and left no exit record")
 
 
-def _worse(by_code: Ending, result: Claimed) -> Ending:
-    claimed = result.outcome or by_code.outcome
+def _worse(by_code: Ending, result: Result) -> Ending:
+    claimed = Outcome(result.outcome) if result.outcome else by_code.outcome
     outcome = max(by_code.outcome, claimed, key=_SEVERITY.index)
     # The exit code explains the end only where it is the reason for it.
     reason = by_code.reason if outcome is by_code.outcome and claimed is not outcome else None
@@ -138,8 +97,12 @@ def _worse(by_code: Ending, result: Claimed) -> Ending:
         outcome=outcome,
         reason=reason or result.summary or by_code.reason,
         retry_after_ms=result.retry_after_ms if outcome is Outcome.RETRY else None,
-        follow_ups=result.follow_ups if outcome is claimed else (),
+        follow_ups=_asked_for(result) if outcome is claimed else (),
     )
+
+
+def _asked_for(result: Result) -> tuple[FollowUp, ...]:
+    return tuple(FollowUp(wanted.title, wanted.kind or "", wanted.body) for wanted in result.follow_ups)
 
 
 def _outcome_of_code(code: int) -> Outcome:
@@ -172,7 +135,7 @@ def _signal_of_code(code: int) -> signal.Signals | None:
 
 
 def finish_of(
-    run: Run, ending: Ending, before: Attempts, *, policy: RolePolicy, task: FollowUp, now: int
+    run: Run, ending: Ending, before: Attempts, *, policy: Role, task: FollowUp, now: int
 ) -> tuple[Finish, Attempts]:
     """What the board is told, and what the ledger remembers of the task.
 
@@ -203,14 +166,14 @@ def finish_of(
             return Finish(TaskState.BLOCKED, ending.reason), after
 
 
-def _again(after: Attempts, tries: int, policy: RolePolicy, ending: Ending, now: int) -> tuple[Finish, Attempts]:
+def _again(after: Attempts, tries: int, policy: Role, ending: Ending, now: int) -> tuple[Finish, Attempts]:
     if after.attempts >= policy.max_attempts:
         reason = f"{ending.reason or ending.outcome}; attempt {after.attempts} of {policy.max_attempts}"
         return Finish(TaskState.BLOCKED, reason), after
     return Finish(TaskState.READY, ending.reason), replace(after, not_before=now + policy.backoff_ms(tries))
 
 
-def _later(after: Attempts, policy: RolePolicy, ending: Ending, now: int) -> tuple[Finish, Attempts]:
+def _later(after: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Finish, Attempts]:
     if after.retries > policy.max_retries:
         reason = f"asked for a later retry more than {policy.max_retries} times; {ending.reason}"
         return Finish(TaskState.BLOCKED, reason), after
@@ -218,7 +181,7 @@ def _later(after: Attempts, policy: RolePolicy, ending: Ending, now: int) -> tup
     return Finish(TaskState.READY, ending.reason), replace(after, not_before=now + wait)
 
 
-def _follow_ups(wanted: Sequence[FollowUp], after: After, task: FollowUp) -> tuple[FollowUp, ...]:
+def _follow_ups(wanted: Sequence[FollowUp], after: OnSuccess, task: FollowUp) -> tuple[FollowUp, ...]:
     named = tuple(replace(follow_up, kind=follow_up.kind or task.kind) for follow_up in wanted)
     if after.follow_up is None:
         return named

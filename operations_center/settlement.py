@@ -13,10 +13,11 @@ from typing import Any
 
 from operations_center.boards import Board
 from operations_center.clock import Clock
+from operations_center.config import Role
 from operations_center.identity import Process
 from operations_center.ledger import Ledger
 from operations_center.model import COUNTED_AS_ATTEMPT, Finish, FollowUp, Run, RunState, TaskState
-from operations_center.outcomes import Ending, RolePolicy, finish_of
+from operations_center.outcomes import Ending, finish_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Settlement:
     ledger: Ledger
     board: Board
     clock: Clock
-    policy_of: Callable[[str], RolePolicy]
+    policy_of: Callable[[str], Role]
     directory_of: Callable[[str], Path]
 
     def end(self, run: Run, ending: Ending, finisher: Process, note: Mapping[str, Any] | None = None) -> Run | None:

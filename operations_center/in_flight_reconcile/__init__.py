@@ -1,0 +1,178 @@
+"""Reconciliation: gather → judge → plan → apply. The only place that decides which open run is an orphan.
+
+    find_orphaned_in_flight          what would be done, on a snapshot; changes nothing
+    clear_orphaned_in_flight         the same, done
+    reconcile_in_flight_on_startup   the same for a watcher that starts: serialised, bounded, never raises
+
+Used by the watcher's start, the watchdog, admission before it refuses for a full backend, and the CLI.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from operations_center.errors import OperationsCenterError
+from operations_center.identity import is_alive
+from operations_center.in_flight_reconcile.apply import apply
+from operations_center.in_flight_reconcile.escalation import request_stop
+from operations_center.in_flight_reconcile.evidence import Gathered, Scope, Surroundings, gather_evidence
+from operations_center.in_flight_reconcile.facts import Evidence, Sighting, Verdict
+from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS, Judgement, judge
+from operations_center.in_flight_reconcile.plan import Action, Deed, StopOrder, plan_actions
+from operations_center.in_flight_reconcile.report import (
+    Mode,
+    Report,
+    Skipped,
+    Trigger,
+    count_verdicts,
+    would_apply,
+)
+from operations_center.keeper.inspect import read_exit, read_gate
+from operations_center.locks import lock_within
+from operations_center.model import Run, RunState
+
+__all__ = [
+    "Deed",
+    "Evidence",
+    "Judgement",
+    "Mode",
+    "Report",
+    "Scope",
+    "Sighting",
+    "StopOrder",
+    "Surroundings",
+    "Trigger",
+    "Verdict",
+    "adopt_own_runs",
+    "clear_orphaned_in_flight",
+    "explain_run",
+    "find_orphaned_in_flight",
+    "may_be_orphaned",
+    "reconcile_in_flight_on_startup",
+    "request_stop",
+]
+
+LOCK_WITHIN_S = 2.0
+STARTUP_BUDGET_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+def find_orphaned_in_flight(surroundings: Surroundings, *, trigger: Trigger, scope: Scope | None = None) -> Report:
+    """What a reconciliation would do now. Raises LedgerBusy."""
+    begun = time.monotonic()
+    with surroundings.ledger.snapshot():
+        gathered = gather_evidence(surroundings, scope or Scope())
+    judgements = judge(gathered.evidence)
+    actions = plan_actions(judgements, gathered.stale)
+    report = _report(surroundings, trigger, Mode.DRY_RUN, gathered, judgements)
+    return _timed(report, begun, actions=would_apply(actions))
+
+
+def clear_orphaned_in_flight(
+    surroundings: Surroundings,
+    *,
+    trigger: Trigger,
+    scope: Scope | None = None,
+    adopt_role: str | None = None,
+    budget_s: float | None = None,
+) -> Report:
+    """One reconciliation. Raises LedgerBusy when the ledger cannot be read.
+
+    ``adopt_role``: take over live runs of that role; others are left to a watcher of theirs, which is woken.
+    """
+    begun = time.monotonic()
+    deadline = begun + budget_s if budget_s is not None else None
+    gathered = gather_evidence(surroundings, scope or Scope())
+    judgements = judge(gathered.evidence)
+    actions = _within_reach(plan_actions(judgements, gathered.stale), adopt_role)
+    applied = apply(surroundings, actions, trigger, lambda: deadline is not None and time.monotonic() > deadline)
+    report = _report(surroundings, trigger, Mode.APPLY, gathered, judgements)
+    skipped = Skipped.BUDGET if len(applied) < len(actions) else report.skipped
+    report = _timed(report, begun, actions=tuple(applied), skipped=skipped)
+    _remember(surroundings, report)
+    if any(judgement.verdict is Verdict.ADOPT for judgement in judgements):
+        surroundings.wake_everybody()
+    return report
+
+
+def reconcile_in_flight_on_startup(
+    surroundings: Surroundings, *, role: str, budget_s: float = STARTUP_BUDGET_S
+) -> Report:
+    """The sweep before a watcher's first claim. Best effort: whatever fails is in the report, nothing is raised."""
+    begun = time.monotonic()
+    empty = Report(Trigger.STARTUP, Mode.APPLY, surroundings.host.name, surroundings.clock.now().wall)
+    try:
+        with lock_within(surroundings.startup_lock, min(LOCK_WITHIN_S, budget_s)) as alone:
+            if not alone:
+                return _timed(empty, begun, skipped=Skipped.LOCK_HELD)
+            left = budget_s - (time.monotonic() - begun)
+            return clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, adopt_role=role, budget_s=left)
+    except Exception as error:
+        _log.warning("start-up reconciliation failed: %s", error, exc_info=not isinstance(error, OperationsCenterError))
+        return _timed(empty, begun, error=str(error) or type(error).__name__)
+
+
+def adopt_own_runs(surroundings: Surroundings, role: str) -> list[Report]:
+    """Look at every open run of a role that another watcher holds: adopt it if that one is dead."""
+    return [
+        clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, scope=Scope(run_id=run.run_id), adopt_role=role)
+        for run in surroundings.ledger.open_runs(role=role)
+        if run.watcher != surroundings.me and not is_alive(run.watcher)
+    ]
+
+
+def explain_run(surroundings: Surroundings, run_id: str) -> tuple[Judgement, Sequence[Action]] | None:
+    """The judgement on one open run and what would be done; None when it is not open."""
+    with surroundings.ledger.snapshot():
+        gathered = gather_evidence(surroundings, Scope(run_id=run_id))
+    judgements = judge(gathered.evidence)
+    return (judgements[0], plan_actions(judgements, ())) if judgements else None
+
+
+def may_be_orphaned(surroundings: Surroundings, run: Run) -> bool:
+    """A cheap look at one run, without the process table: is it worth gathering evidence?"""
+    if run.state is RunState.SETTLING:
+        return False
+    directory = surroundings.directory_of(run.run_id)
+    keeper = run.keeper or read_gate(directory).keeper
+    if keeper is not None:
+        return not is_alive(keeper) or read_exit(directory) is not None
+    age = surroundings.clock.now().monotonic - run.reserved_mono
+    return not is_alive(run.watcher) or not 0 <= age < RESERVATION_YOUNG_MS
+
+
+def _within_reach(actions: Sequence[Action], adopt_role: str | None) -> list[Action]:
+    return [
+        action
+        for action in actions
+        if action.deed is not Deed.ADOPT or (action.run is not None and action.run.role == adopt_role)
+    ]
+
+
+def _report(
+    surroundings: Surroundings, trigger: Trigger, mode: Mode, gathered: Gathered, judgements: Sequence[Judgement]
+) -> Report:
+    return Report(
+        trigger=trigger,
+        mode=mode,
+        host=surroundings.host.name,
+        started_at=surroundings.clock.now().wall,
+        verdicts=count_verdicts(judgements),
+        scanned_count=len(gathered.evidence),
+        violations=tuple(gathered.violations),
+        skipped=Skipped.BOARD_UNREACHABLE if gathered.board_unreachable else None,
+    )
+
+
+def _timed(report: Report, begun: float, **changes: Any) -> Report:
+    return replace(report, wall_ms=(time.monotonic() - begun) * 1000, **changes)
+
+
+def _remember(surroundings: Surroundings, report: Report) -> None:
+    """For ``status``. Admission asks often and is only worth a write when it did something."""
+    if report.trigger is Trigger.ADMISSION and not report.applied:
+        return
+    surroundings.ledger.record_reconcile(report.as_json(), report.started_at)

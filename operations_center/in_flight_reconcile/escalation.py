@@ -1,0 +1,50 @@
+"""End a run's tree: store why, TERM, grace, KILL. Each pass goes on where the last one left off.
+
+The reason and the time of the KILL are in the ledger before the first signal, so that whoever comes after a
+death in between does the same, and so that the exit which follows is not taken for the run's own.
+"""
+
+from operations_center.clock import Clock
+from operations_center.in_flight_reconcile.facts import Evidence
+from operations_center.in_flight_reconcile.plan import StopOrder
+from operations_center.keeper.inspect import Tree
+from operations_center.keeper.stop import kill, kill_keeper, terminate
+from operations_center.ledger import Ledger
+from operations_center.model import Run
+
+KEEPER_LAST_MS = 5_000
+"""After the KILL of its tree a keeper has this long to record the exit before it is killed, too."""
+
+
+def escalate(ledger: Ledger, clock: Clock, evidence: Evidence, order: StopOrder) -> Run | None:
+    """The run as it is now; None when somebody else has changed it meanwhile."""
+    run = request_stop(ledger, clock, evidence.run, order)
+    if run is None or evidence.seen is None:
+        return run
+    if run.signalled_at is None:
+        terminate(evidence.seen)
+        return ledger.change_run(run, "run.signalled", holder=run.holder + 1, signalled_at=clock.now().wall)
+    if run.kill_mono is not None and clock.now().monotonic >= run.kill_mono:
+        _kill(evidence.seen, clock.now().monotonic - run.kill_mono)
+    return run
+
+
+def request_stop(ledger: Ledger, clock: Clock, run: Run, order: StopOrder) -> Run | None:
+    """Store a stop before anything is signalled; one that is stored already stays as it is."""
+    if (run.stop_outcome, run.stop_reason) == (order.outcome, order.reason):
+        return run
+    return ledger.change_run(
+        run,
+        "run.stop_requested",
+        holder=run.holder + 1,
+        stop_outcome=order.outcome,
+        stop_reason=order.reason,
+        stop_then=order.then,
+        kill_mono=run.kill_mono if run.kill_mono is not None else clock.now().monotonic + run.grace_ms,
+    )
+
+
+def _kill(tree: Tree, overdue_ms: int) -> None:
+    kill(tree)
+    if tree.keeper_alive and tree.query.keeper is not None and overdue_ms >= KEEPER_LAST_MS:
+        kill_keeper(tree.query.keeper)

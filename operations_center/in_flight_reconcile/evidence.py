@@ -1,0 +1,244 @@
+"""All the reading: the board first, the ledger second, then the run directories and the process table.
+
+In this order a run that ends while we read is at worst seen as still open, and the guard on the write that
+follows finds out.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from operations_center.boards import Board, Claim
+from operations_center.clock import Clock, Now
+from operations_center.errors import BoardUnreachable
+from operations_center.identity import Host, Process, is_alive
+from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting
+from operations_center.in_flight_reconcile.plan import stale_claims
+from operations_center.keeper.inspect import (
+    Gate,
+    GateState,
+    ProcessTable,
+    Tree,
+    TreeQuery,
+    find_trees,
+    read_cgroup,
+    read_exit,
+    read_gate,
+    read_timed_out,
+)
+from operations_center.keeper.result import read_result
+from operations_center.ledger import Lease, Ledger
+from operations_center.locks import is_locked
+from operations_center.model import HOLDS_SLOT, Run, RunState, TaskState
+from operations_center.settlement import Settlement
+
+LEASE_MARGIN_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What reconciliation reads and writes through.
+
+    ``me`` is this process; ``directory_of`` maps a run id to its directory; ``wake_everybody`` tells the
+    others that a slot or a task is free; ``childless_since`` remembers, for as long as this process lives,
+    since when (monotonic ms) a keeper has been seen without an executor.
+    """
+
+    ledger: Ledger
+    board: Board
+    clock: Clock
+    host: Host
+    me: Process
+    settlement: Settlement
+    directory_of: Callable[[str], Path]
+    wake_everybody: Callable[[], None]
+    startup_lock: Path
+    childless_since: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which open runs are looked at; None is no limit."""
+
+    run_id: str | None = None
+    role: str | None = None
+    backend: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    evidence: list[Evidence]
+    stale: list[Claim]
+    violations: list[str]
+    board_unreachable: bool
+
+
+def gather_evidence(surroundings: Surroundings, scope: Scope) -> Gathered:
+    """Read everything that judging the open runs of a scope needs. Raises LedgerBusy, never for the board."""
+    claims, tasks, unreachable = _read_board(surroundings, scope)
+    runs = _open_runs(surroundings.ledger, scope)
+    table = ProcessTable.scan() if runs or scope == Scope() else None
+    evidence = _look_at(surroundings, runs, tasks, table) if table else []
+    everything = scope == Scope()
+    return Gathered(
+        evidence=evidence,
+        stale=stale_claims(claims, runs) if everything else [],
+        violations=_live_without_slot(surroundings.ledger, table, runs) if table and everything else [],
+        board_unreachable=unreachable,
+    )
+
+
+def _read_board(
+    surroundings: Surroundings, scope: Scope
+) -> tuple[Sequence[Claim], Mapping[str, TaskState | None], bool]:
+    known = [run.task_id for run in _open_runs(surroundings.ledger, scope) if run.state in HOLDS_SLOT]
+    try:
+        claims = surroundings.board.running() if scope == Scope() else ()
+        return claims, surroundings.board.states(known) if known else {}, False
+    except BoardUnreachable:
+        return (), {}, True
+
+
+def _open_runs(ledger: Ledger, scope: Scope) -> list[Run]:
+    if scope.run_id is not None:
+        run = ledger.run(scope.run_id)
+        return [run] if run is not None and run.state is not RunState.CLOSED else []
+    return ledger.open_runs(role=scope.role, backend=scope.backend)
+
+
+def _look_at(
+    surroundings: Surroundings, runs: Sequence[Run], tasks: Mapping[str, TaskState | None], table: ProcessTable
+) -> list[Evidence]:
+    leases = surroundings.ledger.leases()
+    watchers = {run.watcher: is_alive(run.watcher) for run in runs}
+    looks = [_Look(surroundings, run, read_gate(surroundings.directory_of(run.run_id))) for run in runs]
+    trees = _find_trees([look.query for look in looks if look.has_tree_here], table)
+    now = surroundings.clock.now()
+    return [
+        look.evidence(
+            now,
+            watcher=Sighting.ALIVE if watchers[look.run.watcher] else Sighting.GONE,
+            lease=leases.get((look.run.host_id, look.run.pid_namespace)),
+            tree=trees.get(look.run.run_id),
+            task=tasks.get(look.run.task_id),
+        )
+        for look in looks
+    ]
+
+
+def _find_trees(queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, Tree]:
+    """The table that is there serves as the first of the passes."""
+    tables = [table]
+    return find_trees(queries, scan=lambda: tables.pop() if tables else ProcessTable.scan())
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One run while it is looked at. The gate is read before the process table, the records after it."""
+
+    surroundings: Surroundings
+    run: Run
+    gate: Gate
+
+    @property
+    def directory(self) -> Path:
+        return self.surroundings.directory_of(self.run.run_id)
+
+    @property
+    def place(self) -> Place:
+        here, run = self.surroundings.host, self.run
+        if run.host_id != here.host_id:
+            return Place.ELSEWHERE
+        if run.boot_id != here.boot_id:
+            return Place.OTHER_BOOT
+        return Place.HERE if run.pid_namespace == here.pid_namespace else Place.ELSEWHERE
+
+    @property
+    def has_tree_here(self) -> bool:
+        return self.place is Place.HERE and self.run.state in HOLDS_SLOT
+
+    @property
+    def query(self) -> TreeQuery:
+        return TreeQuery(self.run.run_id, self.run.keeper or self.gate.keeper, read_cgroup(self.directory))
+
+    def evidence(
+        self, now: Now, *, watcher: Sighting, lease: Lease | None, tree: Tree | None, task: TaskState | None
+    ) -> Evidence:
+        locked = self.run.state in HOLDS_SLOT and is_locked(self.directory / "lock")
+        seen = Evidence(
+            run=self.run,
+            now=now,
+            place=self.place,
+            watcher=watcher if self.place is Place.HERE else Sighting.UNKNOWN,
+            lease=self._lease_state(lease, now, locked),
+            lock_held=locked,
+            task=task,
+        )
+        if self.run.state not in HOLDS_SLOT:
+            return seen
+        return self._with_records(self._with_tree(seen, tree), now)
+
+    def _lease_state(self, lease: Lease | None, now: Now, locked: bool) -> LeaseState:
+        if self.place is Place.OTHER_BOOT:
+            renewed_by_another = (
+                lease is not None and lease.boot_id != self.surroundings.host.boot_id and now.wall < lease.lease_until
+            )
+            return LeaseState.CLASH if renewed_by_another else LeaseState.NONE
+        if locked and self.run.boot_id == self.surroundings.host.boot_id:
+            # Another pid namespace of this very kernel: the lock that its keeper holds is proof of life.
+            return LeaseState.VALID
+        if lease is None:
+            return LeaseState.NONE
+        if now.wall < lease.lease_until:
+            return LeaseState.VALID
+        over = now.wall > lease.lease_until + self.run.grace_ms + LEASE_MARGIN_MS
+        return LeaseState.EXPIRED if over else LeaseState.EXPIRING
+
+    def _with_tree(self, seen: Evidence, tree: Tree | None) -> Evidence:
+        if tree is None:
+            return seen
+        keeper = Sighting.ALIVE if tree.keeper_alive else Sighting.GONE
+        if self.gate.state is GateState.UNREADABLE and tree.members:
+            keeper = Sighting.UNKNOWN
+        executor = Sighting.ALIVE if tree.members else Sighting.GONE
+        if tree.populated and not tree.members and not tree.keeper_alive:
+            executor = Sighting.UNKNOWN
+        return replace(seen, gate=self.gate.state, keeper=keeper, executor=executor, seen=tree)
+
+    def _with_records(self, seen: Evidence, now: Now) -> Evidence:
+        exit_record = read_exit(self.directory)
+        return replace(
+            seen,
+            directory=Sighting.ALIVE if self.directory.is_dir() else Sighting.GONE,
+            exit_record=exit_record,
+            exit_age_ms=_age_ms(self.directory / "exit", now) if exit_record is not None else 0,
+            result=None if seen.tree is Sighting.ALIVE else read_result(self.directory),
+            timed_out=read_timed_out(self.directory),
+            childless_ms=self._childless_ms(seen, now),
+        )
+
+    def _childless_ms(self, seen: Evidence, now: Now) -> int:
+        memory = self.surroundings.childless_since
+        if seen.keeper is Sighting.ALIVE and seen.executor is Sighting.GONE:
+            return now.monotonic - memory.setdefault(self.run.run_id, now.monotonic)
+        memory.pop(self.run.run_id, None)
+        return 0
+
+
+def _age_ms(path: Path, now: Now) -> int:
+    try:
+        return now.wall - path.stat().st_mtime_ns // 1_000_000
+    except OSError:
+        return 0
+
+
+def _live_without_slot(ledger: Ledger, table: ProcessTable, open_runs: Sequence[Run]) -> list[str]:
+    """The other half of I1: processes of a run that the ledger knows and that holds no slot."""
+    holding = {run.run_id for run in open_runs if run.state in HOLDS_SLOT}
+    found = []
+    for run_id in sorted(table.run_ids - holding):
+        run = ledger.run(run_id)
+        pids = sorted(table.pids_of_run(run_id))
+        if run is not None and run.state not in HOLDS_SLOT and run.started_at is not None:
+            found.append(f"processes {pids} of run {run_id} are alive, and it is {run.state}")
+    return found

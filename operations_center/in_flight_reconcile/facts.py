@@ -1,0 +1,117 @@
+"""What is known about an open run when it is judged. Values only: no reading, no deciding.
+
+Evidence has three values: what could not be read is neither alive nor gone.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+from operations_center.clock import Now
+from operations_center.keeper.inspect import ExitRecord, GateState, Tree, UnreadableExit
+from operations_center.keeper.result import Result, UnreadableResult
+from operations_center.model import Run, RunState, TaskState
+
+
+class Sighting(Enum):
+    ALIVE = "alive"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+class Place(Enum):
+    """Where a run was admitted, as seen from here."""
+
+    HERE = "this host and boot"
+    OTHER_BOOT = "another boot of this host"
+    ELSEWHERE = "another host or pid namespace"
+
+
+class LeaseState(Enum):
+    NONE = "no lease known"
+    VALID = "valid"
+    EXPIRING = "expired, but its host may still be ending its executors"
+    EXPIRED = "expired past kill time and margin"
+    CLASH = "renewed by another boot"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that a judgement may look at. Durations in milliseconds.
+
+    ``executor`` stands for every process of the tree but the keeper, ``seen`` are the processes themselves, for
+    whoever has to end them; ``childless_ms`` is how long the keeper has been seen without any of them,
+    ``exit_age_ms`` how old the exit record is; ``task`` is None when the board was not read or does not know
+    the task.
+    """
+
+    run: Run
+    now: Now
+    place: Place
+    watcher: Sighting
+    lease: LeaseState = LeaseState.NONE
+    gate: GateState = GateState.UNREADABLE
+    keeper: Sighting = Sighting.UNKNOWN
+    executor: Sighting = Sighting.UNKNOWN
+    seen: Tree | None = None
+    lock_held: bool = False
+    directory: Sighting = Sighting.UNKNOWN
+    exit_record: ExitRecord | UnreadableExit | None = None
+    result: Result | UnreadableResult | None = None
+    timed_out: str | None = None
+    task: TaskState | None = None
+    childless_ms: int = 0
+    exit_age_ms: int = 0
+
+    @property
+    def settling(self) -> bool:
+        return self.run.state is RunState.SETTLING
+
+    @property
+    def tree(self) -> Sighting:
+        """Keeper, executor and every descendant. A lock that is held by nobody visible makes it unknown."""
+        seen = (self.keeper, self.executor)
+        if Sighting.ALIVE in seen:
+            return Sighting.ALIVE
+        if seen == (Sighting.GONE, Sighting.GONE) and not self.lock_held:
+            return Sighting.GONE
+        return Sighting.UNKNOWN
+
+    @property
+    def not_begun(self) -> bool:
+        """No keeper has passed the gate. A directory that was deleted under a live tree says nothing of that."""
+        if self.run.keeper is not None or self.gate in (GateState.KEEPER, GateState.UNREADABLE):
+            return False
+        return self.directory is Sighting.ALIVE or self.seen is None or self.seen.is_empty
+
+    @property
+    def reserved_ms(self) -> int:
+        return self.now.monotonic - self.run.reserved_mono
+
+    @property
+    def settled_ms(self) -> int:
+        return self.now.monotonic - (self.run.settled_mono or 0)
+
+    @property
+    def past_deadline(self) -> bool:
+        return self.run.deadline_mono is not None and self.now.monotonic > self.run.deadline_mono
+
+    @property
+    def exit_recorded(self) -> bool:
+        return self.exit_record is not None
+
+    @property
+    def valid_result(self) -> bool:
+        return isinstance(self.result, Result) and self.result.outcome is not None
+
+
+class Verdict(StrEnum):
+    KEEP = "keep"
+    REPLAY = "replay"
+    ORPHAN = "orphan"
+    SUSPECT = "suspect"
+    SETTLE = "settle"
+    STOP = "stop"
+    CANCEL = "cancel"
+    REAP = "reap"
+    ADOPT = "adopt"
+    UNKNOWABLE = "unknowable"

@@ -1,0 +1,198 @@
+"""The one definition of an orphan: an ordered table, first match wins. Pure.
+
+The numbers are the rows of the verdict table in ``docs/reconciliation.md``, which explains each of them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting, Verdict
+from operations_center.keeper.inspect import ExitRecord, GateState
+from operations_center.model import Proof, TaskState
+
+RESERVATION_YOUNG_MS = 10_000
+"""As long as a live watcher may take between its admission and the keeper's gate."""
+
+FINISHER_YOUNG_MS = 30_000
+"""As long as a live finisher may take to tell the board."""
+
+CHILDLESS_MS = 5_000
+"""As long as a keeper may be without its executor: before it starts, and while it records the exit."""
+
+RECORD_YOUNG_MS = 1_000
+"""As long as a keeper may take to sync its record and to end."""
+
+ALIVE, GONE = Sighting.ALIVE, Sighting.GONE
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: if ``when`` holds, this is the verdict, and ``proof`` says why a slot may be freed."""
+
+    row: int
+    when: Callable[[Evidence], bool]
+    verdict: Verdict
+    reason: str
+    proof: Proof | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    evidence: Evidence
+    rule: Rule
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.rule.verdict
+
+
+SETTLING_RUN = (
+    Rule(
+        1,
+        lambda e: (
+            (e.place is Place.HERE and e.watcher is ALIVE and e.settled_ms < FINISHER_YOUNG_MS)
+            or (e.place is Place.ELSEWHERE and e.lease is LeaseState.VALID)
+        ),
+        Verdict.KEEP,
+        "its finisher is telling the board",
+    ),
+    Rule(2, lambda e: True, Verdict.REPLAY, "nobody is telling the board how it ended"),
+)
+
+COMMAND_RUN = (
+    Rule(
+        13,
+        lambda e: e.place is Place.ELSEWHERE and e.lease is LeaseState.VALID,
+        Verdict.KEEP,
+        "another host holds it and its lease is valid",
+    ),
+    Rule(
+        14,
+        lambda e: e.place is Place.ELSEWHERE and e.lease is LeaseState.EXPIRED,
+        Verdict.ORPHAN,
+        "the lease of its host has expired, past kill time and margin",
+        Proof.LEASE_EXPIRED,
+    ),
+    Rule(
+        15,
+        lambda e: (
+            (e.place is Place.ELSEWHERE and e.lease is LeaseState.NONE)
+            or (e.place is Place.OTHER_BOOT and e.lease is LeaseState.CLASH)
+        ),
+        Verdict.SUSPECT,
+        "identity_clash: its host has no lease to judge by, or another boot renews this host's identity",
+    ),
+    Rule(
+        16,
+        lambda e: e.place is Place.OTHER_BOOT and e.exit_recorded,
+        Verdict.SETTLE,
+        "it ended before the reboot and left an exit record",
+        Proof.BOOT_CHANGED,
+    ),
+    Rule(
+        17,
+        lambda e: e.place is Place.OTHER_BOOT,
+        Verdict.ORPHAN,
+        "the host has been rebooted since",
+        Proof.BOOT_CHANGED,
+    ),
+    Rule(
+        18,
+        lambda e: (
+            e.not_begun and e.gate is GateState.ABSENT and e.watcher is ALIVE and e.reserved_ms < RESERVATION_YOUNG_MS
+        ),
+        Verdict.KEEP,
+        "its watcher is about to start it",
+    ),
+    Rule(
+        19,
+        lambda e: e.not_begun,
+        Verdict.ORPHAN,
+        "no keeper has passed its gate, and none can after this",
+        Proof.NEVER_STARTED,
+    ),
+    Rule(
+        20,
+        lambda e: e.tree is ALIVE and (e.run.stop_outcome is not None or e.past_deadline),
+        Verdict.STOP,
+        "it is to stop, and its processes are alive",
+    ),
+    Rule(
+        21,
+        lambda e: e.tree is ALIVE and e.task in (TaskState.CANCELLED, TaskState.DONE),
+        Verdict.CANCEL,
+        "the board says that its task is not wanted any more",
+    ),
+    Rule(
+        22,
+        lambda e: (
+            e.keeper is ALIVE
+            and (
+                e.exit_age_ms < RECORD_YOUNG_MS
+                if e.exit_recorded
+                else e.executor is GONE and e.childless_ms < CHILDLESS_MS
+            )
+        ),
+        Verdict.KEEP,
+        "its executor is about to start, or has just ended",
+    ),
+    Rule(
+        23,
+        lambda e: e.tree is ALIVE and (e.exit_recorded or e.keeper is GONE or e.executor is GONE),
+        Verdict.REAP,
+        "its executor or its keeper is gone, and processes are left",
+    ),
+    Rule(
+        24,
+        lambda e: e.tree is ALIVE and e.watcher is ALIVE,
+        Verdict.KEEP,
+        "it runs and its watcher is alive",
+    ),
+    Rule(
+        25,
+        lambda e: e.tree is ALIVE and e.watcher is GONE,
+        Verdict.ADOPT,
+        "it runs and its watcher is dead",
+    ),
+    Rule(
+        26,
+        lambda e: (
+            e.tree is GONE and (isinstance(e.exit_record, ExitRecord) or (not e.exit_recorded and e.valid_result))
+        ),
+        Verdict.SETTLE,
+        "its processes are gone and it left a record of how it ended",
+        Proof.EXIT_RECORDED,
+    ),
+    Rule(
+        27,
+        lambda e: e.tree is GONE and e.exit_recorded,
+        Verdict.SETTLE,
+        "its processes are gone and its exit record cannot be read",
+        Proof.PROCESS_GONE,
+    ),
+    Rule(
+        28,
+        lambda e: e.tree is GONE and e.directory is GONE,
+        Verdict.UNKNOWABLE,
+        "its processes are gone, and its run directory with whatever it recorded",
+        Proof.PROCESS_GONE,
+    ),
+    Rule(
+        29,
+        lambda e: e.tree is GONE and e.directory is ALIVE,
+        Verdict.ORPHAN,
+        "its processes are gone and left no record",
+        Proof.PROCESS_GONE,
+    ),
+    Rule(30, lambda e: True, Verdict.SUSPECT, "what was seen proves neither life nor death"),
+)
+
+
+def judge(evidence: Iterable[Evidence]) -> list[Judgement]:
+    """A verdict for each open run, in the order given."""
+    return [judge_one(each) for each in evidence]
+
+
+def judge_one(evidence: Evidence) -> Judgement:
+    table = SETTLING_RUN if evidence.settling else COMMAND_RUN
+    return Judgement(evidence, next(rule for rule in table if rule.when(evidence)))

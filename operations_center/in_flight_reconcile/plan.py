@@ -1,0 +1,149 @@
+"""Verdicts in, actions out. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from operations_center.boards import Claim
+from operations_center.in_flight_reconcile.facts import Evidence, Verdict
+from operations_center.in_flight_reconcile.orphans import Judgement
+from operations_center.model import Outcome, Proof, Run, TaskState
+from operations_center.outcomes import Ending, ending_of
+
+ORPHANED_IN_FLIGHT_CLEAR = "ORPHANED_IN_FLIGHT_CLEAR"
+STALE_RUNNING_REQUEUE = "STALE_RUNNING_REQUEUE"
+
+
+class Deed(StrEnum):
+    """What an action does."""
+
+    FREE = "free"
+    REVOKE_AND_FREE = "revoke_and_free"
+    REPLAY = "replay"
+    STOP = "stop"
+    ADOPT = "adopt"
+    REQUEUE = "requeue"
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrder:
+    """Why a tree is ended, and what that makes of its run; outcome None leaves it to what the run recorded."""
+
+    outcome: Outcome | None
+    reason: str
+    then: TaskState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    deed: Deed
+    task_id: str
+    reason: str
+    rule: str
+    verdict: Verdict | None = None
+    proof: Proof | None = None
+    run: Run | None = None
+    evidence: Evidence | None = None
+    ending: Ending | None = None
+    order: StopOrder | None = None
+    claim: Claim | None = None
+
+
+def plan_actions(judgements: Iterable[Judgement], stale: Iterable[Claim]) -> list[Action]:
+    """What the verdicts ask for; ``stale`` are tasks shown as running in our name without an open run."""
+    of_runs = [_action(judgement) for judgement in judgements]
+    return [action for action in of_runs if action is not None] + [_requeue(claim) for claim in stale]
+
+
+def _action(judgement: Judgement) -> Action | None:
+    match judgement.verdict:
+        case Verdict.KEEP | Verdict.SUSPECT:
+            return None
+        case Verdict.REPLAY:
+            return _plain(Deed.REPLAY, judgement)
+        case Verdict.ADOPT:
+            return _plain(Deed.ADOPT, judgement)
+        case Verdict.STOP | Verdict.CANCEL | Verdict.REAP:
+            return replace(_plain(Deed.STOP, judgement), order=stop_order(judgement))
+        case Verdict.SETTLE:
+            return _freeing(judgement, _recorded(judgement))
+        case Verdict.UNKNOWABLE:
+            return _freeing(judgement, _with_stop(judgement, Outcome.UNKNOWN))
+        case Verdict.ORPHAN if judgement.rule.proof is Proof.NEVER_STARTED:
+            return replace(_freeing(judgement, _never_started(judgement)), deed=Deed.REVOKE_AND_FREE)
+        case Verdict.ORPHAN:
+            return _freeing(judgement, _with_stop(judgement, Outcome.LOST))
+
+
+def _plain(deed: Deed, judgement: Judgement) -> Action:
+    run = judgement.evidence.run
+    return Action(
+        deed=deed,
+        task_id=run.task_id,
+        reason=judgement.rule.reason,
+        rule=ORPHANED_IN_FLIGHT_CLEAR if judgement.verdict is Verdict.ORPHAN else judgement.verdict.upper(),
+        verdict=judgement.verdict,
+        proof=judgement.rule.proof,
+        run=run,
+        evidence=judgement.evidence,
+    )
+
+
+def _freeing(judgement: Judgement, ending: Ending) -> Action:
+    return replace(_plain(Deed.FREE, judgement), ending=ending, proof=ending.proof)
+
+
+def _recorded(judgement: Judgement) -> Ending:
+    seen = judgement.evidence
+    ending = ending_of(seen.run, seen.exit_record, seen.result, seen.timed_out)
+    if judgement.rule.proof is Proof.BOOT_CHANGED:
+        return replace(ending, proof=Proof.BOOT_CHANGED)
+    return ending
+
+
+def _with_stop(judgement: Judgement, outcome: Outcome) -> Ending:
+    """An end without a record: a stop that was asked for before explains it, else it is what the rule says."""
+    assert judgement.rule.proof is not None
+    run, reason = judgement.evidence.run, judgement.rule.reason
+    if run.stop_outcome is not None and outcome is Outcome.LOST:
+        return Ending(run.stop_outcome, judgement.rule.proof, run.stop_reason)
+    if judgement.evidence.timed_out is not None and outcome is Outcome.LOST:
+        return Ending(Outcome.TIMED_OUT, judgement.rule.proof, reason)
+    return Ending(outcome, judgement.rule.proof, reason)
+
+
+def _never_started(judgement: Judgement) -> Ending:
+    run = judgement.evidence.run
+    if run.stop_outcome is not None:
+        return Ending(run.stop_outcome, Proof.NEVER_STARTED, run.stop_reason)
+    return Ending(Outcome.NEVER_STARTED, Proof.NEVER_STARTED, judgement.rule.reason)
+
+
+def stop_order(judgement: Judgement) -> StopOrder:
+    """What a stop, cancel or reap verdict makes of its run; one that is stored already goes on as it is."""
+    run = judgement.evidence.run
+    if run.stop_reason is not None and judgement.verdict is not Verdict.CANCEL:
+        return StopOrder(run.stop_outcome, run.stop_reason, run.stop_then)
+    match judgement.verdict:
+        case Verdict.CANCEL:
+            return StopOrder(Outcome.CANCELLED, f"its task is {judgement.evidence.task}", TaskState.CANCELLED)
+        case Verdict.STOP:
+            return StopOrder(Outcome.TIMED_OUT, "ran longer than timeout")
+        case _:
+            return StopOrder(None, judgement.rule.reason)
+
+
+def _requeue(claim: Claim) -> Action:
+    return Action(
+        deed=Deed.REQUEUE,
+        task_id=claim.task_id,
+        reason=f"the board shows it as running, but run {claim.run_id} is not open",
+        rule=STALE_RUNNING_REQUEUE,
+        claim=claim,
+    )
+
+
+def stale_claims(running: Sequence[Claim], open_runs: Iterable[Run]) -> list[Claim]:
+    """Tasks that the board showed as running before the ledger was read, and that no open run holds."""
+    held = {run.task_id for run in open_runs}
+    return [claim for claim in running if claim.task_id not in held]

@@ -1,0 +1,108 @@
+"""What a reconciliation says of itself: the document of ``reconcile --json``."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from operations_center.clock import rfc3339
+from operations_center.in_flight_reconcile.orphans import Judgement
+from operations_center.in_flight_reconcile.plan import Action
+
+
+class Trigger(StrEnum):
+    STARTUP = "startup"
+    WATCHDOG = "watchdog"
+    ADMISSION = "admission"
+    CLI = "cli"
+    HTTP = "http"
+
+
+class Mode(StrEnum):
+    APPLY = "apply"
+    DRY_RUN = "dry_run"
+
+
+class Skipped(StrEnum):
+    LOCK_HELD = "lock_held"
+    BUDGET = "budget"
+    BOARD_UNREACHABLE = "board_unreachable"
+
+
+class Done(StrEnum):
+    """What became of an action."""
+
+    APPLIED = "applied"
+    WOULD_APPLY = "would_apply"
+    LOST_RACE = "lost_race"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionReport:
+    action: Action
+    done: Done
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        action, run = self.action, self.action.run
+        return {
+            "run_id": run.run_id if run else None,
+            "task_id": action.task_id,
+            "backend": run.backend if run else None,
+            "started_at": rfc3339(run.started_at or run.reserved_at) if run else None,
+            "rule": action.rule,
+            "verdict": action.verdict,
+            "proof": action.proof,
+            "reason": action.reason,
+            "action": self.done,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``wall_ms`` is how long it took; ``started_at`` wall-clock ms."""
+
+    trigger: Trigger
+    mode: Mode
+    host: str
+    started_at: int
+    wall_ms: float = 0.0
+    skipped: Skipped | None = None
+    error: str | None = None
+    verdicts: tuple[tuple[str, int], ...] = ()
+    scanned_count: int = 0
+    actions: tuple[ActionReport, ...] = ()
+    violations: tuple[str, ...] = ()
+
+    @property
+    def applied(self) -> int:
+        return sum(action.done is Done.APPLIED for action in self.actions)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "trigger": self.trigger,
+            "mode": self.mode,
+            "host": self.host,
+            "started_at": rfc3339(self.started_at),
+            "wall_ms": round(self.wall_ms, 2),
+            "skipped": self.skipped,
+            "error": self.error,
+            "scanned_count": self.scanned_count,
+            "count": len(self.actions),
+            "min_age_seconds": 0,
+            "verdicts": dict(self.verdicts),
+            "actions": [action.as_json() for action in self.actions],
+            "invariant_violations": list(self.violations),
+        }
+
+
+def count_verdicts(judgements: Iterable[Judgement]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(Counter(judgement.verdict.value for judgement in judgements).items()))
+
+
+def would_apply(actions: Sequence[Action]) -> tuple[ActionReport, ...]:
+    return tuple(ActionReport(action, Done.WOULD_APPLY) for action in actions)

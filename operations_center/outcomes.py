@@ -157,7 +157,8 @@ def finish_of(
         case Outcome.LOST | Outcome.TIMED_OUT | Outcome.KILLED:
             return _again(after, after.attempts, policy, ending, now)
         case Outcome.NEVER_STARTED:
-            return Finish(TaskState.READY), after
+            wait = ending.retry_after_ms
+            return Finish(TaskState.READY), replace(after, not_before=None if wait is None else now + wait)
         case Outcome.CANCELLED:
             return Finish(TaskState.CANCELLED, ending.reason), after
         case Outcome.STOPPED:

@@ -1,0 +1,3 @@
+from operations_center.cli import main
+
+main()

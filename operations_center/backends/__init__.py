@@ -1,0 +1,22 @@
+"""A backend: what runs a task, and how much of it at once."""
+
+from pathlib import Path
+from typing import Protocol
+
+from operations_center.admission import Limits
+from operations_center.keeper.launch import LaunchPlan
+from operations_center.model import Run, Task
+
+
+class Backend(Protocol):
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def timeout_ms(self) -> int | None: ...
+
+    @property
+    def grace_ms(self) -> int: ...
+
+    def launch_plan(self, run: Run, task: Task, directory: Path) -> LaunchPlan:
+        """How to start a run of the task in its run directory."""

@@ -1,0 +1,89 @@
+"""A backend that runs a program of the user's: an agent CLI or any other command."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from operations_center import config
+from operations_center.admission import Limits
+from operations_center.keeper.inspect import RUN_ID_VARIABLE
+from operations_center.keeper.launch import LaunchPlan
+from operations_center.model import Run, Task
+from operations_center.presentation import task_as_json
+
+PASSED_ON = ("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR")
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandBackend:
+    """``release`` is the directory that ``{release}`` stands for; ``environment`` is the watcher's own."""
+
+    settings: config.Backend
+    base: Path
+    release: Path
+    environment: Mapping[str, str]
+    cgroup_parent: Path | None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            max_concurrent=self.settings.max_concurrent,
+            max_per_hour=self.settings.max_per_hour,
+            max_per_day=self.settings.max_per_day,
+            min_available_memory=self.settings.min_available_memory_bytes,
+        )
+
+    @property
+    def timeout_ms(self) -> int | None:
+        return self.settings.timeout_ms
+
+    @property
+    def grace_ms(self) -> int:
+        return self.settings.grace_ms
+
+    def launch_plan(self, run: Run, task: Task, directory: Path) -> LaunchPlan:
+        return LaunchPlan(
+            run_id=run.run_id,
+            run_directory=directory,
+            argv=self._argv(),
+            environment=self._environment(run, directory),
+            stdin=self.settings.stdin == "prompt",
+            working_directory=self.settings.working_directory,
+            prompt=task.prompt,
+            task_json=msgspec.json.encode(task_as_json(task)),
+            timeout_ms=self.settings.timeout_ms,
+            idle_timeout_ms=self.settings.idle_timeout_ms,
+            grace_ms=self.settings.grace_ms,
+            cgroup_parent=self.cgroup_parent,
+        )
+
+    def _argv(self) -> tuple[str, ...]:
+        program, *arguments = (word.replace("{release}", str(self.release)) for word in self.settings.argv)
+        # A program named by a relative path is found beside the configuration, like every other path in it.
+        if "/" in program and not program.startswith("/"):
+            program = str(self.base / program)
+        return (program, *arguments)
+
+    def _environment(self, run: Run, directory: Path) -> dict[str, str]:
+        passed = {
+            name: value
+            for name, value in self.environment.items()
+            if name in PASSED_ON or name.startswith("LC_") or name in self.settings.env
+        }
+        return {
+            "PATH": DEFAULT_PATH,
+            **passed,
+            RUN_ID_VARIABLE: run.run_id,
+            "OPERATIONS_CENTER_TASK_ID": run.task_id,
+            "OPERATIONS_CENTER_TASK_FILE": str(directory / "task.json"),
+            "OPERATIONS_CENTER_RUN_DIR": str(directory),
+            "OPERATIONS_CENTER_ROLE": run.role,
+            "OPERATIONS_CENTER_BACKEND": run.backend,
+            "OPERATIONS_CENTER_ATTEMPT": str(run.attempt),
+            "OPERATIONS_CENTER_FENCE": str(run.fence),
+            "OPERATIONS_CENTER_RELEASE_DIR": str(self.release),
+            "OPERATIONS_CENTER_RESULT_FILE": str(directory / "result.json"),
+        }

@@ -1,0 +1,115 @@
+"""The command line: one file per command, each of which parses, calls and prints.
+
+A command's module is imported only when the command runs, so that ``operations-center task add`` does not pay
+for the supervisor.
+"""
+
+import os
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from operations_center import __version__
+from operations_center.errors import OperationsCenterError
+
+COMMANDS = {
+    "init": "init",
+    "up": "up",
+    "down": "down",
+    "restart": "restart",
+    "status": "status",
+    "watch": "watch",
+    "watchdog": "watchdog",
+    "reconcile": "reconcile",
+    "runs": "runs",
+    "explain": "explain",
+    "why": "why",
+    "logs": "logs",
+    "stop": "stop",
+    "task": "task",
+    "events": "events",
+    "pause": "pause",
+    "resume": "resume",
+    "ledger": "ledger",
+    "doctor": "doctor",
+    "config": "config",
+    "unit": "unit",
+}
+"""Command → module of this package; the module's ``command`` is what runs."""
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"operations_center.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="operations-center")
+def cli() -> None:
+    """Supervise watchers that run long, expensive commands from a task board.
+
+    Start with `operations-center init && operations-center up`.
+    """
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit code. Errors become one line that starts with ``cannot``."""
+    try:
+        answer: Any = cli.main(args=arguments, prog_name="operations-center", standalone_mode=False)
+        return answer if isinstance(answer, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        return _complain(_usage_line(error), error.exit_code)
+    except OperationsCenterError as error:
+        return _complain(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        # The reader has gone; without this Python complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception:
+        return _report_defect(arguments)
+
+
+def _complain(lines: str, code: int) -> int:
+    click.echo(lines, err=True)
+    return code
+
+
+def _usage_line(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "operations-center"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return f"cannot run `{command}`: {message}; see `{command} --help`"
+
+
+def _report_defect(arguments: list[str]) -> int:
+    """An unexpected exception is a defect of ours: its traceback goes into a file, not over the screen."""
+    report = Path(os.environ.get("TMPDIR", "/tmp")) / f"operations-center-report-{os.getpid()}-{int(time.time())}.txt"
+    text = f"operations-center {__version__}\nsubcommand: {arguments[:1]}\n\n{traceback.format_exc()}"
+    try:
+        descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        where = f"please report the file {report}"
+    except OSError:
+        where = " ".join(traceback.format_exc().split()[-12:])
+    return _complain(f"cannot go on: an unexpected error, a defect of operations-center; {where}", 1)

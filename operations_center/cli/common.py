@@ -1,0 +1,77 @@
+"""What the commands share: options, finding the configuration, and printing."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from operations_center.config import Config, find_config, load_config, parse_duration
+from operations_center.wiring import Center, open_center
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def config_option(command: Command) -> Command:
+    return click.option(
+        "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="The configuration to use."
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+class DurationType(click.ParamType):
+    """``"30s"`` → milliseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = DurationType()
+
+
+def read_config(config_file: Path | None) -> Config:
+    """Raises ConfigError."""
+    return load_config(find_config(config_file, os.environ, Path.cwd()), os.environ)
+
+
+@contextmanager
+def opened(config_file: Path | None) -> Iterator[Center]:
+    """Ledger and board for one command. Raises ConfigError, OperationsCenterError."""
+    center = open_center(read_config(config_file))
+    try:
+        yield center
+    finally:
+        center.close()
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One document on one line, with the schema's number."""
+    sys.stdout.write(json.dumps({"schema": 1, **document}, separators=(", ", ": ")) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Columns for people, as wide as their widest cell."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(heading), *(len(row[i]) for row in cells), 0) for i, heading in enumerate(headings)]
+    click.secho("  ".join(h.ljust(w) for h, w in zip(headings, widths, strict=True)).rstrip(), bold=True)
+    for row in cells:
+        click.echo("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,23 @@
+"""``watch --role ROLE``: one watcher in the foreground, without a supervisor."""
+
+from pathlib import Path
+
+import click
+
+from operations_center.cli.common import config_option, opened
+from operations_center.errors import NotFound
+
+
+@click.command("watch")
+@click.option("--role", required=True, help="The role to watch for.")
+@click.option("--once", is_flag=True, help="One turn: start what can start now, wait for it, end.")
+@config_option
+def command(role: str, once: bool, config_file: Path | None) -> int:
+    """Run one watcher in the foreground; exit code 75 if the role has one on this host."""
+    from operations_center.watcher import Watcher
+
+    with opened(config_file) as center:
+        if role not in center.config.roles:
+            known = ", ".join(center.config.roles)
+            raise NotFound(f"cannot watch for role {role}: the configuration has no such role; it has {known}")
+        return Watcher(center, center.config.roles[role], once=once).run()

@@ -1,0 +1,18 @@
+"""``watchdog``: the watchdog's cycle in the foreground."""
+
+from pathlib import Path
+
+import click
+
+from operations_center.cli.common import config_option, opened
+
+
+@click.command("watchdog")
+@click.option("--once", is_flag=True, help="One cycle, then end.")
+@config_option
+def command(once: bool, config_file: Path | None) -> int:
+    """Reconcile on a timer and look after the watchers; exit code 75 if one does already."""
+    from operations_center.watchdog import Watchdog
+
+    with opened(config_file) as center:
+        return Watchdog(center, once=once).run()

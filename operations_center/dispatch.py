@@ -1,0 +1,146 @@
+"""One run, top to bottom: admit → claim → launch. Its end comes through ``settlement``.
+
+Admitting first leaves no moment in which the board says "running" and the ledger knows nothing.
+"""
+
+import logging
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from operations_center.admission import Obstacle, Refusal
+from operations_center.backends import Backend
+from operations_center.config import Role
+from operations_center.errors import BoardUnreachable, LedgerBusy, OperationsCenterError
+from operations_center.identity import Process
+from operations_center.in_flight_reconcile import (
+    Scope,
+    Surroundings,
+    Trigger,
+    clear_orphaned_in_flight,
+    may_be_orphaned,
+)
+from operations_center.keeper.launch import LaunchedRun, RunDirectoryExists, prepare, revoke, start
+from operations_center.ledger import Admission
+from operations_center.model import Outcome, Proof, Run, RunState, Task
+from operations_center.outcomes import Ending
+
+_log = logging.getLogger(__name__)
+
+LAUNCH_AGAIN_MS = 5_000
+"""A machine that could not start a process or write a file is asked again after this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    run: Run
+    keeper: Process
+    children: list[subprocess.Popen[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatcher:
+    """Starts runs of one role."""
+
+    surroundings: Surroundings
+    role: Role
+    backends: Mapping[str, Backend]
+
+    def backend_of(self, task: Task) -> str:
+        return task.backend or self.role.backend
+
+    def dispatch(self, task: Task) -> Started | list[Refusal] | None:
+        """Start a run of the task. The refusals if it may not run now; None if it came to nothing.
+
+        Raises LedgerBusy and BoardUnreachable; what was begun then is taken back or is found by reconciliation.
+        """
+        run = self._admit(task)
+        if isinstance(run, list):
+            return run
+        if not self._claim(run):
+            return None
+        launched = self._launch(run, task)
+        if launched is None:
+            return None
+        return Started(self._record_start(run, launched), launched.keeper, launched.children)
+
+    def _admit(self, task: Task) -> Run | list[Refusal]:
+        name = self.backend_of(task)
+        backend = self.backends.get(name)
+        if backend is None:
+            return [Refusal(Obstacle.NO_ROLE, f"there is no backend {name}")]
+        admission = Admission(
+            task_id=task.task_id,
+            role=self.role.name,
+            backend=name,
+            limits=backend.limits,
+            host=self.surroundings.host,
+            watcher=self.surroundings.me,
+            grace_ms=backend.grace_ms,
+            timeout_ms=backend.timeout_ms,
+        )
+        answer = self.surroundings.ledger.admit(admission)
+        if isinstance(answer, Run) or not _only_full(answer) or not self._clear(name):
+            return answer
+        return self.surroundings.ledger.admit(admission)
+
+    def _clear(self, backend: str) -> bool:
+        """No dead run may block a live task, even where watchdog and supervisor are gone."""
+        runs = self.surroundings.ledger.open_runs(backend=backend)
+        if not any(may_be_orphaned(self.surroundings, run) for run in runs):
+            return False
+        scope = Scope(backend=backend)
+        return clear_orphaned_in_flight(self.surroundings, trigger=Trigger.ADMISSION, scope=scope).applied > 0
+
+    def _claim(self, run: Run) -> bool:
+        try:
+            if self.surroundings.board.claim(run.task_id, run.run_id):
+                return True
+        except BoardUnreachable:
+            self._take_back(run, "the board did not answer the claim")
+            raise
+        self._take_back(run, "the task was not ready any more")
+        return False
+
+    def _launch(self, run: Run, task: Task) -> LaunchedRun | None:
+        directory = self.surroundings.directory_of(run.run_id)
+        plan = self.backends[run.backend].launch_plan(run, task, directory)
+        try:
+            prepare(plan)
+            return start(plan)
+        except RunDirectoryExists:
+            _log.warning("run %s was revoked before it was launched", run.run_id)
+            return None
+        except (OSError, OperationsCenterError) as error:
+            _log.error("cannot launch run %s: %s", run.run_id, error)
+            if revoke(directory):
+                self._take_back(run, f"cannot launch: {error}", again_after_ms=LAUNCH_AGAIN_MS)
+            return None
+
+    def _record_start(self, run: Run, launched: LaunchedRun) -> Run:
+        """Best effort: what cannot be recorded now is read from the gate by whoever looks next."""
+        now = self.surroundings.clock.now()
+        timeout = self.backends[run.backend].timeout_ms
+        try:
+            started = self.surroundings.ledger.change_run(
+                run,
+                "run.started",
+                state=RunState.RUNNING,
+                keeper_pid=launched.keeper.pid,
+                keeper_ticks=launched.keeper.start_ticks,
+                started_at=now.wall,
+                deadline_at=now.wall + timeout if timeout is not None else None,
+                deadline_mono=now.monotonic + timeout if timeout is not None else None,
+            )
+        except LedgerBusy as error:
+            _log.warning("cannot record the start of run %s: %s", run.run_id, error)
+            return run
+        return started or run
+
+    def _take_back(self, run: Run, reason: str, again_after_ms: int | None = None) -> None:
+        ending = Ending(Outcome.NEVER_STARTED, Proof.NEVER_STARTED, reason, retry_after_ms=again_after_ms)
+        self.surroundings.settlement.end(run, ending, self.surroundings.me)
+
+
+def _only_full(refusals: Sequence[Refusal]) -> bool:
+    return all(refusal.obstacle in (Obstacle.CAP, Obstacle.ANOTHER_RUN) for refusal in refusals)

@@ -1,0 +1,96 @@
+"""The only place where concrete classes are chosen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from operations_center import wakeups
+from operations_center.backends import Backend
+from operations_center.backends.command import CommandBackend
+from operations_center.boards.local import LocalBoard
+from operations_center.clock import Clock, SystemClock
+from operations_center.config import Config, Role
+from operations_center.identity import Host, Process, identify_host
+from operations_center.in_flight_reconcile import Surroundings
+from operations_center.keeper.cgroup import usable_cgroup_parent
+from operations_center.ledger.sqlite import SqliteLedger
+from operations_center.locks import refuse_broken_locks
+from operations_center.settlement import Settlement
+from operations_center.state_directory import StateDirectory
+from operations_center.store import Store
+
+
+@dataclass(frozen=True)
+class Center:
+    """Everything that a command, a watcher or the watchdog works with. Opened once per process."""
+
+    config: Config
+    state: StateDirectory
+    clock: Clock
+    host: Host
+    me: Process
+    store: Store
+    ledger: SqliteLedger
+    board: LocalBoard
+    settlement: Settlement
+
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        return Surroundings(
+            ledger=self.ledger,
+            board=self.board,
+            clock=self.clock,
+            host=self.host,
+            me=self.me,
+            settlement=self.settlement,
+            directory_of=self.state.run,
+            wake_everybody=self.wake_everybody,
+            startup_lock=self.state.startup_lock,
+        )
+
+    def backends(self, environment: Mapping[str, str]) -> dict[str, Backend]:
+        """Every backend of the configuration, for a process that starts runs with this environment."""
+        cgroup_parent = usable_cgroup_parent() if self.config.center.cgroup == "auto" else None
+        return {
+            name: CommandBackend(
+                settings=settings,
+                base=self.config.directory,
+                release=self.config.directory,
+                environment=environment,
+                cgroup_parent=cgroup_parent,
+            )
+            for name, settings in self.config.backends.items()
+        }
+
+    def wake_everybody(self) -> None:
+        wakeups.wake_everybody(self.state.wake)
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def open_center(config: Config) -> Center:
+    """Open state directory and ledger, making what is missing. Raises OperationsCenterError."""
+    state = StateDirectory(config.center.state_dir)
+    state.create()
+    refuse_broken_locks(state.root)
+    clock = SystemClock()
+    store = Store(state.ledger, clock)
+    ledger, board = SqliteLedger(store), LocalBoard(store)
+    return Center(
+        config=config,
+        state=state,
+        clock=clock,
+        host=identify_host(state.root),
+        me=Process.current(),
+        store=store,
+        ledger=ledger,
+        board=board,
+        settlement=Settlement(
+            ledger=ledger,
+            board=board,
+            clock=clock,
+            policy_of=lambda role: config.roles.get(role) or Role(name=role, backend=""),
+            directory_of=state.run,
+        ),
+    )

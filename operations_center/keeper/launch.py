@@ -186,7 +186,7 @@ def _start_timer(plan: LaunchPlan, read_end: int) -> "subprocess.Popen[bytes]":
         stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={"PATH": os.environ.get("PATH", os.defpath)},
+        env={"PATH": f"{os.environ.get('PATH', '')}:{os.defpath}".lstrip(":")},
         cwd=plan.run_directory,
         start_new_session=True,
         preexec_fn=_reset_signals,  # noqa: PLW1509 - takes no lock, see _libc

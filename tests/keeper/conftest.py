@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ class Bench:
             run_id=run_id,
             run_directory=self.directory / run_id,
             argv=argv,
-            environment={"PATH": os.environ["PATH"]},
+            environment={"PATH": os.environ.get("PATH", os.defpath)},
             stdin=True,
             working_directory=None,
             prompt="Title\n\nBody",
@@ -108,7 +109,7 @@ class Bench:
             path = read_cgroup(plan.run_directory)
             if path is not None:
                 kill(self.tree(plan))
-                wait_until(lambda path=path: cgroup.remove(path), "an empty cgroup")
+                wait_until(partial(cgroup.remove, path), "an empty cgroup")
 
 
 @pytest.fixture
@@ -164,3 +165,6 @@ os.execve('/bin/sleep', ['sleep', '300'], {})
 """Leaves a process behind that has a session of its own, no parent of the run and no environment."""
 
 SIGNALS_THAT_END = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+
+FORKS_BESIDE_THREADS = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+"""Python 3.12 and later warn of what may deadlock in the child; ours takes no lock."""

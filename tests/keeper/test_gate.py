@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from operations_center.keeper.inspect import GateState, ProcessTable, TreeQuery, read_gate, tree_of
 from operations_center.keeper.launch import RunDirectoryExists, prepare, revoke, start
 
-from .conftest import Bench, exit_code, wait_until
+from .conftest import FORKS_BESIDE_THREADS, Bench, exit_code, wait_until
 
 
 def has_run(directory: Path) -> bool:
@@ -58,6 +59,7 @@ def test_a_gate_that_is_not_whole_is_unreadable_and_not_absent(tmp_path: Path, c
     assert not revoke(tmp_path)
 
 
+@FORKS_BESIDE_THREADS
 def test_of_keeper_and_revoker_exactly_one_wins(bench: Bench) -> None:
     revoked = 0
     for turn in range(200):
@@ -142,6 +144,14 @@ def _stopped_process(spawner: int) -> int | None:
     return None
 
 
+def _has_stopped_or_ended(spawner: "subprocess.Popen[bytes]") -> bool:
+    return _stopped_process(spawner.pid) is not None or spawner.poll() is not None
+
+
+def _is_empty(query: TreeQuery) -> bool:
+    return tree_of(ProcessTable.scan(), query).is_empty
+
+
 def _has_gone_on(spawner: "subprocess.Popen[bytes]") -> bool:
     # More than once: what a step forks counts its steps apart from the spawner.
     stopped = _stopped_process(spawner.pid)
@@ -154,17 +164,14 @@ def test_a_spawner_stopped_at_any_step_starts_nothing_once_its_run_is_revoked(be
     stopped_at = []
     for step in range(60):
         directory, spawner = _spawn_stopping(bench, step)
-        wait_until(
-            lambda s=spawner: _stopped_process(s.pid) or s.poll() is not None,
-            "the spawner to stop",
-        )
+        wait_until(partial(_has_stopped_or_ended, spawner), "the spawner to stop")
         stopped = _stopped_process(spawner.pid)
         if stopped is None:
             assert spawner.wait() == 99
             break
         stopped_at.append(step)
         won = revoke(directory)
-        wait_until(lambda s=spawner: _has_gone_on(s), "the spawner to end")
+        wait_until(partial(_has_gone_on, spawner), "the spawner to end")
         assert has_run(directory) is not won
     assert len(stopped_at) >= 15
 
@@ -172,10 +179,7 @@ def test_a_spawner_stopped_at_any_step_starts_nothing_once_its_run_is_revoked(be
 def test_a_spawner_killed_at_any_step_leaves_a_run_that_can_be_judged(bench: Bench) -> None:
     for step in range(60):
         directory, spawner = _spawn_stopping(bench, step)
-        wait_until(
-            lambda s=spawner: _stopped_process(s.pid) or s.poll() is not None,
-            "the spawner to stop",
-        )
+        wait_until(partial(_has_stopped_or_ended, spawner), "the spawner to stop")
         stopped = _stopped_process(spawner.pid)
         if stopped is None:
             assert spawner.wait() == 99
@@ -187,7 +191,7 @@ def test_a_spawner_killed_at_any_step_leaves_a_run_that_can_be_judged(bench: Ben
             # Forked, and not yet executing anything of ours: it meets the gate when it wakes up.
             os.kill(stopped, signal.SIGCONT)
         query = TreeQuery(bench.plans[-1].run_id)
-        wait_until(lambda q=query: tree_of(ProcessTable.scan(), q).is_empty, "an empty tree")
+        wait_until(partial(_is_empty, query), "an empty tree")
         assert has_run(directory) is not won
         if not won:
             assert exit_code(bench.plans[-1]) == 0

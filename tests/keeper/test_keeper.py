@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from operations_center.identity import Process
+from operations_center.keeper import launch
 from operations_center.keeper.inspect import (
     ExitRecord,
     GateState,
@@ -25,7 +26,17 @@ from operations_center.keeper.inspect import (
 from operations_center.keeper.launch import RunDirectoryExists, prepare, revoke, start
 from operations_center.locks import is_locked
 
-from .conftest import SIGNALS_THAT_END, Bench, exit_code, output, python, wait_for_end, wait_until
+from .conftest import (
+    DAEMON,
+    FORKS_BESIDE_THREADS,
+    SIGNALS_THAT_END,
+    Bench,
+    exit_code,
+    output,
+    python,
+    wait_for_end,
+    wait_until,
+)
 
 LOOK_AROUND = """
 import json, os
@@ -187,6 +198,24 @@ def test_other_shells_keep_runs_as_well(bench: Bench, monkeypatch: pytest.Monkey
     assert not (revoked.run_directory / "work" / "ran").exists()
 
 
+def test_a_keeper_waits_for_a_daemon_also_where_the_kernel_lists_no_children(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = launch._KEEPER.replace("/children", "/no-such-file")
+    monkeypatch.setattr("operations_center.keeper.launch._KEEPER", text)
+    plan, run = bench.launch(*python(DAEMON), timeout_ms=600, grace_ms=100)
+    wait_until(lambda: read_exit(plan.run_directory), "the exit record")
+    assert run.children[0].poll() is None
+    assert run.children[0].wait(timeout=10) == 0
+    assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, "wall")
+
+
+def test_limits_hold_without_a_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PATH")
+    plan = bench.finish("/bin/sleep", "300", timeout_ms=300, environment={})
+    assert (exit_code(plan), read_timed_out(plan.run_directory)) == (143, "wall")
+
+
 def test_a_directory_that_exists_is_left_to_its_owner(bench: Bench) -> None:
     plan = bench.plan("true")
     plan.run_directory.mkdir()
@@ -228,6 +257,7 @@ def test_starting_a_run_leaves_no_descriptor(bench_both_ways: Bench) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@FORKS_BESIDE_THREADS
 def test_a_run_can_be_started_from_a_thread(bench: Bench) -> None:
     threads = [threading.Thread(target=bench.finish, args=("sh", "-c", "exit 3")) for _ in range(8)]
     for thread in threads:

@@ -6,6 +6,7 @@ import click
 
 from operations_center.cli.common import config_option, opened
 from operations_center.errors import NotFound
+from operations_center.watcher import Watcher
 
 
 @click.command("watch")
@@ -14,8 +15,6 @@ from operations_center.errors import NotFound
 @config_option
 def command(role: str, once: bool, config_file: Path | None) -> int:
     """Run one watcher in the foreground; exit code 75 if the role has one on this host."""
-    from operations_center.watcher import Watcher
-
     with opened(config_file) as center:
         if role not in center.config.roles:
             known = ", ".join(center.config.roles)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, opened
+from operations_center.watchdog import Watchdog
 
 
 @click.command("watchdog")
@@ -12,7 +13,5 @@ from operations_center.cli.common import config_option, opened
 @config_option
 def command(once: bool, config_file: Path | None) -> int:
     """Reconcile on a timer and look after the watchers; exit code 75 if one does already."""
-    from operations_center.watchdog import Watchdog
-
     with opened(config_file) as center:
         return Watchdog(center, once=once).run()

@@ -98,9 +98,11 @@ class Bench:
         return tree_of(ProcessTable.scan(), TreeQuery(plan.run_id, keeper, read_cgroup(plan.run_directory)))
 
     def clean_up(self) -> None:
-        keepers = [run.keeper for run in self.runs]
-        for plan, keeper in zip(self.plans, [*keepers, *[None] * len(self.plans)], strict=False):
-            kill(self.tree(plan, keeper))
+        # By keeper first: a daemon without an environment is found by nothing else.
+        for run in self.runs:
+            kill(tree_of(ProcessTable.scan(), TreeQuery("", run.keeper)))
+        for plan in self.plans:
+            kill(self.tree(plan))
         for run in self.runs:
             kill_keeper(run.keeper)
             for child in run.children:

@@ -26,7 +26,7 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
-class DurationType(click.ParamType):
+class DurationType(click.ParamType[int]):
     """``"30s"`` → milliseconds."""
 
     name = "duration"

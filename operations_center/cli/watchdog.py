@@ -5,13 +5,17 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, opened
+from operations_center.logs import log_to
+from operations_center.state_directory import WATCHDOG
 from operations_center.watchdog import Watchdog
 
 
 @click.command("watchdog")
 @click.option("--once", is_flag=True, help="One cycle, then end.")
+@click.option("--supervised", is_flag=True, hidden=True, help="Log into the state directory.")
 @config_option
-def command(once: bool, config_file: Path | None) -> int:
+def command(once: bool, supervised: bool, config_file: Path | None) -> int:
     """Reconcile on a timer and look after the watchers; exit code 75 if one does already."""
     with opened(config_file) as center:
+        log_to(center.state.log(WATCHDOG) if supervised else None)
         return Watchdog(center, once=once).run()

@@ -31,7 +31,7 @@ from operations_center.in_flight_reconcile.report import (
 )
 from operations_center.keeper.inspect import read_exit, read_gate
 from operations_center.locks import lock_within
-from operations_center.model import Run, RunState
+from operations_center.model import Run, RunState, TaskState
 
 __all__ = [
     "Deed",
@@ -50,6 +50,7 @@ __all__ = [
     "explain_run",
     "find_orphaned_in_flight",
     "may_be_orphaned",
+    "needs_attention",
     "reconcile_in_flight_on_startup",
     "request_stop",
 ]
@@ -144,6 +145,20 @@ def may_be_orphaned(surroundings: Surroundings, run: Run) -> bool:
     return not is_alive(run.watcher) or not 0 <= age < RESERVATION_YOUNG_MS
 
 
+def needs_attention(surroundings: Surroundings, runs: Sequence[Run]) -> list[str]:
+    """Which of a watcher's own runs are worth a full look now, without reading the process table."""
+    tasks = surroundings.board.states([run.task_id for run in runs]) if runs else {}
+    return [
+        run.run_id
+        for run in runs
+        if run.state is RunState.SETTLING
+        or run.stop_outcome is not None
+        or (run.deadline_mono is not None and surroundings.clock.now().monotonic > run.deadline_mono)
+        or tasks.get(run.task_id) in (TaskState.CANCELLED, TaskState.DONE)
+        or may_be_orphaned(surroundings, run)
+    ]
+
+
 def _within_reach(actions: Sequence[Action], adopt_role: str | None) -> list[Action]:
     return [
         action
@@ -173,6 +188,6 @@ def _timed(report: Report, begun: float, **changes: Any) -> Report:
 
 def _remember(surroundings: Surroundings, report: Report) -> None:
     """For ``status``. Admission asks often and is only worth a write when it did something."""
-    if report.trigger is Trigger.ADMISSION and not report.applied:
+    if report.trigger is Trigger.WATCHER or (report.trigger is Trigger.ADMISSION and not report.applied):
         return
     surroundings.ledger.record_reconcile(report.as_json(), report.started_at)

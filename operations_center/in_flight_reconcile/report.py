@@ -15,6 +15,7 @@ class Trigger(StrEnum):
     STARTUP = "startup"
     WATCHDOG = "watchdog"
     ADMISSION = "admission"
+    WATCHER = "watcher"
     CLI = "cli"
     HTTP = "http"
 
@@ -44,6 +45,12 @@ class ActionReport:
     action: Action
     done: Done
     error: str | None = None
+
+    @property
+    def summary(self) -> str:
+        action = self.action
+        subject = action.run.run_id if action.run else action.task_id
+        return f"{action.verdict or action.rule} of {subject} {self.done} ({action.proof or action.reason})"
 
     def as_json(self) -> dict[str, Any]:
         action, run = self.action, self.action.run
@@ -76,6 +83,14 @@ class Report:
     scanned_count: int = 0
     actions: tuple[ActionReport, ...] = ()
     violations: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One line for a log."""
+        done = "; ".join(each.summary for each in self.actions)
+        what = self.skipped or self.error
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts) or "nothing open"
+        return f"{verdicts} in {self.wall_ms:.1f} ms" + (f"; {done}" if done else "") + (f"; {what}" if what else "")
 
     @property
     def applied(self) -> int:

@@ -180,8 +180,11 @@ class SqliteLedger:
                 self._store.append_event("pause.ended", data={"pause": {"name": row["name"], "source": source}})
             return len(ended)
 
-    def renew_lease(self, host: Host, lease_ms: int) -> None:
+    def keep_lease(self, host: Host, lease_ms: int) -> None:
         now = self._store.clock.now().wall
+        known = self.leases().get((host.host_id, host.pid_namespace))
+        if known and known.boot_id == host.boot_id and 0 <= now - known.renewed_at < lease_ms // 3:
+            return
         with self._store.transaction():
             self._store.execute(_SQL["renew_lease"], as_data(host) | {"renewed_at": now, "lease_until": now + lease_ms})
 

@@ -1,0 +1,102 @@
+"""``up``: run the supervisor, in the foreground or detached."""
+
+import logging
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.errors import NotFound, OperationsCenterError
+from operations_center.logs import log_to
+from operations_center.state_directory import SUPERVISOR
+from operations_center.stopping import end_open_runs
+from operations_center.supervisor import Supervisor, Wishes
+from operations_center.wiring import open_center
+
+READY_WITHIN_S = 30.0
+
+
+@click.command("up")
+@click.option("--detach", is_flag=True, help="Return when the fleet is ready; it runs on in the background.")
+@click.option("--exit-when-idle", is_flag=True, help="End when nothing that this fleet could run is left.")
+@click.option("--only", multiple=True, metavar="ROLE", help="Only this role; may be repeated.")
+@click.option("--ready-fd", type=int, hidden=True, help="Written to when the fleet is ready.")
+@config_option
+@json_option
+def command(
+    detach: bool,
+    exit_when_idle: bool,
+    only: Sequence[str],
+    ready_fd: int | None,
+    config_file: Path | None,
+    as_json: bool,
+) -> int:
+    """Run the supervisor: watchers and watchdog.
+
+    Ctrl-C and TERM stop the watchers and leave executors running, to be adopted by the next `up`; a second one
+    ends executors, too.
+    """
+    config = read_config(config_file)
+    for role in only:
+        if role not in config.roles:
+            raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
+    center = open_center(config)
+    try:
+        if detach:
+            return _detach(center.state.log(SUPERVISOR), config.file, only, exit_when_idle, as_json)
+        log_to(center.state.log(SUPERVISOR) if ready_fd is not None else None)
+        for section in config.inactive_sections:
+            logging.warning("[%s] is valid, and inactive in this version", section)
+        return Supervisor(
+            center, Wishes(only, exit_when_idle), lambda: end_open_runs(center), lambda: _tell_ready(ready_fd)
+        ).run()
+    finally:
+        center.close()
+
+
+def _tell_ready(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.write(descriptor, b"ready\n")
+        os.close(descriptor)
+
+
+def _detach(log: Path, config_file: Path, only: Sequence[str], exit_when_idle: bool, as_json: bool) -> int:
+    read_end, write_end = os.pipe()
+    errors = os.open(log.with_suffix(".start"), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    arguments = ["--ready-fd", str(write_end), *(word for role in only for word in ("--only", role))]
+    popen = subprocess.Popen(
+        [
+            *(sys.executable, "-P", "-m", "operations_center", "up", "--config", str(config_file)),
+            *arguments,
+            *(["--exit-when-idle"] if exit_when_idle else []),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=errors,
+        stderr=errors,
+        start_new_session=True,
+        pass_fds=(write_end,),
+    )
+    os.close(write_end)
+    readable, _, _ = select.select([read_end], [], [], READY_WITHIN_S)
+    if readable and not os.read(read_end, 16):
+        # End of file without a word: it has ended, and said why.
+        code = popen.wait()
+        click.echo(os.pread(errors, 4096, 0).decode(errors="replace").strip(), err=True)
+        return code if code > 0 else 1
+    if not readable:
+        raise OperationsCenterError(
+            f"cannot say that the fleet is ready: it was not within {READY_WITHIN_S:.0f} s; "
+            f"process {popen.pid} goes on, see {log}"
+        )
+    if as_json:
+        print_json({"pid": popen.pid, "log": str(log)})
+    else:
+        click.echo(f"up: the supervisor is process {popen.pid}; its log is {log}")
+    # The child runs on; that it is not waited for is what --detach means.
+    popen.returncode = 0
+    return 0

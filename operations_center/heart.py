@@ -1,0 +1,53 @@
+"""A process's heartbeat: written from inside its loop, so that a loop that hangs stops beating."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from operations_center.clock import Clock
+from operations_center.identity import Host, Process
+from operations_center.pulse import Pulse, write_pulse
+
+BEAT_EVERY_MS = 2_000
+
+
+@dataclass
+class Heart:
+    path: Path
+    clock: Clock
+    host: Host
+    me: Process
+
+    def __post_init__(self) -> None:
+        self._started_at = self.clock.now().wall
+        self._state = ""
+        self._progress_at: int | None = None
+        self._details: dict[str, Any] = {}
+        self._last_beat = 0
+
+    def beat(self, state: str, **details: Any) -> None:
+        """Once for each turn of the loop; the file is written when something is new, or it is time."""
+        now = self.clock.now()
+        known = state == self._state and details == self._details
+        if known and now.monotonic - self._last_beat < BEAT_EVERY_MS:
+            return
+        self._state, self._details, self._last_beat = state, details, now.monotonic
+        write_pulse(
+            self.path,
+            Pulse(
+                pid=self.me.pid,
+                start_ticks=self.me.start_ticks,
+                boot_id=self.host.boot_id,
+                state=state,
+                started_at=self._started_at,
+                heartbeat_at=now.wall,
+                heartbeat_mono=now.monotonic,
+                progress_at=self._progress_at,
+                details=details,
+            ),
+        )
+
+    def progress(self) -> None:
+        """Some of the process's work was done; told with the next beat."""
+        self._progress_at = self.clock.now().wall
+        self._last_beat = 0

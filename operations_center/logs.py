@@ -1,0 +1,42 @@
+"""Where a process's words go: stderr in the foreground, a rotating file below a supervisor."""
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+LOG_BYTES = 10 * 1024 * 1024
+LOGS_KEPT = 5
+
+STACK_DUMP = signal.SIGUSR1
+"""Sent to a process that hangs: it writes the stack of each of its threads into its log."""
+
+
+class _StderrFollows(RotatingFileHandler):
+    """Tracebacks and stack dumps, which Python writes to descriptor 2, go into the present file as well."""
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+        os.dup2(stream.fileno(), sys.stdout.fileno())
+        return stream
+
+
+def log_to(file: Path | None, *, level: int = logging.INFO) -> None:
+    """To a file with rotation, or to stderr."""
+    handler: logging.Handler = (
+        logging.StreamHandler()
+        if file is None
+        else _StderrFollows(file, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
+    )
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    faulthandler.enable()
+    faulthandler.register(STACK_DUMP, all_threads=True)

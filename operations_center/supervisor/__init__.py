@@ -1,0 +1,262 @@
+"""The supervisor: one per state directory; starts watchers and the watchdog, and starts them again.
+
+It holds no run and writes nothing that a watcher needs: it may be killed at any moment. The next one finds
+the watchers by their locks and goes on with them.
+"""
+
+import logging
+import random
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from operations_center.config import Config
+from operations_center.errors import OperationsCenterError
+from operations_center.heart import BEAT_EVERY_MS, Heart
+from operations_center.locks import take_lock
+from operations_center.model import TaskState
+from operations_center.pulse import read_pulse
+from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from operations_center.supervisor import child as machine
+from operations_center.supervisor.child import Child, ChildState
+from operations_center.supervisor.notify import notify, watchdog_interval_ms
+from operations_center.supervisor.spawn import Spawned, send, spawn, survivor
+from operations_center.waiting import Waiting, seconds_until
+from operations_center.watchdog import dump_and_end, is_stalled
+from operations_center.wiring import Center
+
+_log = logging.getLogger(__name__)
+
+STOP_WITHIN_MS = 5_000
+"""A watcher that has not ended by then is killed; its runs go on."""
+
+EXIT_TEMPFAIL = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How ``up`` was asked to behave; ``only`` names the roles, empty for all."""
+
+    only: Sequence[str] = ()
+    exit_when_idle: bool = False
+
+
+class Supervisor:
+    """``end_executors`` ends every open run, when a second stop is asked for; ``on_ready`` is told once."""
+
+    def __init__(
+        self,
+        center: Center,
+        wishes: Wishes,
+        end_executors: Callable[[], object],
+        on_ready: Callable[[], object],
+    ) -> None:
+        self._center = center
+        self._wishes = wishes
+        self._end_executors = end_executors
+        self._on_ready = on_ready
+        self._roles = list(wishes.only) or list(center.config.roles)
+        self._children = {name: Child(name) for name in [*self._roles, WATCHDOG]}
+        self._alive: dict[str, Spawned] = {}
+        self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me)
+        self._announced = False
+        self._notify_at = 0
+
+    def run(self) -> int:
+        """Until told to stop, or with ``exit_when_idle`` until nothing is left to do. Raises LockHeld."""
+        take_lock(self._center.state.supervisor_lock, "the supervisor")
+        self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
+        try:
+            self._center.ledger.resume(None, "drain")
+            self._note("supervisor.started", {"roles": self._roles})
+            self._recognise_survivors()
+            while not self._waiting.stop_requests and not self._is_idle():
+                self._turn()
+            self._stop()
+        finally:
+            self._waiting.close()
+        return 0
+
+    def _turn(self) -> None:
+        self._start_due()
+        self._beat()
+        ended = self._waiting.wait(self._sleep_s())
+        self._waiting.take_wake_up()
+        for name in ended:
+            self._bury(name)
+        self._see_who_is_ready()
+        self._replace_stalled_watchdog()
+
+    # Starting
+
+    def _recognise_survivors(self) -> None:
+        for name in self._children:
+            self._take_over(name)
+
+    def _take_over(self, name: str) -> bool:
+        found = survivor(name, self._center.state)
+        if found is None:
+            return False
+        _log.info("%s goes on: process %d survived an earlier supervisor", name, found.process.pid)
+        self._note("watcher.recognised", {"role": name, "pid": found.process.pid})
+        self._children[name] = machine.found_alive(self._children[name])
+        self._attend(name, found)
+        return True
+
+    def _start_due(self) -> None:
+        for name, child in self._children.items():
+            if child.is_due(self._now()):
+                self._start(name)
+
+    def _start(self, name: str) -> None:
+        self._children[name] = machine.started(self._children[name])
+        try:
+            spawned = spawn(name, self._center.config.file, self._center.state)
+        except OSError as error:
+            _log.error("cannot start %s: %s", name, error)
+            self._children[name] = machine.ended(self._children[name], self._now(), random.random())
+            return
+        _log.info("%s starts: process %d", name, spawned.process.pid)
+        self._attend(name, spawned)
+
+    def _attend(self, name: str, spawned: Spawned) -> None:
+        self._alive[name] = spawned
+        self._waiting.for_end_of(name, spawned.process)
+
+    # Watching
+
+    def _see_who_is_ready(self) -> None:
+        for name, spawned in self._alive.items():
+            if self._children[name].state is ChildState.STARTING and self._is_ready(name, spawned):
+                self._children[name] = machine.became_ready(self._children[name])
+                self._note("watcher.ready", {"role": name, "pid": spawned.process.pid})
+                _log.info("%s is ready: process %d", name, spawned.process.pid)
+        self._announce()
+
+    def _is_ready(self, name: str, spawned: Spawned) -> bool:
+        pulse = read_pulse(self._center.state.pulse(name))
+        return pulse is not None and pulse.process == spawned.process and pulse.state == "ready"
+
+    def _announce(self) -> None:
+        all_ready = all(child.state is ChildState.READY for child in self._children.values())
+        if all_ready and not self._announced:
+            self._announced = True
+            self._on_ready()
+            notify("READY=1", f"STATUS={len(self._roles)} watchers are ready")
+            _log.info("up: %d watchers and the watchdog are ready", len(self._roles))
+
+    def _bury(self, name: str) -> None:
+        """A child has ended: when it comes back depends on whether it had been ready."""
+        spawned = self._alive.pop(name)
+        code = spawned.exit_code()
+        if code == EXIT_TEMPFAIL and self._take_over(name):
+            return
+        self._children[name] = child = machine.ended(self._children[name], self._now(), random.random())
+        _log.warning("%s ended (%s); it is %s", name, _how(code), child.state)
+        self._note("watcher.ended", {"role": name, "pid": spawned.process.pid, "exit_code": code, "state": child.state})
+
+    def _replace_stalled_watchdog(self) -> None:
+        """Nobody else looks after the one who looks after the others."""
+        pulse = read_pulse(self._center.state.pulse(WATCHDOG))
+        spawned = self._alive.get(WATCHDOG)
+        if pulse is None or spawned is None or pulse.process != spawned.process:
+            return
+        settings = self._center.config.watchdog
+        if is_stalled(pulse, self._center.clock.now(), self._center.host.boot_id, settings.stalled_after_ms):
+            _log.error("the watchdog %d does not turn its loop; it is replaced", pulse.pid)
+            self._note("watcher.stalled", {"role": WATCHDOG, "pid": pulse.pid, "by": "supervisor"})
+            dump_and_end(pulse.process)
+
+    def _beat(self) -> None:
+        up = all(child.state is ChildState.READY for child in self._children.values())
+        self._heart.beat("up" if up else "starting", roles=self._roles, children=self._children_as_json())
+        interval = watchdog_interval_ms()
+        if interval is not None and self._now() >= self._notify_at:
+            self._notify_at = self._now() + interval
+            notify("WATCHDOG=1")
+
+    def _children_as_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "pid": self._alive[name].process.pid if name in self._alive else None,
+                "state": child.state,
+                "restarts": max(child.restarts, 0),
+            }
+            for name, child in self._children.items()
+        ]
+
+    # Ending
+
+    def _is_idle(self) -> bool:
+        """Nothing that this fleet could run is ready, waiting for a retry, or running."""
+        if not self._wishes.exit_when_idle or not self._announced:
+            return False
+        try:
+            return is_idle(self._center, self._roles)
+        except OperationsCenterError as error:
+            _log.warning("%s", error)
+            return False
+
+    def _stop(self) -> None:
+        """Watchers stop, executors run on and are adopted by the next ``up``; asked twice, they end as well."""
+        notify("STOPPING=1")
+        self._heart.beat("stopping", roles=self._roles, children=self._children_as_json())
+        kill_at = self._now() + STOP_WITHIN_MS
+        for spawned in self._alive.values():
+            send(spawned.process, signal.SIGTERM)
+        while self._alive:
+            if self._now() >= kill_at:
+                for spawned in self._alive.values():
+                    send(spawned.process, signal.SIGKILL)
+            for name in self._waiting.wait(0.2):
+                self._alive.pop(name).exit_code()
+                self._children[name] = machine.stopped(self._children[name])
+            self._waiting.take_wake_up()
+        if self._waiting.stop_requests > 1:
+            self._end_executors()
+        running = len(self._center.ledger.open_runs())
+        self._note("supervisor.stopped", {"runs_left": running})
+        self._heart.beat("stopped", roles=self._roles, children=self._children_as_json())
+        if running:
+            _log.info("stopped; %d executors run on and are adopted by the next `up`", running)
+        else:
+            _log.info("stopped")
+
+    # Time and notes
+
+    def _now(self) -> int:
+        return self._center.clock.now().monotonic
+
+    def _sleep_s(self) -> float:
+        starts = [child.start_at for child in self._children.values()]
+        notify_at = self._notify_at if watchdog_interval_ms() is not None else None
+        return seconds_until([*starts, notify_at], self._now(), BEAT_EVERY_MS / 1000)
+
+    def _note(self, kind: str, data: dict[str, Any]) -> None:
+        """The log explains every moment; a ledger that is busy must not keep the fleet from starting."""
+        try:
+            self._center.ledger.note(kind, {"supervisor": self._center.me.pid, **data})
+        except OperationsCenterError as error:
+            _log.warning("cannot note %s: %s", kind, error)
+
+
+def is_idle(center: Center, roles: Sequence[str]) -> bool:
+    """Whether these roles have nothing to run now and nothing that they will retry by themselves."""
+    kinds = [kind for role in roles for kind in center.config.roles[role].task_kinds]
+    with center.ledger.snapshot():
+        runnable = [task for task in center.board.ready(kinds) if _could_run(center.config, task.backend)]
+        open_runs = [run for run in center.ledger.open_runs() if run.role in roles]
+        running = [task for task in center.board.tasks(TaskState.RUNNING) if task.kind in kinds]
+    return not runnable and not open_runs and not running
+
+
+def _could_run(config: Config, backend: str | None) -> bool:
+    return backend is None or backend in config.backends
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "not our child: no exit code"
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"

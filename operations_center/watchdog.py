@@ -1,0 +1,165 @@
+"""The watchdog: the same reconciliation on a timer, and the health rules.
+
+reconcile    what the watchers' own starts would find, also where no watcher starts
+stalled      a watcher that is alive but does not turn its loop: dump its stack, end it, never its runs
+disk         almost full: pause admission, with the reason; resume when there is room again
+retention    forget closed runs, their directories and events
+"""
+
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+
+from operations_center.clock import Now
+from operations_center.config import format_size
+from operations_center.errors import OperationsCenterError
+from operations_center.heart import BEAT_EVERY_MS, Heart
+from operations_center.identity import Process, is_alive, open_pidfd
+from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
+from operations_center.ledger import Pause
+from operations_center.locks import is_locked, take_lock
+from operations_center.logs import STACK_DUMP
+from operations_center.pulse import Pulse, read_pulse
+from operations_center.retention import prune_closed_runs
+from operations_center.state_directory import WATCHDOG
+from operations_center.waiting import Waiting, seconds_until
+from operations_center.wiring import Center
+
+_log = logging.getLogger(__name__)
+
+LEASE_MS = 60_000
+DUMP_WITHIN_S = 0.5
+PRUNE_EVERY_MS = 60 * 60_000
+
+
+class Watchdog:
+    def __init__(self, center: Center, *, once: bool = False) -> None:
+        self._center = center
+        self._once = once
+        self._heart = Heart(center.state.pulse(WATCHDOG), center.clock, center.host, center.me)
+        self._last_cycle_at: int | None = None
+        self._prune_at = 0
+
+    def run(self) -> int:
+        """Until told to stop, or one cycle with ``once``. Raises LockHeld."""
+        take_lock(self._center.state.watcher_lock(WATCHDOG), "the watchdog")
+        waiting = Waiting(self._center.state.wake, WATCHDOG)
+        try:
+            while not waiting.stop_requests:
+                self._cycle()
+                if self._once:
+                    break
+                self._sleep(waiting)
+            self._beat("stopping")
+        finally:
+            waiting.close()
+        return 0
+
+    def _sleep(self, waiting: Waiting) -> None:
+        next_cycle = self._now().monotonic + self._center.config.watchdog.every_ms
+        while not waiting.stop_requests and self._now().monotonic < next_cycle:
+            self._beat("ready")
+            waiting.wait(seconds_until([next_cycle], self._now().monotonic, BEAT_EVERY_MS / 1000))
+            waiting.take_wake_up()
+
+    def _cycle(self) -> None:
+        """Each rule on its own: one that fails is logged, and the others are still kept."""
+        for rule in (self._reconcile, self._replace_stalled, self._watch_disk, self._prune):
+            self._beat("ready")
+            self._guarded(rule)
+        self._last_cycle_at = self._now().wall
+        self._heart.progress()
+        self._beat("ready")
+
+    def _guarded(self, rule: Callable[[], None]) -> None:
+        try:
+            rule()
+        except (OperationsCenterError, OSError) as error:
+            _log.error("%s: %s", rule.__name__.strip("_"), error)
+
+    def _reconcile(self) -> None:
+        self._center.ledger.keep_lease(self._center.host, LEASE_MS)
+        report = clear_orphaned_in_flight(self._center.surroundings, trigger=Trigger.WATCHDOG)
+        if report.actions or report.violations or report.skipped:
+            _log.info("reconciliation: %s", report.summary)
+        for violation in report.violations:
+            _log.error("promise broken: %s", violation)
+
+    def _replace_stalled(self) -> None:
+        for role in self._center.config.roles:
+            pulse = read_pulse(self._center.state.pulse(role))
+            if pulse is not None and self._is_stalled(role, pulse):
+                self._end_watcher(role, pulse)
+
+    def _is_stalled(self, role: str, pulse: Pulse) -> bool:
+        held = is_locked(self._center.state.watcher_lock(role))
+        return held and is_stalled(
+            pulse, self._now(), self._center.host.boot_id, self._center.config.watchdog.stalled_after_ms
+        )
+
+    def _end_watcher(self, role: str, pulse: Pulse) -> None:
+        """Its supervisor starts the next one, which adopts its runs."""
+        silent_ms = self._now().monotonic - pulse.heartbeat_mono
+        _log.warning("watcher %d of %s has not turned its loop for %d ms", pulse.pid, role, silent_ms)
+        if dump_and_end(pulse.process):
+            data = {"role": role, "pid": pulse.pid, "silent_ms": silent_ms, "by": "watchdog"}
+            self._center.ledger.note("watcher.stalled", data)
+
+    def _watch_disk(self) -> None:
+        free = shutil.disk_usage(self._center.state.root).free
+        least = self._center.config.watchdog.min_free_disk_bytes
+        paused = any(pause.source == "watchdog" for pause in self._center.ledger.pauses())
+        if free < least and not paused:
+            reason = f"the disk is almost full: {free >> 20} MiB free, {format_size(least)} wanted"
+            self._center.ledger.pause(Pause("*", "watchdog", reason, self._now().wall))
+            _log.error("admission is paused: %s", reason)
+        elif free >= least and paused:
+            self._center.ledger.resume(None, "watchdog")
+            self._center.wake_everybody()
+            _log.info("admission goes on: %d MiB free", free >> 20)
+
+    def _prune(self) -> None:
+        now = self._now()
+        if now.monotonic < self._prune_at:
+            return
+        self._prune_at = now.monotonic + PRUNE_EVERY_MS
+        forgotten = prune_closed_runs(
+            self._center.ledger,
+            self._center.state.runs,
+            older_than_ms=self._center.config.center.keep_ms,
+            now_wall=now.wall,
+        )
+        if forgotten:
+            _log.info("forgot %d closed runs", forgotten)
+
+    def _beat(self, state: str) -> None:
+        self._heart.beat(state, last_cycle_at=self._last_cycle_at)
+
+    def _now(self) -> Now:
+        return self._center.clock.now()
+
+
+def is_stalled(pulse: Pulse, now: Now, boot_id: str, stalled_after_ms: int) -> bool:
+    """Alive, but silent for longer than a loop may take; of another boot nothing can be said."""
+    silent = now.monotonic - pulse.heartbeat_mono
+    return pulse.boot_id == boot_id and silent > stalled_after_ms and is_alive(pulse.process)
+
+
+def dump_and_end(process: Process) -> bool:
+    """Let a process that hangs write its stack into its log, then KILL it; False if it had ended by itself."""
+    pidfd = open_pidfd(process)
+    if pidfd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd, STACK_DUMP)
+        # Nothing tells that the dump is written; a stopped process never writes one.
+        time.sleep(DUMP_WITHIN_S)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True

@@ -1,0 +1,201 @@
+"""A watcher: start-up reconciliation → poll loop → drain.
+
+It starts runs of one role and follows them to their end. When it dies its runs go on, and the next watcher of
+the role adopts them; so it never has to hurry, and ends within a second when it is told to.
+"""
+
+import logging
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from operations_center.admission import Obstacle, Refusal
+from operations_center.config import Role
+from operations_center.dispatch import Dispatcher, Started
+from operations_center.errors import Unavailable
+from operations_center.heart import BEAT_EVERY_MS, Heart
+from operations_center.in_flight_reconcile import (
+    Scope,
+    Trigger,
+    adopt_own_runs,
+    clear_orphaned_in_flight,
+    needs_attention,
+    reconcile_in_flight_on_startup,
+)
+from operations_center.keeper.inspect import read_gate
+from operations_center.locks import take_lock
+from operations_center.model import OPEN, Run, Task
+from operations_center.state_directory import SUPERVISOR
+from operations_center.waiting import Waiting, seconds_until
+from operations_center.wakeups import wake
+from operations_center.wiring import Center
+
+_log = logging.getLogger(__name__)
+
+LEASE_MS = 60_000
+TEND_EVERY_MS = 500
+"""How often the runs are looked at beside the events that tell of them: a stop, a limit, a daemon left behind."""
+
+AGAIN_AFTER_S = 1.0
+"""After a board or a ledger that did not answer."""
+
+
+class Watcher:
+    def __init__(self, center: Center, role: Role, *, once: bool = False) -> None:
+        self._center = center
+        self._role = role
+        self._once = once
+        self._surroundings = center.surroundings
+        self._dispatcher = Dispatcher(self._surroundings, role, center.backends(os.environ))
+        self._heart = Heart(center.state.pulse(role.name), center.clock, center.host, center.me)
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._followed: set[str] = set()
+        self._poll_at = 0
+        self._tend_at = 0
+        self._wake_at: int | None = None
+
+    def run(self) -> int:
+        """Until told to stop, or with ``once`` until what could start has ended. Raises LockHeld."""
+        take_lock(self._center.state.watcher_lock(self._role.name), f"a watcher of role {self._role.name}")
+        self._waiting = Waiting(self._center.state.wake, self._role.name)
+        try:
+            self._start()
+            while not self._waiting.stop_requests and not self._is_done():
+                self._turn()
+            self._heart.beat("stopping")
+        finally:
+            self._waiting.close()
+        _log.info("watcher of %s stops; %d of its runs go on", self._role.name, len(self._followed))
+        return 0
+
+    def _start(self) -> None:
+        self._heart.beat("starting")
+        report = reconcile_in_flight_on_startup(self._surroundings, role=self._role.name)
+        _log.info("start-up reconciliation: %s", report.summary)
+        self._guarded(self._take_over)
+        self._heart.beat("ready")
+        wake(self._center.state.wake, SUPERVISOR)
+        _log.info("watcher of %s is ready", self._role.name)
+
+    def _turn(self) -> None:
+        """One turn of the loop: what ended, what needs care, what can start; then sleep."""
+        ended = self._waiting.wait(self._sleep_s())
+        self._reap_children()
+        woken = self._waiting.take_wake_up()
+        for run_id in ended:
+            self._guarded(partial(self._settle, run_id))
+        if woken or ended or self._is_due(self._tend_at):
+            self._guarded(self._tend)
+        if woken or ended or self._is_due(self._poll_at) or self._is_due(self._wake_at):
+            self._guarded(self._poll)
+        self._heart.beat("ready")
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """A board or ledger that does not answer ends a step, not the watcher."""
+        try:
+            step()
+        except Unavailable as error:
+            _log.warning("%s", error)
+            self._wake_at = self._now() + round(AGAIN_AFTER_S * 1000)
+
+    # What is running
+
+    def _take_over(self) -> None:
+        """Adopt live runs of the role whose watcher is dead, and follow every run that is ours."""
+        self._center.ledger.keep_lease(self._center.host, LEASE_MS)
+        for report in adopt_own_runs(self._surroundings, self._role.name):
+            _log.info("looked after a run of a dead watcher: %s", report.summary)
+        runs = self._center.ledger.open_runs(role=self._role.name)
+        ours = {run.run_id: run for run in runs if run.watcher == self._center.me}
+        for run_id in self._followed - set(ours):
+            self._forget(run_id)
+        for run_id in set(ours) - self._followed:
+            self._follow(ours[run_id])
+
+    def _follow(self, run: Run) -> None:
+        keeper = run.keeper or read_gate(self._center.state.run(run.run_id)).keeper
+        self._followed.add(run.run_id)
+        if keeper is not None:
+            self._waiting.for_end_of(run.run_id, keeper)
+
+    def _settle(self, run_id: str) -> None:
+        """The keeper of a run has ended: the one reconciliation says what that means, and does it."""
+        report = clear_orphaned_in_flight(self._surroundings, trigger=Trigger.WATCHER, scope=Scope(run_id=run_id))
+        _log.info("run %s: %s", run_id, report.summary)
+        self._heart.progress()
+        run = self._center.ledger.run(run_id)
+        if run is None or run.state not in OPEN or run.watcher != self._center.me:
+            self._forget(run_id)
+
+    def _forget(self, run_id: str) -> None:
+        self._followed.discard(run_id)
+        self._waiting.forget(run_id)
+
+    def _tend(self) -> None:
+        """Stops, limits, cancelled tasks, leftovers, unfinished finishes; and runs without a watcher."""
+        self._tend_at = self._now() + TEND_EVERY_MS
+        self._take_over()
+        runs = [run for run in self._center.ledger.open_runs(role=self._role.name) if run.run_id in self._followed]
+        for run_id in needs_attention(self._surroundings, runs):
+            self._settle(run_id)
+
+    # What can start
+
+    def _poll(self) -> None:
+        self._poll_at = self._now() + self._role.poll_interval_ms
+        self._wake_at = None
+        now = self._center.clock.now()
+        full: set[str] = set()
+        for task in self._center.board.ready(self._role.task_kinds):
+            if self._waiting.stop_requests or len(self._followed) >= self._role.concurrency:
+                return
+            if task.not_before is not None and task.not_before > now.wall:
+                self._wake_no_later_than(now.monotonic + task.not_before - now.wall)
+            elif self._dispatcher.backend_of(task) not in full and not self._start_run(task):
+                full.add(self._dispatcher.backend_of(task))
+
+    def _start_run(self, task: Task) -> bool:
+        """False when the task's backend takes nothing more for now."""
+        answer = self._dispatcher.dispatch(task)
+        if isinstance(answer, Started):
+            self._begin_to_follow(answer)
+        elif answer is not None:
+            return not _concerns_backend(answer)
+        return True
+
+    def _begin_to_follow(self, started: Started) -> None:
+        _log.info("run %s of task %s started, keeper %d", started.run.run_id, started.run.task_id, started.keeper.pid)
+        self._children += started.children
+        self._followed.add(started.run.run_id)
+        self._waiting.for_end_of(started.run.run_id, started.keeper)
+        self._heart.progress()
+
+    # Time
+
+    def _now(self) -> int:
+        return self._center.clock.now().monotonic
+
+    def _is_due(self, moment: int | None) -> bool:
+        return moment is not None and self._now() >= moment
+
+    def _wake_no_later_than(self, moment: int) -> None:
+        self._wake_at = moment if self._wake_at is None else min(self._wake_at, moment)
+
+    def _sleep_s(self) -> float:
+        tend_at = self._tend_at if self._followed else None
+        return seconds_until((self._poll_at, self._wake_at, tend_at), self._now(), BEAT_EVERY_MS / 1000)
+
+    def _is_done(self) -> bool:
+        return self._once and not self._followed and self._poll_at > 0
+
+    def _reap_children(self) -> None:
+        """Keepers and timers that we started are our children: a zombie would hold its pid."""
+        self._children = [child for child in self._children if child.poll() is None]
+
+
+def _concerns_backend(refusals: Sequence[Refusal]) -> bool:
+    """Whether the refusal would meet every task of the backend, and not this one only."""
+    return any(
+        refusal.obstacle in (Obstacle.CAP, Obstacle.BUDGET, Obstacle.MEMORY, Obstacle.PAUSE) for refusal in refusals
+    )

@@ -8,6 +8,8 @@ from operations_center.in_flight_reconcile.escalation import escalate
 from operations_center.in_flight_reconcile.evidence import Surroundings
 from operations_center.in_flight_reconcile.plan import Action, Deed
 from operations_center.in_flight_reconcile.report import ActionReport, Done
+from operations_center.keeper import cgroup
+from operations_center.keeper.inspect import read_cgroup
 from operations_center.keeper.launch import revoke
 from operations_center.model import Run, RunState
 
@@ -57,7 +59,10 @@ def _free(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> 
             ]
     except (OperationsCenterError, OSError) as error:
         return [ActionReport(action, Done.ERROR, str(error)) for action in batch]
-    told = _tell_board(surroundings, [run for _, run in settled if run is not None])
+    freed = [run for _, run in settled if run is not None]
+    for run in freed:
+        _remove_cgroup(surroundings, run)
+    told = _tell_board(surroundings, freed)
     return [
         ActionReport(action, Done.LOST_RACE)
         if run is None
@@ -79,6 +84,12 @@ def _settle(surroundings: Surroundings, action: Action, trigger: str) -> Run | N
     assert action.ending is not None
     note = {"trigger": trigger, "rule": action.rule, "verdict": action.verdict, "evidence": action.reason}
     return surroundings.settlement.settle(action.run, action.ending, surroundings.me, note)
+
+
+def _remove_cgroup(surroundings: Surroundings, run: Run) -> None:
+    path = read_cgroup(surroundings.directory_of(run.run_id))
+    if path is not None:
+        cgroup.remove(path)
 
 
 def _tell_board(surroundings: Surroundings, settled: Sequence[Run]) -> str | None:

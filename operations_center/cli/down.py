@@ -1,0 +1,55 @@
+"""``down``: stop the fleet."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from operations_center.cli.common import DURATION, config_option, json_option, print_json, read_config
+from operations_center.errors import UsageError
+from operations_center.stopping import Down, Ended, take_down
+
+
+@click.command("down")
+@click.option("--drain", is_flag=True, help="Admit nothing, wait for open runs, then stop.")
+@click.option("--now", is_flag=True, help="End executors, too; their tasks become ready.")
+@click.option("--timeout", type=DURATION, metavar="D", help="Give up after this long (default 60s; --drain: never).")
+@config_option
+@json_option
+def command(drain: bool, now: bool, timeout: int | None, config_file: Path | None, as_json: bool) -> int:
+    """Stop supervisor, watchers and watchdog.
+
+    Executors run on and are adopted by the next `up`, unless one of the options says otherwise. Works without a
+    supervisor, too; exit code 75 if something is left when the time is over.
+    """
+    if drain and now:
+        raise UsageError("cannot run `operations-center down`: --drain and --now exclude each other; give one of them")
+    how = Down.DRAIN if drain else Down.NOW if now else Down.LEAVE
+    ended = take_down(read_config(config_file), how, None if timeout is None else timeout / 1000)
+    if as_json:
+        print_json(_as_json(ended))
+    else:
+        click.echo(_in_words(ended))
+    return 0
+
+
+def _as_json(ended: Ended) -> dict[str, Any]:
+    watchers = [{"role": member.name, "pid": member.pid} for member in ended.watchers]
+    return {
+        "stopped": {"supervisor": ended.supervisor.pid, "watchers": watchers},
+        "runs_left": len(ended.runs_left),
+    }
+
+
+def _in_words(ended: Ended) -> str:
+    if ended.supervisor.process is None and not ended.watchers:
+        what = "nothing was running"
+    else:
+        what = f"stopped{'' if ended.supervisor.process else ' (there was no supervisor)'}"
+    if ended.executors_left == 1:
+        return f"{what}; 1 executor runs on and is adopted by the next `up`"
+    if ended.executors_left:
+        return f"{what}; {ended.executors_left} executors run on and are adopted by the next `up`"
+    if ended.runs_left:
+        return f"{what}; no executor runs; the next `up` settles what is left of {len(ended.runs_left)} run(s)"
+    return f"{what}; no executor runs"

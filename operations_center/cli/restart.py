@@ -1,0 +1,49 @@
+"""``restart [ROLE]…``: replace watchers one by one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.errors import NotFound
+from operations_center.fleet import called, children_of, look_at
+from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from operations_center.stopping import Restarted, restart_watchers
+from operations_center.wiring import Center
+
+
+@click.command("restart")
+@click.argument("roles", nargs=-1, metavar="[ROLE]...")
+@config_option
+@json_option
+def command(roles: Sequence[str], config_file: Path | None, as_json: bool) -> int:
+    """Restart watchers one after the other; without ROLE all of them and the watchdog.
+
+    Executors run on: the new watcher adopts them.
+    """
+    with opened(config_file) as center:
+        restarted = restart_watchers(center, _names(center, roles), lambda each: None if as_json else _tell(each))
+    if as_json:
+        print_json({"restarted": [asdict(each) for each in restarted]})
+    return 0
+
+
+def _names(center: Center, roles: Sequence[str]) -> Sequence[str]:
+    supervised = children_of(look_at(center.state, SUPERVISOR))
+    if not roles:
+        # Without a supervisor the first of them says so.
+        return list(supervised) or [*center.config.roles, WATCHDOG]
+    for role in roles:
+        if role not in (*center.config.roles, WATCHDOG):
+            known = ", ".join(center.config.roles)
+            raise NotFound(f"cannot restart role {role}: the configuration has no such role; it has {known}")
+        if supervised and role not in supervised:
+            raise NotFound(f"cannot restart role {role}: the supervisor that runs was told to leave it out")
+    return roles
+
+
+def _tell(restarted: Restarted) -> None:
+    before = "" if restarted.old_pid is None else f" (was {restarted.old_pid})"
+    click.echo(f"{called(restarted.role)} is ready again: process {restarted.pid}{before}")

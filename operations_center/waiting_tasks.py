@@ -1,0 +1,80 @@
+"""Why a ready task is not running right now: the question of admission, asked without recording anything."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from operations_center import config
+from operations_center.admission import Limits, Obstacle, Refusal, refusals
+from operations_center.fleet import look_at
+from operations_center.model import Task, TaskState
+from operations_center.wiring import Center
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingTask:
+    """A ready task, the role and backend that it is for, and what stands in its way: never empty."""
+
+    task: Task
+    role: str | None
+    backend: str | None
+    reasons: list[Refusal]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "task_id": self.task.task_id,
+            "title": self.task.title,
+            "kind": self.task.kind,
+            "role": self.role,
+            "backend": self.backend,
+            "reasons": [{"reason": each.obstacle, "detail": each.reason} for each in self.reasons],
+        }
+
+
+def waiting_tasks(center: Center, role: str | None = None) -> list[WaitingTask]:
+    """Every ready task of a role, or of all and of none, oldest first; those that back off are among them."""
+    with center.ledger.snapshot():
+        tasks = [_waiting(center, task) for task in center.board.tasks(TaskState.READY)]
+    return [waiting for waiting in tasks if role is None or waiting.role == role]
+
+
+def _waiting(center: Center, task: Task) -> WaitingTask:
+    role = center.config.role_for_kind(task.kind)
+    if role is None:
+        reason = Refusal(Obstacle.NO_ROLE, f"no role of the configuration takes tasks of kind {task.kind}")
+        return WaitingTask(task, None, task.backend, [reason])
+    backend = task.backend or role.backend
+    found = [*_refused(center, task, role, backend), *_concurrency(center, role), *_watcher(center, role)]
+    next_turn = Refusal(Obstacle.WAITING, "nothing stands in its way: it starts at the next turn of its watcher")
+    return WaitingTask(task, role.name, backend, found or [next_turn])
+
+
+def _refused(center: Center, task: Task, role: config.Role, backend: str) -> list[Refusal]:
+    settings = center.config.backends.get(backend)
+    if settings is None:
+        return [Refusal(Obstacle.NO_ROLE, f"there is no backend {backend} in the configuration")]
+    limits = Limits(
+        max_concurrent=settings.max_concurrent,
+        max_per_hour=settings.max_per_hour,
+        max_per_day=settings.max_per_day,
+        min_available_memory=settings.min_available_memory_bytes,
+    )
+    return refusals(center.ledger.admission_facts(task.task_id, role.name, backend), limits, backend)
+
+
+def _concurrency(center: Center, role: config.Role) -> list[Refusal]:
+    open_runs = len(center.ledger.open_runs(role=role.name))
+    if open_runs < role.concurrency:
+        return []
+    detail = f"the watcher of {role.name} has {open_runs} open runs and starts at most {role.concurrency} at once"
+    return [Refusal(Obstacle.CONCURRENCY, detail)]
+
+
+def _watcher(center: Center, role: config.Role) -> list[Refusal]:
+    watcher = look_at(center.state, role.name)
+    if watcher.process is None:
+        detail = f"no watcher of {role.name} runs; start one with `operations-center up`"
+    elif watcher.state != "ready":
+        detail = f"the watcher of {role.name} is {watcher.state}"
+    else:
+        return []
+    return [Refusal(Obstacle.WAITING, detail)]

@@ -1,0 +1,81 @@
+"""``status``: the state of everything at a glance."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from operations_center.cli.common import config_option, json_option, opened, print_json, print_table
+from operations_center.status import describe, read_status
+
+EXIT_NOT_RUNNING = 3
+COLOURS = {
+    "up": "green",
+    "ready": "green",
+    "degraded": "yellow",
+    "starting": "yellow",
+    "backoff": "yellow",
+    "failed": "red",
+    "stopped": "red",
+}
+
+
+@click.command("status")
+@config_option
+@json_option
+def command(config_file: Path | None, as_json: bool) -> int:
+    """Show the fleet, its backends, the board and the last reconciliations.
+
+    Exit code 0 when it is up or degraded, 3 when it is stopped.
+    """
+    with opened(config_file) as center:
+        document = describe(read_status(center))
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    return EXIT_NOT_RUNNING if document["state"] == "stopped" else 0
+
+
+def _print(document: dict[str, Any]) -> None:
+    supervisor, watchdog = document["supervisor"], document["watchdog"]
+    who = f"supervisor {supervisor['pid']} since {supervisor['started_at']}" if supervisor else "no supervisor"
+    click.echo(f"{_painted(document['state'])}  {who}  {document['config_file']}")
+    for problem in document["problems"]:
+        click.echo(f"  {_painted('!', 'yellow')} {problem}")
+    click.echo()
+    _print_table("role pid state restarts heartbeat_at progress_at", document["watchers"])
+    click.echo(
+        f"watchdog {'-' if watchdog['pid'] is None else watchdog['pid']} {_painted(watchdog['state'])}, last cycle "
+        f"{'never' if watchdog['last_cycle_at'] is None else watchdog['last_cycle_at']}"
+    )
+    click.echo()
+    _print_table("name held max_concurrent pause_reason", document["backends"])
+    if document["runs"]:
+        click.echo()
+        _print_table("run_id task_id role backend state started_at", document["runs"])
+    _print_footer(document)
+
+
+def _print_footer(document: dict[str, Any]) -> None:
+    counts = ", ".join(f"{count} {state}" for state, count in document["board"]["tasks"].items() if count)
+    outbox = document["board"]["outbox"]
+    click.echo()
+    click.echo(f"tasks: {counts or 'none'}" + (f"; {outbox} to be told to the board" if outbox else ""))
+    for trigger, report in document["reconcile"].items():
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["verdicts"].items()) or "nothing open"
+        skipped = f", skipped: {report['skipped']}" if report["skipped"] else ""
+        click.echo(f"reconciled by {trigger} at {report['at']} in {report['wall_ms']:.0f} ms: {verdicts}{skipped}")
+
+
+def _print_table(columns: str, rows: Sequence[dict[str, Any]]) -> None:
+    names = columns.split()
+    headings = [name.replace("_id", "").replace("_at", "").replace("_", " ").upper() for name in names]
+    print_table(headings, [[row[name] for name in names] for row in rows])
+
+
+def _painted(word: str, colour: str | None = None) -> str:
+    """click itself takes colours away where the output is no terminal (no-color.org for the variable)."""
+    return word if os.environ.get("NO_COLOR") else click.style(word, fg=colour or COLOURS.get(word), bold=True)

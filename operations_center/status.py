@@ -1,0 +1,200 @@
+"""The state of everything at a glance: what ``status`` shows. Read first, then shaped without reading more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from operations_center.clock import Now, rfc3339
+from operations_center.config import Config
+from operations_center.fleet import Member, called, children_of, look_at, survivors
+from operations_center.ledger import Pause
+from operations_center.model import Run, RunState
+from operations_center.presentation import run_as_json
+from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from operations_center.wiring import Center
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything that was read. ``watchers``: one for each role, and survivors of roles that are gone."""
+
+    config: Config
+    now: Now
+    supervisor: Member
+    watchdog: Member
+    watchers: Sequence[Member]
+    open_runs: Sequence[Run]
+    slots_held: Mapping[str, int]
+    pauses: Sequence[Pause]
+    tasks: Mapping[str, int]
+    reconciles: Mapping[str, Mapping[str, Any]]
+
+
+def read_status(center: Center) -> Seen:
+    """Raises OperationsCenterError when the ledger cannot be read."""
+    state, ledger = center.state, center.ledger
+    supervisor = look_at(state, SUPERVISOR)
+    alive = {member.name: member for member in survivors(state)}
+    watchdog = alive.pop(WATCHDOG, Member(WATCHDOG))
+    roles = [alive.pop(role, Member(role)) for role in center.config.roles]
+    with ledger.snapshot():
+        return Seen(
+            config=center.config,
+            now=center.clock.now(),
+            supervisor=supervisor,
+            watchdog=watchdog,
+            watchers=[*roles, *alive.values()],
+            open_runs=ledger.open_runs(),
+            slots_held=ledger.slots_held(),
+            pauses=ledger.pauses(),
+            tasks=center.board.counts(),
+            reconciles=ledger.reconciles(),
+        )
+
+
+def describe(seen: Seen) -> dict[str, Any]:
+    """The document of ``status --json``."""
+    watchers = [_watcher(seen, member) for member in seen.watchers]
+    watchdog = _watchdog(seen)
+    problems = _problems(seen, watchers, watchdog)
+    return {
+        "state": _state(seen, problems),
+        "supervisor": _supervisor(seen.supervisor),
+        "watchers": watchers,
+        "watchdog": watchdog,
+        "web": {"url": None, "active": False},
+        "backends": _backends(seen),
+        "board": {"tasks": dict(seen.tasks), "outbox": _outbox(seen.open_runs)},
+        "reconcile": {trigger: {**report, "at": rfc3339(report["at"])} for trigger, report in seen.reconciles.items()},
+        "config_file": str(seen.config.file),
+        "runs": [run_as_json(run) for run in seen.open_runs],
+        "pauses": [_pause(pause) for pause in seen.pauses],
+        "problems": problems,
+    }
+
+
+def _state(seen: Seen, problems: Sequence[str]) -> str:
+    if seen.supervisor.process is None:
+        return "stopped"
+    return "degraded" if problems else "up"
+
+
+def _supervisor(supervisor: Member) -> dict[str, Any] | None:
+    if supervisor.process is None:
+        return None
+    pulse = supervisor.pulse
+    return {
+        "pid": supervisor.pid,
+        "state": supervisor.state,
+        "release": pulse.release if pulse else None,
+        "started_at": rfc3339(pulse.started_at) if pulse else None,
+    }
+
+
+def _watcher(seen: Seen, member: Member) -> dict[str, Any]:
+    child = children_of(seen.supervisor).get(member.name)
+    pulse = member.pulse
+    return {
+        "role": member.name,
+        "pid": member.pid,
+        "state": _child_state(member, child),
+        "restarts": child["restarts"] if child else 0,
+        "started_at": rfc3339(pulse.started_at) if pulse else None,
+        "heartbeat_at": rfc3339(pulse.heartbeat_at) if pulse else None,
+        "progress_at": rfc3339(pulse.progress_at) if pulse else None,
+        "release": pulse.release if pulse else None,
+        "paused": any(pause.name in ("*", member.name) for pause in seen.pauses),
+    }
+
+
+def _watchdog(seen: Seen) -> dict[str, Any]:
+    pulse = seen.watchdog.pulse
+    last_cycle = pulse.details.get("last_cycle_at") if pulse else None
+    return {
+        "pid": seen.watchdog.pid,
+        "state": _child_state(seen.watchdog, children_of(seen.supervisor).get(WATCHDOG)),
+        "last_cycle_at": rfc3339(last_cycle),
+        "last_cycle_age_s": None if last_cycle is None else max(0.0, (seen.now.wall - last_cycle) / 1000),
+    }
+
+
+def _child_state(member: Member, child: Mapping[str, Any] | None) -> str:
+    if member.process is not None:
+        return "stopped" if member.state == "stopping" else member.state
+    if child is None:
+        return "stopped"
+    # The supervisor has not noticed yet, or is about to start it again.
+    return str(child["state"]) if child["state"] in ("backoff", "failed", "stopped") else "starting"
+
+
+def _backends(seen: Seen) -> list[dict[str, Any]]:
+    removed = [name for name in seen.slots_held if name not in seen.config.backends]
+    return [_backend(seen, name) for name in (*seen.config.backends, *removed)]
+
+
+def _backend(seen: Seen, name: str) -> dict[str, Any]:
+    settings = seen.config.backends.get(name)
+    reasons = [pause.reason for pause in seen.pauses if pause.name in ("*", name)]
+    return {
+        "name": name,
+        "max_concurrent": settings.max_concurrent if settings else None,
+        "held": seen.slots_held.get(name, 0),
+        "cooldown_until": None,
+        "breaker": "closed",
+        "paused": bool(reasons),
+        "pause_reason": "; ".join(reasons) or None,
+    }
+
+
+def _outbox(open_runs: Sequence[Run]) -> int:
+    return sum(run.state is RunState.SETTLING for run in open_runs)
+
+
+def _pause(pause: Pause) -> dict[str, Any]:
+    return {"name": pause.name, "source": pause.source, "reason": pause.reason, "since": rfc3339(pause.since)}
+
+
+def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mapping[str, Any]) -> list[str]:
+    if seen.supervisor.process is None:
+        return [
+            f"{called(member.name)} (process {member.pid}) runs without a supervisor"
+            for member in (*seen.watchers, seen.watchdog)
+            if member.process is not None
+        ]
+    states = {str(watcher["role"]): str(watcher["state"]) for watcher in watchers} | {WATCHDOG: str(watchdog["state"])}
+    wanted = children_of(seen.supervisor)
+    return [
+        *(["the supervisor is " + seen.supervisor.state] if seen.supervisor.state != "up" else []),
+        *(f"{called(name)} is {state}" for name, state in states.items() if name in wanted and state != "ready"),
+        *(f"{called(name)} is not one of this supervisor's" for name in _unwatched(seen, wanted)),
+        *_stalled(seen),
+        *_late_cycle(seen, watchdog),
+        *(f"{pause.name} is paused by the watchdog: {pause.reason}" for pause in seen.pauses if _is_alarm(pause)),
+    ]
+
+
+def _unwatched(seen: Seen, wanted: Mapping[str, Any]) -> list[str]:
+    """Survivors that this supervisor does not know: it neither restarts nor stops them."""
+    return [member.name for member in seen.watchers if member.process is not None and member.name not in wanted]
+
+
+def _stalled(seen: Seen) -> list[str]:
+    limit = seen.config.watchdog.stalled_after_ms
+    found = []
+    for member in (seen.supervisor, *seen.watchers, seen.watchdog):
+        silent_ms = seen.now.monotonic - member.pulse.heartbeat_mono if member.pulse else 0
+        if silent_ms > limit:
+            found.append(
+                f"{called(member.name)} (process {member.pid}) is alive but has not turned for {silent_ms // 1000} s"
+            )
+    return found
+
+
+def _late_cycle(seen: Seen, watchdog: Mapping[str, Any]) -> list[str]:
+    age_s = watchdog["last_cycle_age_s"]
+    limit_s = (seen.config.watchdog.every_ms + seen.config.watchdog.stalled_after_ms) / 1000
+    return [f"the watchdog's last cycle was {age_s:.0f} s ago"] if age_s is not None and age_s > limit_s else []
+
+
+def _is_alarm(pause: Pause) -> bool:
+    return pause.source == "watchdog"

@@ -6,6 +6,7 @@ descriptor would drop the connection's POSIX locks (sqlite.org/howtocorrupt.html
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from operations_center.clock import Clock
-from operations_center.errors import LedgerBusy, OperationsCenterError
+from operations_center.errors import LedgerBusy, OperationsCenterError, Unavailable
 from operations_center.store.queries import load_queries
 from operations_center.store.turnstile import Turnstile
 
@@ -38,6 +39,7 @@ class Store:
         with _clear_errors(path):
             self._refuse_a_lost_ledger()
             self._connection = self._connect()
+            self._file = path.stat()
             self._migrate()
 
     def close(self) -> None:
@@ -53,6 +55,7 @@ class Store:
         self._turnstile.enter(self.write_within_s)
         try:
             with _clear_errors(self.path):
+                self._refuse_a_replaced_ledger()
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._depth = 1
                 try:
@@ -123,7 +126,8 @@ class Store:
         with _clear_errors(destination):
             target = sqlite3.connect(destination)
             try:
-                self._connection.backup(target, pages=1024)
+                # In one step: begun anew after every write of somebody else, several might never end.
+                self._connection.backup(target)
                 target.execute("PRAGMA journal_mode=DELETE")
             finally:
                 target.close()
@@ -138,6 +142,15 @@ class Store:
                 f"cannot open the ledger {self.path}: it is missing or empty, but {runs} has runs; "
                 "bring back a backup with `operations-center ledger restore`, or move that directory away"
             )
+
+    def _refuse_a_replaced_ledger(self) -> None:
+        """What is written to a file without a name is lost."""
+        try:
+            replaced = not os.path.samestat(self._file, self.path.stat())
+        except FileNotFoundError:
+            replaced = True
+        if replaced:
+            raise Unavailable(f"cannot write the ledger {self.path}: it was replaced meanwhile; start again")
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=self.write_within_s, isolation_level=None)

@@ -1,0 +1,86 @@
+"""What a task may consist of, however it is given: as options or as a line of a file.
+
+A kind that no role takes is accepted, with a warning: roles come and go, and ``why`` names such a task. A
+backend that is not configured is refused.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
+
+import click
+
+from operations_center.config import Config
+from operations_center.config.wording import on_one_line, spell_nearest
+from operations_center.model import Priority, Task, TaskState
+
+LARGEST_TITLE = 10_000
+LARGEST_BODY = 16 * 1024 * 1024
+"""In characters. SQLite would take more, but each task is also kept in the log and handed to an executor whole."""
+
+PRIORITIES = tuple(priority.value for priority in Priority)
+
+
+def check_fields(fields: Mapping[str, Any], config: Config) -> None:
+    """Raises ValueError that says what is wrong with a title, kind, body, priority or backend."""
+    for name in fields:
+        _check_text(name, fields[name])
+    if "title" in fields and not fields["title"].strip():
+        raise ValueError("its title is empty; give one")
+    if "kind" in fields and not fields["kind"].strip():
+        raise ValueError("its kind is empty; give one, or leave it out for the first role's first")
+    if fields.get("priority", "normal") not in PRIORITIES:
+        raise ValueError(f"its priority is {fields['priority'][:40]!r}; give one of {', '.join(PRIORITIES)}")
+    backend = fields.get("backend")
+    if backend is not None and backend not in config.backends:
+        raise ValueError(
+            on_one_line(f'no backend is named "{backend[:60]}"; {spell_nearest(backend[:60], config.backends)}')
+        )
+
+
+def default_kind(config: Config) -> str:
+    return next(iter(config.roles.values())).task_kinds[0]
+
+
+def warn_of_kinds(kinds: Iterable[str], config: Config) -> None:
+    """On stderr: these tasks wait until a role takes their kind."""
+    taken = [kind for role in config.roles.values() for kind in role.task_kinds]
+    for kind in sorted(set(kinds) - set(taken)):
+        nearest = spell_nearest(kind[:60], taken)
+        text = on_one_line(f'warning: no role takes the kind "{kind[:60]}", so nothing runs it ({nearest})')
+        click.echo(text, err=True)
+
+
+def describe(task: Task) -> str:
+    """One line after a change."""
+    waits = " and is waiting for its next run" if task.state is TaskState.READY else ""
+    return f"task {task.task_id} is {task.state}{waits}"
+
+
+def stdin_bytes() -> BinaryIO:
+    """Raises ValueError when the process was started without a stdin."""
+    stdin: Any = sys.stdin
+    if stdin is None:
+        raise ValueError("there is no stdin")
+    stream: BinaryIO = stdin.buffer
+    return stream
+
+
+def shown_title(task: Task) -> str:
+    """The title on one line of a list."""
+    title = on_one_line(task.title)
+    return title if len(title) <= 80 else f"{title[:79]}…"
+
+
+def _check_text(name: str, value: Any) -> None:
+    if value is None and name == "backend":
+        return
+    if not isinstance(value, str):
+        raise ValueError(f"its {name} is not a string; put it in quotes")
+    if "\0" in value:
+        raise ValueError(f"its {name} has a NUL character; take it out")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"its {name} is not UTF-8 text; write it as UTF-8")
+    largest = LARGEST_BODY if name == "body" else LARGEST_TITLE
+    if len(value) > largest:
+        raise ValueError(f"its {name} has {len(value)} characters; give at most {largest}")

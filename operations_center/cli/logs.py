@@ -1,0 +1,65 @@
+"""``logs ROLE|RUN``: a watcher's or an executor's output."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+
+from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.tail import Tail, follow
+from operations_center.errors import NotFound
+from operations_center.model import RunState
+from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from operations_center.wiring import Center
+
+OWN_LOGS = {"watchdog": WATCHDOG, "supervisor": SUPERVISOR}
+
+
+@click.command("logs")
+@click.argument("name", metavar="ROLE|RUN")
+@click.option(
+    "-f", "--follow", "following", is_flag=True, help="Go on with output as it comes, until the run is closed."
+)
+@click.option("-n", "count", type=click.IntRange(0), default=100, show_default=True, help="Lines of each stream.")
+@config_option
+@json_option
+def command(name: str, following: bool, count: int, config_file: Path | None, as_json: bool) -> None:
+    """Print the last output of a role's watcher, of `watchdog` or `supervisor`, or of a run.
+
+    Of a run both streams are shown, with `[stderr]` before the lines of the second; -f ends when it is closed.
+    """
+    with opened(config_file) as center:
+        tails, is_over = _sources(center, name)
+        if as_json and not following:
+            print_json({"lines": [{"stream": stream, "text": text} for stream, text in _last_lines(tails, count)]})
+            return
+        for stream, text in follow(tails, count, is_over) if following else _last_lines(tails, count):
+            if as_json:
+                print_json({"stream": stream, "text": text})
+            else:
+                click.echo(f"[stderr] {text}" if stream == "stderr" else text)
+
+
+def _last_lines(tails: Sequence[Tail], count: int) -> Iterator[tuple[str, str]]:
+    for tail in tails:
+        for text in tail.last_lines(count):
+            yield tail.stream, text
+
+
+def _sources(center: Center, name: str) -> tuple[list[Tail], Callable[[], bool]]:
+    """Where the output lies, and the question whether more can come. Raises NotFound."""
+    if name in center.config.roles:
+        return [Tail("log", center.state.log(name))], lambda: False
+    if name in OWN_LOGS:
+        return [Tail("log", center.state.log(OWN_LOGS[name]))], lambda: False
+    if center.ledger.run(name) is None:
+        known = ", ".join([*center.config.roles, *OWN_LOGS])
+        raise NotFound(f"cannot show the logs of {name}: it is no run, and no role; roles are {known}")
+    directory = center.state.run(name)
+    return [Tail(stream, directory / stream) for stream in ("stdout", "stderr")], partial(_is_closed, center, name)
+
+
+def _is_closed(center: Center, run_id: str) -> bool:
+    run = center.ledger.run(run_id)
+    return run is None or run.state is RunState.CLOSED

@@ -264,6 +264,12 @@ class SqliteLedger:
     def backup(self, destination: Path) -> None:
         self._store.copy_to(destination)
 
+    def sizes(self) -> tuple[int, int]:
+        """How many runs and how many events there are."""
+        row = self._store.row(_SQL["sizes"])
+        assert row is not None
+        return int(row["runs"]), int(row["events"])
+
     def fence(self) -> int:
         row = self._store.row(_SQL["fence"])
         assert row is not None

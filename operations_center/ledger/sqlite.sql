@@ -163,3 +163,7 @@ UPDATE counters SET value = max(value, :fence) WHERE name = 'fence';
 -- name: fence
 -- The newest fence that was handed out.
 SELECT value FROM counters WHERE name = 'fence';
+
+-- name: sizes
+-- How much there is, for a person who makes or brings back a backup.
+SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM events) AS events;

@@ -1,0 +1,22 @@
+"""``ledger prune --older-than D``."""
+
+from pathlib import Path
+
+import click
+
+from operations_center.cli.common import DURATION, config_option, json_option, opened, print_json
+from operations_center.retention import prune_closed_runs
+
+
+@click.command("prune")
+@click.option("--older-than", "older_than_ms", type=DURATION, required=True, metavar="D", help="Such as 30d.")
+@config_option
+@json_option
+def prune(older_than_ms: int, config_file: Path | None, as_json: bool) -> None:
+    """Forget runs that were closed longer ago, with their directories and events; open runs are kept."""
+    with opened(config_file) as center:
+        pruned = prune_closed_runs(center.ledger, center.state.runs, older_than_ms, center.clock.now().wall)
+    if as_json:
+        print_json({"pruned": pruned})
+    else:
+        click.echo(f"{pruned} runs forgotten")

@@ -1,0 +1,313 @@
+"""Put a backup in the place of the ledger.
+
+    alone → nothing lives → the backup is sound → keep the present ledger beside → replace it
+
+A present ledger that SQLite can read is replaced by one transaction of SQLite's own, so a kill at any step leaves
+the old one or the new one, and whoever has it open reads on. A damaged one is moved aside with its
+write-ahead log (which would be played into whatever file lies beside it), and a note that no program takes
+for a ledger stands in its place until the new one does.
+
+A fence is never handed out twice: the counter goes on from the highest that anything here knows.
+"""
+
+import os
+import re
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from operations_center.backup import draft_beside, file_time, sync
+from operations_center.clock import SystemClock
+from operations_center.config import Config
+from operations_center.config.wording import on_one_line
+from operations_center.errors import LedgerBusy, LockHeld, OperationsCenterError, Unavailable
+from operations_center.in_flight_reconcile import Verdict, explain_run
+from operations_center.keeper import cgroup
+from operations_center.keeper.inspect import ProcessTable, read_cgroup, read_gate
+from operations_center.ledger.sqlite import SqliteLedger
+from operations_center.locks import is_locked, lock_holder, take_lock
+from operations_center.model import HOLDS_SLOT
+from operations_center.state_directory import WATCHDOG, StateDirectory
+from operations_center.store import Store
+from operations_center.store.sqlite import APPLICATION_ID
+from operations_center.store.turnstile import Turnstile
+from operations_center.wiring import Center, open_center
+
+UNKNOWN_FENCES = 1_000_000
+"""As many may have been handed out since a backup when the present ledger cannot say."""
+
+WRITE_WITHIN_S = 10.0
+
+LIVING = frozenset({Verdict.KEEP, Verdict.ADOPT, Verdict.STOP, Verdict.CANCEL, Verdict.REAP, Verdict.SUSPECT})
+
+PLACEHOLDER = b"A restore was interrupted here: run `operations-center ledger restore` again.\n"
+
+_RUN_ID = re.compile(r"r([0-9]+)-[0-9a-f]{6}")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """``replaced`` is where the ledger that was there lies now; ``fence`` the newest that counts as handed out."""
+
+    ledger: Path
+    replaced: Path | None
+    fence: int
+    runs: int
+    events: int
+
+
+def restore(config: Config, source: Path) -> Restored:
+    """Raises Unavailable while anything runs, OperationsCenterError for a backup that is not sound."""
+    state = StateDirectory(config.center.state_dir)
+    state.create()
+    with _alone(config, state), _stage(state) as staged:
+        _copy(source, state.ledger, staged)
+        _verify(source, staged)
+        _refuse_living_runs(config, state)
+        with _no_writers(state):
+            return _replace(state, source, staged)
+
+
+@contextmanager
+def _alone(config: Config, state: StateDirectory) -> Iterator[None]:
+    """Hold the locks of everybody who would work on the ledger, so that nobody starts meanwhile."""
+    watchers = {state.watcher_lock(name) for name in (*config.roles, WATCHDOG)}
+    watchers.update((state.root / "watchers").glob("*.lock"))
+    with ExitStack() as ours:
+        for path in (state.supervisor_lock, *sorted(watchers)):
+            try:
+                ours.callback(os.close, take_lock(path, "the restore"))
+            except LockHeld:
+                raise LockHeld(
+                    f"cannot restore the ledger: process {lock_holder(path) or 'unknown'} works on it "
+                    f"and holds {path}; stop the fleet first, with `operations-center down`"
+                ) from None
+        yield
+
+
+@contextmanager
+def _stage(state: StateDirectory) -> Iterator[Path]:
+    """A directory of its own: the copy has journal and locks beside it, which must not be the ledger's."""
+    directory = state.root / "restore"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700)
+    try:
+        yield directory / "ledger.db"
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _copy(source: Path, present: Path, staged: Path) -> None:
+    try:
+        facts = source.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise _cannot(source, "it is not a file")
+        if present.exists() and os.path.samestat(facts, present.stat()):
+            raise _cannot(source, "it is the present ledger itself")
+        os.close(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        uri = f"{source.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as original:
+            # Locked for reading before the copy, which would wait for ever for a lock that is held.
+            original.execute("BEGIN")
+            application = original.execute("PRAGMA application_id").fetchone()[0]
+            original.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if application != APPLICATION_ID:
+                raise _cannot(source, "it is no ledger of this program")
+            with closing(sqlite3.connect(staged)) as copy:
+                original.backup(copy)
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise _cannot(source, str(getattr(error, "strerror", None) or error)) from None
+
+
+def _verify(source: Path, staged: Path) -> None:
+    try:
+        with closing(Store(staged, SystemClock())) as store:
+            wrong = SqliteLedger(store).verify()
+    except OperationsCenterError as error:
+        raise _cannot(source, str(error).removeprefix(f"cannot open the ledger {staged}: ")) from None
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise _cannot(source, f"it does not agree with its own log: {wrong[0]}{more}")
+
+
+def _cannot(source: Path, problem: str) -> OperationsCenterError:
+    advice = "name a file that `operations-center ledger backup` made"
+    return OperationsCenterError(on_one_line(f"cannot restore {source}: {problem}; {advice}"))
+
+
+def _refuse_living_runs(config: Config, state: StateDirectory) -> None:
+    living = _living_by_ledger(config, state) | _living_by_directory(state.runs)
+    if living:
+        names = ", ".join(sorted(living)[:5]) + (" and more" if len(living) > 5 else "")
+        raise Unavailable(
+            f"cannot restore the ledger: something of {names} may still be executing; "
+            "end it first, with `operations-center down --now`"
+        )
+
+
+def _living_by_ledger(config: Config, state: StateDirectory) -> set[str]:
+    """Empty when the present ledger cannot be read: then the directories speak alone."""
+    if not _has_content(state.ledger):
+        return set()
+    try:
+        with closing(open_center(config)) as center:
+            return {
+                run.run_id
+                for run in center.ledger.open_runs()
+                if run.state in HOLDS_SLOT and _lives(center, run.run_id)
+            }
+    except Unavailable:
+        raise
+    except (OperationsCenterError, ValueError, TypeError):
+        return set()
+
+
+def _lives(center: Center, run_id: str) -> bool:
+    explained = explain_run(center.surroundings, run_id)
+    return explained is not None and explained[0].verdict in LIVING
+
+
+def _living_by_directory(runs: Path) -> set[str]:
+    table = ProcessTable.scan()
+    return {directory.name for directory in runs.iterdir() if directory.is_dir() and _seems_alive(directory, table)}
+
+
+def _seems_alive(directory: Path, table: ProcessTable) -> bool:
+    keeper, run_cgroup = read_gate(directory).keeper, read_cgroup(directory)
+    return (
+        directory.name in table.run_ids
+        or (keeper is not None and table.is_alive(keeper))
+        or (run_cgroup is not None and cgroup.is_populated(run_cgroup) is True)
+        or is_locked(directory / "lock")
+    )
+
+
+@contextmanager
+def _no_writers(state: StateDirectory) -> Iterator[None]:
+    with closing(Turnstile(state.ledger)) as turnstile:
+        turnstile.enter(WRITE_WITHIN_S)
+        try:
+            yield
+        finally:
+            turnstile.leave()
+
+
+def _replace(state: StateDirectory, source: Path, staged: Path) -> Restored:
+    replaced = state.ledger.with_name(f"{state.ledger.name}.before-restore-{file_time(SystemClock().now().wall)}")
+    try:
+        with closing(_Present(state.ledger)) as present:
+            restored = _prepare(state, source, staged, present.fence, replaced)
+            if present.fence is not None:
+                present.keep(replaced)
+                present.overwrite(staged)
+                return restored
+        _put_in_place(state.ledger, staged, replaced)
+        return restored
+    except (OSError, sqlite3.Error) as error:
+        raise OperationsCenterError(
+            on_one_line(f"cannot replace the ledger {state.ledger}: {error}; correct that and try again")
+        ) from None
+
+
+class _Present:
+    """The ledger that is there. ``fence`` is None when it is missing or damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection: sqlite3.Connection | None = None
+        self.fence: int | None = None
+        if not _has_content(path):
+            return
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            self.fence = _sound_fence(self._connection)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise LedgerBusy(f"cannot read the ledger {path}: another program holds it; try again") from error
+
+    def keep(self, path: Path) -> None:
+        assert self._connection is not None
+        with draft_beside(path) as draft:
+            with closing(sqlite3.connect(draft)) as copy:
+                self._connection.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")
+            sync(draft)
+            draft.rename(path)
+        sync(path.parent)
+
+    def overwrite(self, staged: Path) -> None:
+        assert self._connection is not None
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        with closing(sqlite3.connect(staged)) as new:
+            new.backup(self._connection)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _sound_fence(connection: sqlite3.Connection) -> int | None:
+    if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+        return None
+    row = connection.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()
+    return int(row[0]) if row else None
+
+
+def _prepare(state: StateDirectory, source: Path, staged: Path, present_fence: int | None, replaced: Path) -> Restored:
+    """Let the staged ledger go on from the highest fence, and make it one durable file."""
+    with closing(Store(staged, SystemClock())) as store:
+        ledger = SqliteLedger(store)
+        known = max(ledger.fence(), present_fence or 0, *_fences_of_directories(state.runs), 0)
+        fence = known if present_fence is not None else known + UNKNOWN_FENCES
+        with ledger.transaction():
+            ledger.raise_fence(fence)
+            ledger.note("ledger.restored", {"from": on_one_line(str(source)), "fence": fence})
+        runs, events = ledger.sizes()
+    with closing(sqlite3.connect(staged)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    sync(staged)
+    return Restored(state.ledger, replaced if state.ledger.exists() else None, fence, runs, events)
+
+
+def _fences_of_directories(runs: Path) -> list[int]:
+    return [int(match[1]) for name in os.listdir(runs) if (match := _RUN_ID.fullmatch(name))]
+
+
+def _put_in_place(ledger: Path, staged: Path, replaced: Path) -> None:
+    if _is_open_somewhere(ledger):
+        raise LedgerBusy(f"cannot replace the damaged ledger {ledger}: a process has it open; end that process first")
+    if ledger.exists():
+        os.link(ledger, replaced)
+        with draft_beside(ledger) as draft:
+            draft.write_bytes(PLACEHOLDER)
+            sync(draft)
+            draft.replace(ledger)
+        sync(ledger.parent)
+    for suffix in ("-wal", "-shm", "-journal"):
+        beside = ledger.with_name(ledger.name + suffix)
+        if beside.exists():
+            beside.rename(replaced.with_name(replaced.name + suffix))
+    sync(ledger.parent)
+    staged.replace(ledger)
+    sync(ledger.parent)
+
+
+def _is_open_somewhere(path: Path) -> bool:
+    """A connection in WAL mode keeps a POSIX lock on its file for as long as it is open (sqlite.org/wal.html)."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return False
+    file_id = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    return any(file_id in line.split() for line in Path("/proc/locks").read_text().splitlines())
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False

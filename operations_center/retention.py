@@ -1,0 +1,102 @@
+"""Forget closed runs that are older than somebody wants to keep.
+
+The directory goes first and the row, which names it, last: a kill in between leaves a row, and the next
+prune finds it again. A directory that no row names any more (the ledger was restored from a backup that is
+older than the run) goes by its age. Open runs are kept whatever their age.
+"""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from operations_center.keeper import cgroup
+from operations_center.keeper.inspect import ProcessTable, read_cgroup
+from operations_center.ledger import Ledger
+from operations_center.locks import is_locked
+
+BATCH = 100
+AT_MOST = 100_000
+"""Runs in one prune; what is left is forgotten by the next."""
+
+_RUN_ID = re.compile(r"r[0-9]+-[0-9a-f]{6}")
+
+_log = logging.getLogger(__name__)
+
+
+def prune_closed_runs(ledger: Ledger, runs_directory: Path, older_than_ms: int, now_wall: int) -> int:
+    """Remove closed runs with their directories, cgroups and events, and notes; how many runs. Raises LedgerBusy.
+
+    ``older_than_ms`` counts from the moment that a run was closed; ``now_wall`` is wall-clock ms. A directory
+    that cannot be removed keeps its run in the ledger.
+    """
+    before = now_wall - older_than_ms
+    # Listed first: a run that is admitted meanwhile is neither closed nor in the list.
+    present = _run_directories(runs_directory)
+    gone = (run_id for run_id in ledger.closed_before(before, AT_MOST) if _remove(runs_directory / run_id))
+    pruned = sum(ledger.prune(batch, before) for batch in _batches(gone)) + ledger.prune((), before)
+    _remove_unknown(ledger, present, before)
+    return pruned
+
+
+def _batches(run_ids: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for run_id in run_ids:
+        batch.append(run_id)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _run_directories(runs_directory: Path) -> list[Path]:
+    try:
+        return [entry for entry in runs_directory.iterdir() if _RUN_ID.fullmatch(entry.name)]
+    except FileNotFoundError:
+        return []
+
+
+def _remove_unknown(ledger: Ledger, directories: Iterable[Path], before: int) -> None:
+    unknown = [path for path in directories if ledger.run(path.name) is None and _changed_at(path) < before]
+    alive = ProcessTable.scan().run_ids if unknown else frozenset()
+    for path in unknown:
+        if path.name not in alive and not is_locked(path / "lock"):
+            _remove(path)
+
+
+def _changed_at(directory: Path) -> int:
+    """Wall-clock ms of the newest change of the directory or of what is directly in it."""
+    try:
+        inside = [entry.stat(follow_symlinks=False).st_mtime_ns for entry in os.scandir(directory)]
+        return max([directory.stat().st_mtime_ns, *inside]) // 1_000_000
+    except FileNotFoundError:
+        return 0
+
+
+def _remove(directory: Path) -> bool:
+    """False, with a warning, when something of it cannot be removed."""
+    path = read_cgroup(directory)
+    if path is not None and not cgroup.remove(path):
+        _log.warning("cannot prune run %s: something lives in its cgroup %s; end that first", directory.name, path)
+        return False
+    try:
+        _remove_tree(directory)
+    except OSError as error:
+        _log.warning("cannot prune run %s: %s; remove %s by hand", directory.name, error, directory)
+        return False
+    return True
+
+
+def _remove_tree(directory: Path) -> None:
+    if not directory.exists():
+        return
+    try:
+        shutil.rmtree(directory)
+    except PermissionError:
+        # An executor may leave directories that are not writable, such as Go's module cache.
+        for parent, _, _ in os.walk(directory):
+            os.chmod(parent, 0o700)
+        shutil.rmtree(directory)

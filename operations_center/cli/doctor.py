@@ -1,0 +1,55 @@
+"""``doctor``: what is wrong with this set-up."""
+
+import os
+from pathlib import Path
+
+import click
+
+from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.config import Config
+from operations_center.doctor import Check, Status, examine_fleet, examine_machine
+from operations_center.errors import ConfigError
+
+_COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAULT: "red"}
+
+
+@click.command("doctor")
+@config_option
+@json_option
+def command(config_file: Path | None, as_json: bool) -> int:
+    """Look at everything that a fleet needs; exit code 0 if one could start. Changes nothing."""
+    config, checks = _read(config_file)
+    checks += examine_machine()
+    if config is not None:
+        checks += examine_fleet(config, os.environ)
+    faults = sum(check.status is Status.FAULT for check in checks)
+    if as_json:
+        print_json(
+            {
+                "ok": not faults,
+                "config_file": str(config.file) if config else None,
+                "checks": [
+                    {"name": check.name, "status": check.status.value, "detail": check.detail} for check in checks
+                ],
+            }
+        )
+    else:
+        _print(checks, faults)
+    if config is None:
+        return ConfigError.exit_code
+    return 1 if faults else 0
+
+
+def _read(config_file: Path | None) -> tuple[Config | None, list[Check]]:
+    try:
+        config = read_config(config_file)
+    except ConfigError as error:
+        return None, [Check("config", Status.FAULT, line) for line in error.lines]
+    return config, [Check("config", Status.OK, str(config.file))]
+
+
+def _print(checks: list[Check], faults: int) -> None:
+    for check in checks:
+        word = click.style(f"{check.status:<8}", fg=_COLOURS[check.status])
+        click.echo(f"{word}{check.name:<18}{check.detail}")
+    click.echo(f"{faults} faults: a fleet cannot start" if faults else "a fleet can start")

@@ -1,0 +1,261 @@
+"""Everything that a fleet needs, looked at without changing anything.
+
+A *fault* keeps a fleet, or every run of a backend, from starting; a *warning* says what is weaker than it could be.
+"""
+
+import os
+import platform
+import shutil
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+
+import psutil
+
+from operations_center.backends.command import DEFAULT_PATH
+from operations_center.clock import rfc3339
+from operations_center.config import Backend, Config, format_size
+from operations_center.config.wording import on_one_line
+from operations_center.errors import OperationsCenterError
+from operations_center.keeper.cgroup import usable_cgroup_parent
+from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
+from operations_center.state_directory import StateDirectory
+from operations_center.store.sqlite import APPLICATION_ID
+
+OLDEST_KERNEL = (5, 3)
+"""pidfd_open(2)."""
+
+OLDEST_PYTHON = (3, 11)
+
+KEEPER_PROGRAMS = ("sh", "timeout", "sync", "stat", "cat", "sleep")
+
+OLDEST_TIME_MS = 1_735_689_600_000
+"""2025: a clock that says less has not been set."""
+
+
+class Status(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    status: Status
+    detail: str
+
+
+def examine_machine() -> list[Check]:
+    return [_kernel(), _python(), *_keeper_programs(), _cgroup(), _clock()]
+
+
+def examine_fleet(config: Config, environment: Mapping[str, str]) -> list[Check]:
+    """``environment`` is what watchers would be started with."""
+    return [
+        *_state_directory(config),
+        *_ledger(config),
+        *(check for backend in config.backends.values() for check in _backend(backend, config, environment)),
+        *(
+            _warning("inactive", f"[{section}] is checked, but this version does not act on it")
+            for section in config.inactive_sections
+        ),
+    ]
+
+
+def _ok(name: str, detail: str) -> Check:
+    return Check(name, Status.OK, on_one_line(detail))
+
+
+def _warning(name: str, detail: str) -> Check:
+    return Check(name, Status.WARNING, on_one_line(detail))
+
+
+def _fault(name: str, detail: str) -> Check:
+    return Check(name, Status.FAULT, on_one_line(detail))
+
+
+# The machine
+
+
+def _kernel() -> Check:
+    release = platform.release()
+    if sys.platform != "linux":
+        return _fault("kernel", f"cannot run on {platform.system()}: only Linux can say who is alive; use a Linux host")
+    numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    if numbers < OLDEST_KERNEL:
+        return _fault("kernel", f"cannot run on Linux {release}: it has no pidfd; use 5.3 or later")
+    return _ok("kernel", f"Linux {release}")
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    if sys.version_info < OLDEST_PYTHON:
+        return _fault("python", f"cannot run on Python {version}: use 3.11 or later")
+    return _ok("python", f"{version} ({sys.executable})")
+
+
+def _keeper_programs() -> Iterator[Check]:
+    # "command -p" looks where the system's own programs are, and the shell itself is named by its path.
+    path = os.confstr("CS_PATH") or os.defpath
+    missing = [program for program in KEEPER_PROGRAMS if shutil.which(program, path=path) is None]
+    if missing:
+        yield _fault("programs", f"cannot start runs: {', '.join(missing)} is not in {path}; install coreutils")
+    else:
+        yield _ok("programs", f"{', '.join(KEEPER_PROGRAMS)} are there")
+
+
+def _cgroup() -> Check:
+    parent = usable_cgroup_parent()
+    if parent is None:
+        return _warning(
+            "cgroup",
+            "no cgroup v2 is usable: a process of a run that leaves its session, its parents and its environment "
+            "behind escapes its run; a systemd unit with Delegate=yes gives one (`operations-center unit`)",
+        )
+    return _ok("cgroup", f"each run gets its own below {parent}")
+
+
+def _clock() -> Check:
+    now = time.time_ns() // 1_000_000
+    if now < OLDEST_TIME_MS:
+        return _warning("clock", f"it says {rfc3339(now)}; set it, or times shown to people are wrong")
+    return _ok("clock", rfc3339(now) or "")
+
+
+# The state directory and the ledger
+
+
+def _state_directory(config: Config) -> Iterator[Check]:
+    root = config.center.state_dir
+    if not root.exists():
+        yield from _missing_state_directory(root)
+    elif not root.is_dir():
+        yield _fault("state_dir", f"cannot use {root}: it is not a directory; set center.state_dir")
+    else:
+        yield _owner(root)
+        yield _locks(root)
+        yield _disk(root, config.watchdog.min_free_disk_bytes)
+
+
+def _missing_state_directory(root: Path) -> Iterator[Check]:
+    nearest = next(parent for parent in root.parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        yield _fault("state_dir", f"cannot make {root}: {nearest} is not writable; set center.state_dir")
+        return
+    yield _ok("state_dir", f"{root} is made by the first start")
+    kind = file_system_kind(nearest)
+    if kind in NETWORK_FILE_SYSTEMS:
+        yield _fault("locks", f"cannot rely on the locks of {kind} in {nearest}; set center.state_dir")
+
+
+def _owner(root: Path) -> Check:
+    facts = root.stat()
+    mode = stat.S_IMODE(facts.st_mode)
+    if facts.st_uid != os.geteuid():
+        return _fault("state_dir", f"cannot use {root}: it belongs to user {facts.st_uid}; run as its owner")
+    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+        return _fault("state_dir", f"cannot write {root}: its mode is {mode:04o}; chmod 0700 it")
+    if mode & 0o077:
+        return _warning("state_dir", f"{root} has mode {mode:04o}, and others may look into it; chmod 0700 it")
+    return _ok("state_dir", str(root))
+
+
+def _locks(root: Path) -> Check:
+    try:
+        refuse_broken_locks(root)
+    except (OperationsCenterError, OSError) as error:
+        return _fault("locks", str(error))
+    return _ok("locks", f"file locks work on {file_system_kind(root)}")
+
+
+def _disk(root: Path, wanted: int) -> Check:
+    free = shutil.disk_usage(root).free
+    amount = f"{free >> 20} MiB are free"
+    if free < wanted:
+        return _warning("disk", f"{amount}; nothing is admitted below {format_size(wanted)}")
+    return _ok("disk", amount)
+
+
+def _ledger(config: Config) -> Iterator[Check]:
+    state = StateDirectory(config.center.state_dir)
+    path = state.ledger
+    try:
+        if not path.exists() or not path.stat().st_size:
+            yield _missing_ledger(state)
+            return
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as ledger:
+            yield _schema(path, ledger)
+            yield _newest_event(ledger)
+    except (OSError, sqlite3.Error) as error:
+        yield _fault(
+            "ledger", f"cannot read {path}: {error}; bring back a backup with `operations-center ledger restore`"
+        )
+
+
+def _missing_ledger(state: StateDirectory) -> Check:
+    if state.runs.is_dir() and any(state.runs.iterdir()):
+        return _fault(
+            "ledger",
+            f"cannot open {state.ledger}: it is missing, but {state.runs} has runs; "
+            "bring back a backup with `operations-center ledger restore`",
+        )
+    return _ok("ledger", f"{state.ledger} is made by the first start")
+
+
+def _schema(path: Path, ledger: sqlite3.Connection) -> Check:
+    newest = sum(
+        entry.name.endswith(".sql") for entry in files("operations_center.store").joinpath("migrations").iterdir()
+    )
+    application = ledger.execute("PRAGMA application_id").fetchone()[0]
+    schema = ledger.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        return _fault("ledger", f"cannot use {path}: it is some other program's database; move it away")
+    if schema > newest:
+        return _fault("ledger", f"cannot use {path}: its schema {schema} is newer than {newest}; upgrade")
+    damage = ledger.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        return _fault("ledger", f"cannot trust {path}: {damage}; see `operations-center ledger restore`")
+    return _ok("ledger", f"{path}, schema {schema}")
+
+
+def _newest_event(ledger: sqlite3.Connection) -> Check:
+    (at,) = ledger.execute("SELECT max(at) FROM events").fetchone()
+    if at is not None and at > time.time_ns() // 1_000_000 + 60_000:
+        return _warning("clock", f"the newest event is of {rfc3339(at)}, which is yet to come: the clock went back")
+    return _ok("events", f"the newest is of {rfc3339(at)}" if at is not None else "there is none yet")
+
+
+# Backends
+
+
+def _backend(backend: Backend, config: Config, environment: Mapping[str, str]) -> Iterator[Check]:
+    name = f"backend {backend.name}"
+    yield _program(name, backend, config, environment)
+    directory = backend.working_directory
+    if directory is not None and not directory.is_dir():
+        yield _fault(name, f"cannot start runs: its working_directory {directory} is no directory; make it")
+    missing = [variable for variable in backend.env if variable not in environment]
+    if missing:
+        yield _warning(name, f"{', '.join(missing)} is not set here; set it where the fleet is started")
+    wanted, available = backend.min_available_memory_bytes, psutil.virtual_memory().available
+    if wanted is not None and available < wanted:
+        yield _warning(name, f"{available >> 20} MiB of memory are available; it wants {format_size(wanted)}")
+
+
+def _program(name: str, backend: Backend, config: Config, environment: Mapping[str, str]) -> Check:
+    program = backend.argv[0].replace("{release}", str(config.directory))
+    if "/" in program:
+        found = shutil.which(str(config.directory / program))
+    else:
+        found = shutil.which(program, path=environment.get("PATH", DEFAULT_PATH))
+    if found is None:
+        return _fault(name, f"cannot start runs: {program} is not there or not executable; install it or change argv")
+    return _ok(name, found)

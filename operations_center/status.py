@@ -164,13 +164,19 @@ def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mappi
     states = {str(watcher["role"]): str(watcher["state"]) for watcher in watchers} | {WATCHDOG: str(watchdog["state"])}
     wanted = children_of(seen.supervisor)
     return [
-        *(["the supervisor is " + seen.supervisor.state] if seen.supervisor.state != "up" else []),
+        *_unsettled(seen.supervisor, wanted),
         *(f"{called(name)} is {state}" for name, state in states.items() if name in wanted and state != "ready"),
         *(f"{called(name)} is not one of this supervisor's" for name in _unwatched(seen, wanted)),
         *_stalled(seen),
         *_late_cycle(seen, watchdog),
         *(f"{pause.name} is paused by the watchdog: {pause.reason}" for pause in seen.pauses if _is_alarm(pause)),
     ]
+
+
+def _unsettled(supervisor: Member, wanted: Mapping[str, Any]) -> list[str]:
+    """A supervisor that starts or stops; where it has children it is they that say whether it is up."""
+    going_down = supervisor.state in ("stopping", "stopped")
+    return [f"the supervisor is {supervisor.state}"] if going_down or not wanted else []
 
 
 def _unwatched(seen: Seen, wanted: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from operations_center.in_flight_reconcile import (
     clear_orphaned_in_flight,
     request_stop,
 )
+from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
 from operations_center.keeper.inspect import GateState, read_exit, read_gate
 from operations_center.keeper.stop import signal_processes
 from operations_center.ledger import Pause
@@ -83,7 +84,7 @@ def end_open_runs(center: Center, within_s: float | None = None) -> None:
     """
     runs = center.ledger.open_runs()
     if within_s is None:
-        within_s = max([DOWN_WITHIN_S, *(_grace_s(run) for run in runs)])
+        within_s = max([DOWN_WITHIN_S, *(_patience_s(run) for run in runs)])
     until = time.monotonic() + within_s
     clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
     while runs := center.ledger.open_runs():
@@ -103,7 +104,7 @@ def _known(center: Center, run_id: str) -> Run:
 
 
 def _end_run(center: Center, run: Run, order: StopOrder) -> Run:
-    until = time.monotonic() + _grace_s(run)
+    until = time.monotonic() + _patience_s(run)
     while run.state is not RunState.CLOSED and (run := _begin_to_end(center, run, order)).state is not RunState.CLOSED:
         if time.monotonic() > until:
             raise OperationsCenterError(_still_alive(center, run))
@@ -146,18 +147,19 @@ def _is_about_to_start(center: Center, run: Run) -> bool:
 
 def _has_ended_by_itself(center: Center, run: Run) -> bool:
     """A stop that comes after the record must not change how the run ended, nor have its task run again."""
-    return run.stop_outcome is None and read_exit(center.state.run(run.run_id)) is not None
+    return read_exit(center.state.run(run.run_id)) is not None
 
 
-def _grace_s(run: Run) -> float:
-    return run.grace_ms / 1000 + BEYOND_GRACE_S
+def _patience_s(run: Run) -> float:
+    beginning_s = RESERVATION_YOUNG_MS / 1000 if run.state is RunState.RESERVED else 0.0
+    return beginning_s + run.grace_ms / 1000 + BEYOND_GRACE_S
 
 
 def _still_alive(center: Center, run: Run) -> str:
     if run.host_id != center.host.host_id or run.pid_namespace != center.host.pid_namespace:
         return f"cannot stop run {run.run_id} from here: it is on host {run.host}; run the command there"
     return (
-        f"cannot stop run {run.run_id}: it is still {run.state} {_grace_s(run):.0f} s later; every reconciliation "
+        f"cannot stop run {run.run_id}: it is still {run.state} {_patience_s(run):.0f} s later; every reconciliation "
         f"goes on with it, see `operations-center explain {run.run_id}`"
     )
 

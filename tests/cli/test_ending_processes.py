@@ -1,0 +1,102 @@
+"""How processes of a fleet are ended: asked first, killed when they do not listen, never waited for without end."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from operations_center import stopping
+from operations_center.config import load_config
+from operations_center.errors import Unavailable
+from operations_center.identity import Process, is_alive, read_stat
+from operations_center.state_directory import StateDirectory
+from operations_center.stopping import Down, end_processes, take_down
+
+DEAF = """
+import fcntl, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def deaf_holder(lock: Path) -> Iterator[Process]:
+    with subprocess.Popen([sys.executable, "-c", DEAF, str(lock)], stdout=subprocess.PIPE) as popen:
+        try:
+            assert popen.stdout is not None
+            popen.stdout.readline()
+            stat = read_stat(popen.pid)
+            assert stat is not None
+            yield Process(popen.pid, stat.start_ticks)
+        finally:
+            popen.kill()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDirectory:
+    (tmp_path / "operations_center.toml").write_text(
+        '[roles.goal]\nbackend = "a"\n[backends.a]\nkind = "command"\nargv = ["true"]\nmax_concurrent = 1\n'
+    )
+    state = StateDirectory(tmp_path / ".operations_center")
+    state.create()
+    return state
+
+
+def test_a_process_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    with deaf_holder(tmp_path / "lock") as process:
+        assert end_processes([process], 0.1, time.monotonic() + 10) == []
+        assert not is_alive(process)
+
+
+def test_a_process_that_outlives_the_time_is_named_and_not_killed(tmp_path: Path) -> None:
+    with deaf_holder(tmp_path / "lock") as process:
+        assert end_processes([process], 5, time.monotonic() + 0.1) == [process]
+        assert is_alive(process)
+
+
+def test_down_kills_a_supervisor_and_watchers_that_do_not_listen(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "SUPERVISOR_KILL_AFTER_S", 0.1)
+    monkeypatch.setattr(stopping, "WATCHER_KILL_AFTER_S", 0.1)
+    config = load_config(state.root.parent / "operations_center.toml", {})
+    with deaf_holder(state.supervisor_lock) as supervisor, deaf_holder(state.watcher_lock("former")) as watcher:
+        ended = take_down(config, Down.LEAVE, None)
+        assert (ended.supervisor.process, [each.process for each in ended.watchers]) == (supervisor, [watcher])
+        assert not is_alive(supervisor) and not is_alive(watcher)
+
+
+def test_down_gives_up_in_time_and_says_who_lives_on(state: StateDirectory) -> None:
+    config = load_config(state.root.parent / "operations_center.toml", {})
+    with deaf_holder(state.supervisor_lock) as supervisor:
+        begun = time.monotonic()
+        with pytest.raises(Unavailable, match=f"the supervisor .process {supervisor.pid}. lives on"):
+            take_down(config, Down.LEAVE, 0.2)
+        assert time.monotonic() - begun < 2
+
+
+def test_down_waits_for_another_down_no_longer_than_it_may(state: StateDirectory) -> None:
+    config = load_config(state.root.parent / "operations_center.toml", {})
+    with (
+        deaf_holder(state.root / "down.lock"),
+        deaf_holder(state.supervisor_lock) as supervisor,
+        pytest.raises(Unavailable, match="another `operations-center down`"),
+    ):
+        take_down(config, Down.LEAVE, 0.2)
+        assert is_alive(supervisor)
+
+
+def test_a_fleet_is_stopped_also_where_the_ledger_is_broken(state: StateDirectory) -> None:
+    config = load_config(state.root.parent / "operations_center.toml", {})
+    state.ledger.write_bytes(b"no database at all" * 100)
+    with deaf_holder(state.watcher_lock("goal")) as watcher:
+        with pytest.raises(Exception, match="cannot use the ledger"):
+            take_down(config, Down.LEAVE, None)
+        assert not is_alive(watcher)

@@ -158,7 +158,7 @@ class LocalBoard:
             raise NotFound(f"cannot {verb} task {task_id}: there is no such task; see `operations-center task list`")
         return row
 
-    def _change(self, row: dict[str, Any], kind: str, run_id: str | None, **changes: Any) -> None:
+    def _change(self, row: dict[str, Any], kind: str, run_id: str | None, /, **changes: Any) -> None:
         new = row | changes | {"updated_at": self._store.clock.now().wall}
         self._store.execute(_SQL["write_task"], new)
         changed = {name: value for name, value in new.items() if row[name] != value}

@@ -39,8 +39,12 @@ class Store:
         with _clear_errors(path):
             self._refuse_a_lost_ledger()
             self._connection = self._connect()
-            self._file = path.stat()
-            self._migrate()
+            try:
+                self._file = path.stat()
+                self._migrate()
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         self._connection.close()
@@ -154,10 +158,14 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=self.write_within_s, isolation_level=None)
-        connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        self.path.chmod(0o600)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            self.path.chmod(0o600)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _migrate(self) -> None:

@@ -1,0 +1,103 @@
+"""init, config, unit, doctor."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from operations_center.config import load_config, merged
+from tests.cli.command_line import CommandLine
+
+
+def test_init_writes_a_configuration_that_a_check_finds_no_mistake_in(empty: CommandLine) -> None:
+    written = empty("init", "new place", "--json").json["config_file"]
+    assert written == str(empty.root / "new place" / "operations_center.toml")
+    assert empty("config", "check", "--config", written, "--json").json["ok"] is True
+
+
+def test_init_overwrites_nothing(line: CommandLine) -> None:
+    assert "exists already" in line("init", expect=1).complaint
+
+
+def test_config_show_prints_toml_that_means_the_same(line: CommandLine) -> None:
+    shown = line("config", "show").out
+    (line.root / "again.toml").write_text(shown)
+    first, second = (load_config(line.root / name, {}) for name in ("operations_center.toml", "again.toml"))
+    assert merged(first) == merged(second)
+    assert tomllib.loads(shown)["backends"]["agent"]["argv"] == ["cat"]
+
+
+def test_config_show_hides_nothing_that_is_null_in_json(line: CommandLine) -> None:
+    shown = line("config", "show", "--json").json
+    assert shown["web"] is None
+    assert shown["backends"]["agent"]["timeout"] == "1h"
+
+
+def test_a_mistake_in_the_configuration_is_exit_78_everywhere(line: CommandLine) -> None:
+    with (line.root / "operations_center.toml").open("a") as file:
+        file.write("\n[wep]\n")
+    for words in (["config", "check"], ["config", "show"], ["task", "list"], ["unit"]):
+        assert "wep" in line(*words, expect=78).complaint
+    told = line("config", "check", "--json", expect=78).json
+    assert (told["ok"], len(told["errors"])) == (False, 1)
+    told = line("doctor", "--json", expect=78).json
+    assert told["checks"][0]["status"] == "fault"
+
+
+def test_inactive_sections_are_a_note(line: CommandLine) -> None:
+    with (line.root / "operations_center.toml").open("a") as file:
+        file.write('\n[web]\nlisten = "127.0.0.1:0"\n')
+    checked = line("config", "check")
+    assert "[web] is inactive" in checked.err
+    assert any(check["name"] == "inactive" for check in line("doctor", "--json").json["checks"])
+
+
+def test_the_unit_spares_executors_and_names_absolute_paths(line: CommandLine) -> None:
+    unit = line("unit").out
+    assert "\nKillMode=process\n" in unit
+    (start,) = [entry for entry in unit.splitlines() if entry.startswith("ExecStart=/")]
+    assert f'up --config "{line.root}/operations_center.toml"' in start
+
+
+def test_the_doctor_changes_nothing(line: CommandLine) -> None:
+    told = line("doctor", "--json").json
+    assert told["ok"] is True
+    assert os.listdir(line.root) == ["operations_center.toml"]
+
+
+def test_the_doctor_finds_what_keeps_runs_from_starting(line: CommandLine) -> None:
+    config = line.root / "operations_center.toml"
+    config.write_text(config.read_text().replace('["cat"]', '["no-such-program"]'))
+    told = line("doctor", "--json", expect=1).json
+    faults = [check for check in told["checks"] if check["status"] == "fault"]
+    assert [check["name"] for check in faults] == ["backend agent"]
+    assert "no-such-program" in faults[0]["detail"]
+
+
+def test_a_variable_that_is_not_set_is_only_a_warning(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = line.root / "operations_center.toml"
+    config.write_text(config.read_text().replace('argv = ["cat"]', 'argv = ["cat"]\nenv = ["NO_SUCH_KEY"]', 1))
+    warnings = [check for check in line("doctor", "--json").json["checks"] if check["status"] == "warning"]
+    assert any("NO_SUCH_KEY" in check["detail"] for check in warnings)
+    monkeypatch.setenv("NO_SUCH_KEY", "1")
+    assert "NO_SUCH_KEY" not in line("doctor").out
+
+
+@pytest.mark.parametrize("content", [b"rubbish" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])
+def test_the_doctor_finds_a_damaged_ledger(line: CommandLine, content: bytes) -> None:
+    line.state.create()
+    line.state.ledger.write_bytes(content)
+    told = line("doctor", "--json", expect=1).json
+    assert [check["name"] for check in told["checks"] if check["status"] == "fault"] == ["ledger"]
+
+
+def test_the_doctor_finds_a_ledger_that_was_lost(line: CommandLine) -> None:
+    line.state.create()
+    (line.state.runs / "r1-abcdef").mkdir()
+    assert "it is missing, but" in line("doctor", expect=1).out
+
+
+def test_the_doctor_refuses_a_state_directory_that_is_a_file(line: CommandLine) -> None:
+    Path(line.state.root).write_text("")
+    assert "is not a directory" in line("doctor", expect=1).out

@@ -1,0 +1,185 @@
+"""A real fleet in a directory of its own, driven as its user would, and what its executors witness."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from operations_center.config import load_config
+from operations_center.identity import is_alive
+from operations_center.keeper.inspect import ProcessTable
+from operations_center.locks import lock_holder
+from operations_center.pulse import Pulse, read_pulse
+from operations_center.state_directory import SUPERVISOR, StateDirectory
+from operations_center.wiring import Center, open_center
+
+WITNESS = """
+import os, sys, time
+seconds = float(sys.argv[1])
+def say(word):
+    line = f"{word} {os.environ['OPERATIONS_CENTER_TASK_ID']} {os.environ['OPERATIONS_CENTER_RUN_ID']} {time.monotonic_ns()}\\n"
+    file = os.open(os.environ['HOME'] + '/witness', os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(file, line.encode())
+    os.close(file)
+say('begin')
+time.sleep(seconds)
+say('end')
+"""
+"""An executor that tells, in one shared file, when it begins and when it ends."""
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    word: str
+    task_id: str
+    run_id: str
+    at_ns: int
+
+
+@dataclass
+class Fleet:
+    root: Path
+    supervisors: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    @property
+    def state(self) -> StateDirectory:
+        return StateDirectory(self.root / ".operations_center")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "HOME": str(self.root),
+            "OPERATIONS_CENTER_CONFIG": str(self.root / "operations_center.toml"),
+        }
+
+    def configure(self, text: str) -> None:
+        (self.root / "operations_center.toml").write_text(text)
+        (self.root / "witness.py").write_text(WITNESS)
+
+    def argv(self, *words: str) -> list[str]:
+        return [sys.executable, "-P", "-m", "operations_center", *words]
+
+    def run(self, *words: str, expect: int | None = 0, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            self.argv(*words),
+            cwd=self.root,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert expect is None or done.returncode == expect, (words, done.returncode, done.stdout, done.stderr)
+        return done
+
+    def json(self, *words: str, expect: int | None = 0) -> Any:
+        return json.loads(self.run(*words, "--json", expect=expect).stdout)
+
+    def popen(self, *words: str) -> "subprocess.Popen[bytes]":
+        with (self.root / "up.log").open("ab") as log:
+            process = subprocess.Popen(self.argv(*words), cwd=self.root, env=self.environment, stdout=log, stderr=log)
+        self.supervisors.append(process)
+        return process
+
+    def up(self, *words: str) -> "subprocess.Popen[bytes]":
+        """Start the supervisor in the foreground and wait until all of its watchers are ready."""
+        process = self.popen("up", *words)
+        wait_until(lambda: self.is_up(process), "the fleet is up", seconds=30)
+        return process
+
+    def is_up(self, process: "subprocess.Popen[bytes]") -> bool:
+        assert process.poll() is None, (self.root / "up.log").read_text()
+        pulse = read_pulse(self.state.pulse(SUPERVISOR))
+        return pulse is not None and pulse.pid == process.pid and pulse.state == "up"
+
+    def add(self, count: int, kind: str) -> list[str]:
+        lines = "".join(json.dumps({"title": f"task {number}", "kind": kind}) + "\n" for number in range(count))
+        self.run("task", "import", "-", stdin=lines)
+        return [task["id"] for task in self.json("task", "list")["tasks"] if task["kind"] == kind]
+
+    def pulse(self, name: str) -> Pulse:
+        pulse = read_pulse(self.state.pulse(name))
+        assert pulse is not None
+        return pulse
+
+    def witnessed(self, word: str | None = None) -> list[Witnessed]:
+        try:
+            text = (self.root / "witness").read_text()
+        except FileNotFoundError:
+            return []
+        lines = [line.split() for line in text.splitlines()]
+        return [Witnessed(a, b, c, int(d)) for a, b, c, d in lines if word in (None, a)]
+
+    def most_at_once(self) -> int:
+        running = most = 0
+        for event in sorted(self.witnessed(), key=lambda event: event.at_ns):
+            running += 1 if event.word == "begin" else -1
+            most = max(most, running)
+        return most
+
+    @contextmanager
+    def center(self) -> Iterator[Center]:
+        center = open_center(load_config(self.root / "operations_center.toml", self.environment))
+        try:
+            yield center
+        finally:
+            center.close()
+
+    def broken_promises(self) -> list[str]:
+        """I1 to I3 against the process table, both ways; to be asked when no stop is in progress."""
+        with self.center() as center:
+            runs = {run.run_id: run for run in center.ledger.recent_runs(task_id=None, backend=None, limit=10_000)}
+            table = ProcessTable.scan()
+            holding = {run_id for run_id, run in runs.items() if run.state in ("reserved", "running")}
+            alive = table.run_ids & set(runs)
+            return [
+                *(f"run {run_id} holds a slot without a live process" for run_id in sorted(holding - alive)),
+                *(f"run {run_id} is alive without a slot" for run_id in sorted(alive - holding)),
+                *center.ledger.verify(),
+            ]
+
+    def clean_up(self) -> None:
+        """Whatever a test left alive, ended by its pid."""
+        for process in self.supervisors:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for path in (self.root / ".operations_center" / "watchers").glob("*.lock"):
+            holder = lock_holder(path)
+            if holder is not None:
+                os.kill(holder, signal.SIGKILL)
+        table = ProcessTable.scan()
+        ours = {path.name for path in self.state.runs.glob("*")}
+        for run_id in table.run_ids & ours:
+            for pid in table.pids_of_run(run_id):
+                kill_if_there(pid)
+
+
+def kill_if_there(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    """For what no descriptor tells of: a row of the ledger, a line in a file."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"still waiting for: {what}"
+        time.sleep(0.01)
+
+
+def is_dead(pulse: Pulse) -> bool:
+    return not is_alive(pulse.process)

@@ -1,0 +1,252 @@
+"""The whole fleet, on real processes: it does its work, and outlives whatever is killed."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from operations_center.identity import Process, is_alive
+from operations_center.pulse import read_pulse
+from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from tests.fleet import Fleet, wait_until
+
+CONFIG = """
+[roles.goal]
+backend = "agent"
+concurrency = 4
+retry_backoff = {{ initial = "100ms" }}
+[roles.test]
+backend = "agent"
+concurrency = 4
+retry_backoff = {{ initial = "100ms" }}
+[backends.agent]
+kind = "command"
+argv = ["{python}", "witness.py", "{seconds}"]
+working_directory = "."
+max_concurrent = 2
+grace = "1s"
+[watchdog]
+every = "500ms"
+"""
+
+
+@pytest.fixture
+def fleet(fleet: Fleet) -> Iterator[Fleet]:
+    configure(fleet, seconds=0.4)
+    return fleet
+
+
+def configure(fleet: Fleet, seconds: float) -> None:
+    fleet.configure(CONFIG.format(python=sys.executable, seconds=seconds))
+
+
+def states(fleet: Fleet) -> Counter[str]:
+    return Counter(task["state"] for task in fleet.json("task", "list")["tasks"])
+
+
+def begun(fleet: Fleet) -> Counter[str]:
+    return Counter(each.task_id for each in fleet.witnessed("begin"))
+
+
+def running(fleet: Fleet, count: int) -> list[dict[str, object]]:
+    def look() -> list[dict[str, object]]:
+        runs = fleet.json("runs", "--open")["runs"]
+        return [run for run in runs if run["state"] == "running"] if len(fleet.witnessed("begin")) >= count else []
+
+    return wait_until(lambda: found if len(found := look()) == count else None, f"{count} runs are running")
+
+
+def test_twenty_four_tasks_of_two_roles_run_once_each_and_never_more_than_two_at_once(fleet: Fleet) -> None:
+    ids = fleet.add(12, "goal") + fleet.add(12, "test")
+
+    fleet.run("up", "--exit-when-idle")
+
+    assert states(fleet) == {"done": 24}
+    assert begun(fleet) == dict.fromkeys(ids, 1)
+    assert fleet.most_at_once() == 2
+    assert not fleet.broken_promises()
+
+
+def test_executors_of_a_killed_watcher_go_on_and_are_adopted(fleet: Fleet) -> None:
+    configure(fleet, seconds=2)
+    fleet.add(2, "goal")
+    fleet.up()
+    runs = running(fleet, 2)
+
+    before = fleet.pulse("goal")
+    os.kill(before.pid, signal.SIGKILL)
+    wait_until(lambda: fleet.pulse("goal").pid != before.pid, "another watcher")
+    wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
+
+    assert len(fleet.witnessed("begin")) == len(fleet.witnessed("end")) == 2
+    adopted = [event for event in fleet_events(fleet) if event["kind"] == "run.adopted"]
+    assert {event["run_id"] for event in adopted} == {run["run_id"] for run in runs}
+    assert not fleet.broken_promises()
+
+
+def test_a_killed_supervisor_leaves_its_watchers_and_the_next_one_goes_on_with_them(fleet: Fleet) -> None:
+    configure(fleet, seconds=2)
+    fleet.add(2, "goal")
+    supervisor = fleet.up()
+    running(fleet, 2)
+    before = {name: fleet.pulse(name).pid for name in ("goal", "test", WATCHDOG)}
+
+    supervisor.kill()
+    supervisor.wait()
+    assert fleet.json("status", expect=3)["state"] == "stopped"
+    fleet.up()
+
+    assert {name: fleet.pulse(name).pid for name in before} == before
+    wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
+    assert len(fleet.witnessed("begin")) == 2
+    assert not fleet.broken_promises()
+
+
+def test_everything_killed_at_once_comes_back_and_every_task_is_done(fleet: Fleet) -> None:
+    configure(fleet, seconds=1)
+    fleet.add(3, "goal")
+    fleet.add(3, "test")
+    supervisor = fleet.up()
+    runs = running(fleet, 2)
+    victims = [supervisor.pid, *(fleet.pulse(name).pid for name in ("goal", "test", WATCHDOG))]
+    for pid in [*victims, *(int(str(run["keeper_pid"])) for run in runs)]:
+        os.kill(pid, signal.SIGKILL)
+    supervisor.wait()
+
+    fleet.run("up", "--exit-when-idle")
+
+    assert states(fleet) == {"done": 6}
+    assert fleet.most_at_once() <= 4  # the two that were killed witnessed no end
+    assert not fleet.broken_promises()
+
+
+def test_an_executor_that_is_killed_gives_its_slot_back_and_its_task_runs_again(fleet: Fleet) -> None:
+    configure(fleet, seconds=1)
+    fleet.add(1, "goal")
+    fleet.up()
+    (run,) = running(fleet, 1)
+    children = wait_until(lambda: executor_pids(int(str(run["keeper_pid"]))), "the executor")
+
+    os.kill(children[0], signal.SIGKILL)
+
+    wait_until(lambda: states(fleet) == {"done": 1}, "the task is done")
+    first, second = sorted(fleet.json("runs")["runs"], key=lambda run: run["fence"])
+    assert (first["outcome"], first["proof"], first["exit_code"]) == ("killed", "exit_recorded", 137)
+    assert (second["outcome"], second["attempt"]) == ("succeeded", 2)
+
+
+def executor_pids(keeper: int) -> list[int]:
+    with open(f"/proc/{keeper}/task/{keeper}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def fleet_events(fleet: Fleet) -> list[dict[str, str]]:
+    return fleet.json("events")["events"]
+
+
+def test_a_watcher_that_is_told_to_stop_ends_within_a_second_and_leaves_its_runs(fleet: Fleet) -> None:
+    configure(fleet, seconds=3)
+    fleet.add(2, "goal")
+    fleet.up()
+    runs = running(fleet, 2)
+    before = fleet.pulse("goal")
+
+    os.kill(before.pid, signal.SIGTERM)
+    wait_until(lambda: not is_alive(before.process), "the watcher ends", seconds=1.0)
+
+    assert all(is_alive(keeper(run)) for run in runs)
+    wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
+    assert len(fleet.witnessed("begin")) == 2
+
+
+def keeper(run: dict[str, object]) -> Process:
+    pid = int(str(run["keeper_pid"]))
+    with open(f"/proc/{pid}/stat") as file:
+        return Process(pid, int(file.read().rpartition(")")[2].split()[19]))
+
+
+def test_a_stopped_watcher_is_replaced_and_its_runs_are_not_touched(fleet: Fleet) -> None:
+    fleet.configure(CONFIG.format(python=sys.executable, seconds=4) + 'stalled_after = "3s"\n')
+    fleet.add(2, "goal")
+    fleet.up()
+    running(fleet, 2)
+    before = fleet.pulse("goal")
+
+    os.kill(before.pid, signal.SIGSTOP)
+
+    wait_until(lambda: fleet.pulse("goal").pid != before.pid, "another watcher")
+    wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
+    assert len(fleet.witnessed("begin")) == len(fleet.witnessed("end")) == 2
+    assert "watcher.stalled" in {event["kind"] for event in fleet_events(fleet)}
+
+
+def test_a_stopped_watchdog_is_replaced_by_the_supervisor(fleet: Fleet) -> None:
+    fleet.configure(CONFIG.format(python=sys.executable, seconds=1) + 'stalled_after = "3s"\n')
+    fleet.up()
+    before = fleet.pulse(WATCHDOG)
+
+    os.kill(before.pid, signal.SIGSTOP)
+
+    wait_until(lambda: fleet.pulse(WATCHDOG).pid != before.pid, "another watchdog")
+
+
+def test_terminating_the_supervisor_leaves_executors_and_a_second_term_ends_them(fleet: Fleet) -> None:
+    configure(fleet, seconds=30)
+    fleet.add(2, "goal")
+    supervisor = fleet.up()
+    runs = running(fleet, 2)
+
+    supervisor.terminate()
+    assert supervisor.wait(timeout=10) == 0
+    assert all(is_alive(keeper(run)) for run in runs)
+
+    supervisor = fleet.up()
+    supervisor.terminate()
+    wait_until(lambda: "stopping" in pulse_state(fleet), "it stops")
+    supervisor.terminate()
+    assert supervisor.wait(timeout=20) == 0
+    assert states(fleet) == {"ready": 2}
+    assert not fleet.json("runs", "--open")["runs"]
+    assert not fleet.broken_promises()
+
+
+def pulse_state(fleet: Fleet) -> str:
+    pulse = read_pulse(fleet.state.pulse(SUPERVISOR))
+    return pulse.state if pulse else ""
+
+
+def test_of_two_supervisors_started_at_once_exactly_one_runs_and_the_other_names_it(fleet: Fleet) -> None:
+    for _ in range(5):
+        first, second = fleet.popen("up"), fleet.popen("up")
+        loser, winner = wait_until(
+            lambda first=first, second=second: (
+                (first, second) if first.poll() is not None else (second, first) if second.poll() is not None else None
+            ),
+            "one of them gives up",
+        )
+        assert loser.returncode == 75
+        assert f"process {winner.pid} already runs it" in (fleet.root / "up.log").read_text()
+        wait_until(lambda winner=winner: fleet.is_up(winner), "the other one is up")
+        winner.terminate()
+        assert winner.wait(timeout=10) == 0
+
+
+def test_a_watcher_that_cannot_start_is_reported_as_failed_and_tried_again(fleet: Fleet) -> None:
+    fleet.up()
+    lock = fleet.state.watcher_lock("goal")
+    before = fleet.pulse("goal")
+    lock.unlink()
+    lock.mkdir()
+    os.kill(before.pid, signal.SIGKILL)
+
+    def state() -> str:
+        children = fleet.pulse(SUPERVISOR).details["children"]
+        return next(str(child["state"]) for child in children if child["name"] == "goal")
+
+    wait_until(lambda: state() in ("backoff", "failed"), "the watcher backs off")
+    assert fleet.json("status")["state"] == "degraded"
+    lock.rmdir()
+    wait_until(lambda: state() == "ready", "the watcher is ready again", seconds=40)

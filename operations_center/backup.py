@@ -30,8 +30,10 @@ def back_up(ledger: SqliteLedger, destination: Path, now_wall: int) -> Backup:
 
     In a directory the copy's name has the time in it.
     """
-    path = destination / f"ledger-{file_time(now_wall)}.db" if destination.is_dir() else destination
+    path = destination
     try:
+        if destination.is_dir():
+            path = destination / f"ledger-{file_time(now_wall)}.db"
         _refuse_existing(path)
         with draft_beside(path) as draft:
             with ledger.snapshot():

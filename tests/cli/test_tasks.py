@@ -114,7 +114,8 @@ def test_retry_forgets_attempts_and_backoff(line: CommandLine) -> None:
 
 def test_import_adds_every_line_in_order(line: CommandLine) -> None:
     (line.root / "tasks.jsonl").write_text(
-        '\ufeff{"title": "one"}\r\n\n   \n{"title": "zwei", "kind": "test", "body": "b", "priority": "urgent", "backend": null}'
+        '\ufeff{"title": "one"}\r\n\n   \n'
+        '{"title": "zwei", "kind": "test", "body": "b", "priority": "urgent", "backend": null}'
     )
     tasks = line("task", "import", "tasks.jsonl", "--json").json["tasks"]
     assert [(task["id"], task["title"], task["kind"], task["priority"]) for task in tasks] == [

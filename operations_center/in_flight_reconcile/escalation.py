@@ -22,8 +22,11 @@ def escalate(ledger: Ledger, clock: Clock, evidence: Evidence, order: StopOrder)
     if run is None or evidence.seen is None:
         return run
     if run.signalled_at is None:
-        terminate(evidence.seen)
-        return ledger.change_run(run, "run.signalled", holder=run.holder + 1, signalled_at=clock.now().wall)
+        # Recorded first: an exit is taken for the run's own as long as the ledger knows of no signal.
+        signalled = ledger.change_run(run, "run.signalled", holder=run.holder + 1, signalled_at=clock.now().wall)
+        if signalled is not None:
+            terminate(evidence.seen)
+        return signalled
     if run.kill_mono is not None and clock.now().monotonic >= run.kill_mono:
         _kill(evidence.seen, clock.now().monotonic - run.kill_mono)
     return run

@@ -13,6 +13,9 @@ from operations_center.outcomes import Ending, ending_of
 ORPHANED_IN_FLIGHT_CLEAR = "ORPHANED_IN_FLIGHT_CLEAR"
 STALE_RUNNING_REQUEUE = "STALE_RUNNING_REQUEUE"
 
+FINISHED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED, Outcome.BLOCKED})
+"""What an executor ends as by itself and for good."""
+
 
 class Deed(StrEnum):
     """What an action does."""
@@ -95,10 +98,19 @@ def _freeing(judgement: Judgement, ending: Ending) -> Action:
 
 def _recorded(judgement: Judgement) -> Ending:
     seen = judgement.evidence
-    ending = ending_of(seen.run, seen.exit_record, seen.result, seen.timed_out)
+    ending = _recorded_ending(seen)
     if judgement.rule.proof is Proof.BOOT_CHANGED:
         return replace(ending, proof=Proof.BOOT_CHANGED)
     return ending
+
+
+def _recorded_ending(seen: Evidence) -> Ending:
+    """A finish that came before the first signal of a stop is the run's own: its task must not run again."""
+    ending = ending_of(seen.run, seen.exit_record, seen.result, seen.timed_out)
+    if seen.run.stop_outcome is None or seen.run.signalled_at is not None:
+        return ending
+    own = ending_of(replace(seen.run, stop_outcome=None), seen.exit_record, seen.result, seen.timed_out)
+    return own if own.outcome in FINISHED else ending
 
 
 def _with_stop(judgement: Judgement, outcome: Outcome) -> Ending:

@@ -201,10 +201,26 @@ def test_row_26_a_dead_run_is_settled_by_its_result_when_it_left_no_exit_record(
     assert action.proof is Proof.RESULT_WRITTEN
 
 
-def test_row_26_a_stored_stop_decides_the_outcome_of_a_recorded_exit() -> None:
-    (action,) = plan_actions(judge([replace(DEAD, run=STOPPED, exit_record=ExitRecord(143))]), ())
+def ending_with(run: Run, exit_record: ExitRecord) -> tuple[Outcome, str | None]:
+    (action,) = plan_actions(judge([replace(DEAD, run=run, exit_record=exit_record)]), ())
     assert action.ending is not None
-    assert (action.ending.outcome, action.ending.reason) == (Outcome.STOPPED, "enough")
+    return action.ending.outcome, action.ending.reason
+
+
+def test_row_26_a_stop_decides_the_outcome_of_an_exit_that_followed_its_signal() -> None:
+    signalled = replace(STOPPED, signalled_at=NOW.wall - 1_000)
+    for code in (0, 1, 75, 143):
+        assert ending_with(signalled, ExitRecord(code)) == (Outcome.STOPPED, "enough")
+
+
+def test_row_26_a_finish_before_the_first_signal_is_the_run_s_own() -> None:
+    assert ending_with(STOPPED, ExitRecord(0)) == (Outcome.SUCCEEDED, None)
+    assert ending_with(STOPPED, ExitRecord(3)) == (Outcome.FAILED, "exit code 3")
+
+
+def test_row_26_what_would_run_again_is_stopped_also_before_the_first_signal() -> None:
+    assert ending_with(STOPPED, ExitRecord(75)) == (Outcome.STOPPED, "enough")
+    assert ending_with(STOPPED, ExitRecord(137)) == (Outcome.STOPPED, "enough")
 
 
 def test_row_27_a_dead_run_fails_when_its_exit_record_cannot_be_read() -> None:

@@ -451,3 +451,10 @@ def test_prune_takes_up_what_a_killed_one_left(line: CommandLine) -> None:
 @pytest.mark.parametrize("words", [[], ["--older-than", "soon"], ["--older-than", "-1d"]])
 def test_prune_wants_a_duration(line: CommandLine, words: list[str]) -> None:
     line("ledger", "prune", *words, expect=2)
+
+
+def test_prune_goes_on_until_nothing_is_left(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("operations_center.retention.AT_MOST", 2)
+    for _ in range(5):
+        line.closed_run()
+    assert line("ledger", "prune", "--older-than", "0s", "--json").json["pruned"] == 5

@@ -15,7 +15,9 @@ from operations_center.retention import prune_closed_runs
 def prune(older_than_ms: int, config_file: Path | None, as_json: bool) -> None:
     """Forget runs that were closed longer ago, with their directories and events; open runs are kept."""
     with opened(config_file) as center:
-        pruned = prune_closed_runs(center.ledger, center.state.runs, older_than_ms, center.clock.now().wall)
+        now, pruned = center.clock.now().wall, 0
+        while forgotten := prune_closed_runs(center.ledger, center.state.runs, older_than_ms, now):
+            pruned += forgotten
     if as_json:
         print_json({"pruned": pruned})
     else:

@@ -24,7 +24,8 @@ WITNESS = """
 import os, sys, time
 seconds = float(sys.argv[1])
 def say(word):
-    line = f"{word} {os.environ['OPERATIONS_CENTER_TASK_ID']} {os.environ['OPERATIONS_CENTER_RUN_ID']} {time.monotonic_ns()}\\n"
+    names = ('OPERATIONS_CENTER_TASK_ID', 'OPERATIONS_CENTER_RUN_ID')
+    line = ' '.join([word, *(os.environ[name] for name in names), str(time.monotonic_ns())]) + '\\n'
     file = os.open(os.environ['HOME'] + '/witness', os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(file, line.encode())
     os.close(file)

@@ -6,6 +6,7 @@ lock stays with the process that took it; plain ``flock`` where the descriptor m
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,20 +19,29 @@ NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", 
 """SQLite's write-ahead log needs memory shared between processes, which these do not give (sqlite.org/wal.html)."""
 
 
+PROBE_WITHIN_S = 0.5
+PROBE_PAUSE_S = 0.005
+
+
 def take_lock(path: Path, what: str) -> int:
     """Take a lock for the rest of this process's life and return its descriptor.
 
     Raises LockHeld, naming the holder, when somebody else has it. ``what`` names the lock for people.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        holder = lock_holder(path)
-        who = f"process {holder}" if holder else "another process"
-        raise LockHeld(f"cannot start {what}: {who} already runs it ({path})") from None
-    return descriptor
+    deadline = time.monotonic() + PROBE_WITHIN_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            holder = lock_holder(path)
+        # Nobody holds it for good: a probe was in the way, and is over in a moment.
+        if holder is not None or time.monotonic() > deadline:
+            os.close(descriptor)
+            who = f"process {holder}" if holder else "another process"
+            raise LockHeld(f"cannot start {what}: {who} already runs it ({path})")
+        time.sleep(PROBE_PAUSE_S)
 
 
 @contextmanager
@@ -60,7 +70,8 @@ def lock_holder(path: Path) -> int | None:
     for line in table.splitlines():
         fields = line.split()
         # "1: FLOCK ADVISORY WRITE 1234 fd:00:5678 0 EOF"; a waiter's line has "->" as its second field.
-        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5] == file_id and int(fields[4]) > 0:
+        # A reader is only somebody's probe.
+        if fields[1:4:2] == ["FLOCK", "WRITE"] and fields[5] == file_id and int(fields[4]) > 0:
             return int(fields[4])
     return None
 

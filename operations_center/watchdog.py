@@ -20,7 +20,7 @@ from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.identity import Process, is_alive, open_pidfd
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.ledger import Pause
-from operations_center.locks import is_locked, take_lock
+from operations_center.locks import lock_holder, take_lock
 from operations_center.logs import STACK_DUMP
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.retention import prune_closed_runs
@@ -95,10 +95,9 @@ class Watchdog:
                 self._end_watcher(role, pulse)
 
     def _is_stalled(self, role: str, pulse: Pulse) -> bool:
-        held = is_locked(self._center.state.watcher_lock(role))
-        return held and is_stalled(
-            pulse, self._now(), self._center.host.boot_id, self._center.config.watchdog.stalled_after_ms
-        )
+        stalled_after_ms = self._center.config.watchdog.stalled_after_ms
+        silent = is_stalled(pulse, self._now(), self._center.host.boot_id, stalled_after_ms)
+        return silent and lock_holder(self._center.state.watcher_lock(role)) == pulse.pid
 
     def _end_watcher(self, role: str, pulse: Pulse) -> None:
         """Its supervisor starts the next one, which adopts its runs."""

@@ -71,9 +71,18 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; its exit code. Errors become one line that starts with ``cannot``."""
     try:
-        answer: Any = cli.main(args=arguments, prog_name="operations-center", standalone_mode=False)
+        answer: Any = cli.main(
+            args=arguments,
+            prog_name="operations-center",
+            standalone_mode=False,
+            # None: in colour on a terminal only (no-color.org).
+            color=False if os.environ.get("NO_COLOR") else None,
+        )
         return answer if isinstance(answer, int) else 0
     except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
         return error.exit_code
     except click.ClickException as error:
         return _complain(_usage_line(error), error.exit_code)
@@ -81,10 +90,6 @@ def run(arguments: list[str]) -> int:
         return _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return 130
-    except BrokenPipeError:
-        # The reader has gone; without this Python complains once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception:
         return _report_defect(arguments)
 

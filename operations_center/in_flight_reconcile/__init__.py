@@ -67,7 +67,7 @@ def find_orphaned_in_flight(surroundings: Surroundings, *, trigger: Trigger, sco
     with surroundings.ledger.snapshot():
         gathered = gather_evidence(surroundings, scope or Scope())
     judgements = judge(gathered.evidence)
-    actions = plan_actions(judgements, gathered.stale)
+    actions = _within_reach(plan_actions(judgements, gathered.stale), adopt_role=None)
     report = _report(surroundings, trigger, Mode.DRY_RUN, gathered, judgements)
     return _timed(report, begun, actions=would_apply(actions))
 

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from operations_center.admission import Facts, Refusal, refusals
+from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host
 from operations_center.ledger import Admission, Attempts, Lease, Pause
 from operations_center.ledger.fold import differences, fold
@@ -230,7 +231,7 @@ class SqliteLedger:
                 _SQL["events"], {"run_id": run_id, "since": since, "after": after, "limit": EVENTS_PER_READ}
             )
             for row in rows:
-                yield Event(row["seq"], row["at"], row["kind"], row["run_id"], row["task_id"], json.loads(row["data"]))
+                yield _event(row)
             if len(rows) < EVENTS_PER_READ:
                 return
             after = rows[-1]["seq"]
@@ -278,6 +279,16 @@ class SqliteLedger:
     def raise_fence(self, fence: int) -> None:
         with self._store.transaction():
             self._store.execute(_SQL["raise_fence"], {"fence": fence})
+
+
+def _event(row: Any) -> Event:
+    try:
+        data = json.loads(row["data"])
+    except ValueError:
+        raise OperationsCenterError(
+            f"cannot read event {row['seq']} of the ledger: it is damaged; bring back a backup with `ledger restore`"
+        ) from None
+    return Event(row["seq"], row["at"], row["kind"], row["run_id"], row["task_id"], data)
 
 
 def _columns(run: Run) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A step is every call of and return from a function of the package: the list is g
 step is covered without being named. A child forked between two steps inherits the count.
 """
 
+import mmap
 import os
 import signal
 import sys
@@ -19,12 +20,15 @@ def run_until_step(
 ) -> None:
     """Run ``body``; at the step, write this process's pid to the descriptor ``told`` and send it the signal."""
     left = step
+    # Shared with forked children, which count on for themselves: the step is taken once.
+    taken = mmap.mmap(-1, 1)
 
     def count(frame: FrameType, event: str, _argument: Any) -> None:
         nonlocal left
         if event in ("call", "return") and frame.f_globals.get("__name__") in modules:
             left -= 1
-            if left == 0:
+            if left == 0 and not taken[0]:
+                taken[0] = 1
                 os.write(told, f"{os.getpid()} {frame.f_code.co_qualname} {event}\n".encode())
                 os.kill(os.getpid(), number)
 

@@ -1,5 +1,6 @@
 """A process's heartbeat: written from inside its loop, so that a loop that hangs stops beating."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from operations_center.clock import Clock
 from operations_center.identity import Host, Process
 from operations_center.pulse import Pulse, write_pulse
+
+_log = logging.getLogger(__name__)
 
 BEAT_EVERY_MS = 2_000
 
@@ -32,8 +35,7 @@ class Heart:
         if known and now.monotonic - self._last_beat < BEAT_EVERY_MS:
             return
         self._state, self._details, self._last_beat = state, details, now.monotonic
-        write_pulse(
-            self.path,
+        self._write(
             Pulse(
                 pid=self.me.pid,
                 start_ticks=self.me.start_ticks,
@@ -46,6 +48,12 @@ class Heart:
                 details=details,
             ),
         )
+
+    def _write(self, pulse: Pulse) -> None:
+        try:
+            write_pulse(self.path, pulse)
+        except OSError as error:
+            _log.warning("cannot write the heartbeat %s: %s", self.path, error)
 
     def progress(self) -> None:
         """Some of the process's work was done; told with the next beat."""

@@ -34,9 +34,17 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_pulse(path: Path, pulse: Pulse) -> None:
+    """Raises OSError only where not even the blocks that are there can be written."""
+    text = msgspec.json.encode(pulse)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(msgspec.json.encode(pulse))
-    draft.replace(path)
+    try:
+        draft.write_bytes(text)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        # A full disk must not make a living process look dead.
+        with path.open("r+b", buffering=0) as file:
+            file.write(text.ljust(path.stat().st_size))
 
 
 def read_pulse(path: Path) -> Pulse | None:

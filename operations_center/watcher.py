@@ -13,7 +13,7 @@ from functools import partial
 from operations_center.admission import Obstacle, Refusal
 from operations_center.config import Role
 from operations_center.dispatch import Dispatcher, Started
-from operations_center.errors import Unavailable
+from operations_center.errors import OperationsCenterError
 from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.in_flight_reconcile import (
     Scope,
@@ -92,10 +92,10 @@ class Watcher:
         self._heart.beat("ready")
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """A board or ledger that does not answer ends a step, not the watcher."""
+        """A board that does not answer or a disk that is full ends a step, not the watcher."""
         try:
             step()
-        except Unavailable as error:
+        except (OperationsCenterError, OSError) as error:
             _log.warning("%s", error)
             self._wake_at = self._now() + round(AGAIN_AFTER_S * 1000)
 

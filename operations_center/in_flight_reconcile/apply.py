@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from operations_center.errors import BoardUnreachable, OperationsCenterError
+from operations_center.errors import OperationsCenterError
 from operations_center.in_flight_reconcile.escalation import escalate
 from operations_center.in_flight_reconcile.evidence import Surroundings
 from operations_center.in_flight_reconcile.plan import Action, Deed
@@ -49,32 +49,37 @@ def _batches(actions: Sequence[Action]) -> Iterator[list[Action]]:
 
 def _free(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> list[ActionReport]:
     """Settle all, then tell the board of all, then close all: three syncs, however many runs."""
+    barred = {id(action): report for action in batch if (report := _barred(surroundings, action))}
+    free = [action for action in batch if id(action) not in barred]
     try:
-        barred = [
-            action for action in batch if action.deed is Deed.REVOKE_AND_FREE and not _revoke(surroundings, action)
-        ]
         with surroundings.ledger.transaction():
-            settled = [
-                (action, None if action in barred else _settle(surroundings, action, trigger)) for action in batch
-            ]
+            settled = [(action, _settle(surroundings, action, trigger)) for action in free]
     except (OperationsCenterError, OSError) as error:
-        return [ActionReport(action, Done.ERROR, str(error)) for action in batch]
+        return [*barred.values(), *(ActionReport(action, Done.ERROR, str(error)) for action in free)]
     freed = [run for _, run in settled if run is not None]
     for run in freed:
         _remove_cgroup(surroundings, run)
     told = _tell_board(surroundings, freed)
-    return [
-        ActionReport(action, Done.LOST_RACE)
-        if run is None
-        else ActionReport(action, Done.APPLIED if told is None else _done_without_board(action), told)
-        for action, run in settled
-    ]
+    return [*barred.values(), *(_freed(action, run, told) for action, run in settled)]
 
 
-def _revoke(surroundings: Surroundings, action: Action) -> bool:
+def _barred(surroundings: Surroundings, action: Action) -> ActionReport | None:
     """Create the gate before the slot is freed: after this no keeper can start anything for the run."""
-    assert action.run is not None
-    return revoke(surroundings.directory_of(action.run.run_id))
+    if action.deed is not Deed.REVOKE_AND_FREE or action.run is None:
+        return None
+    try:
+        won = revoke(surroundings.directory_of(action.run.run_id))
+    except OSError as error:
+        return ActionReport(action, Done.ERROR, f"cannot create the gate: {error}")
+    return None if won else ActionReport(action, Done.LOST_RACE)
+
+
+def _freed(action: Action, run: Run | None, told: str | None) -> ActionReport:
+    if run is None:
+        return ActionReport(action, Done.LOST_RACE)
+    if told is None:
+        return ActionReport(action, Done.APPLIED)
+    return ActionReport(action, Done.ERROR if action.deed is Deed.REPLAY else Done.APPLIED, told)
 
 
 def _settle(surroundings: Surroundings, action: Action, trigger: str) -> Run | None:
@@ -98,15 +103,11 @@ def _tell_board(surroundings: Surroundings, settled: Sequence[Run]) -> str | Non
         return None
     try:
         surroundings.settlement.finish_and_close(settled)
-    except BoardUnreachable as error:
+    except (OperationsCenterError, OSError) as error:
         return str(error)
     finally:
         surroundings.wake_everybody()
     return None
-
-
-def _done_without_board(action: Action) -> Done:
-    return Done.ERROR if action.deed is Deed.REPLAY else Done.APPLIED
 
 
 def _apply_one(surroundings: Surroundings, action: Action) -> ActionReport:

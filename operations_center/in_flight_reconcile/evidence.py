@@ -33,6 +33,7 @@ from operations_center.model import HOLDS_SLOT, Run, RunState, TaskState
 from operations_center.settlement import Settlement
 
 LEASE_MARGIN_MS = 10_000
+RECORD_OLD_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +227,12 @@ class _Look:
 
 
 def _age_ms(path: Path, now: Now) -> int:
+    """By the wall clock; a record out of the future was written before the clock was set back, so it is old."""
     try:
-        return now.wall - path.stat().st_mtime_ns // 1_000_000
+        age = now.wall - path.stat().st_mtime_ns // 1_000_000
     except OSError:
         return 0
+    return age if age >= 0 else RECORD_OLD_MS
 
 
 def _live_without_slot(ledger: Ledger, table: ProcessTable, open_runs: Sequence[Run]) -> list[str]:

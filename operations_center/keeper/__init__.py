@@ -12,7 +12,7 @@ A run directory (0700) holds:
 
     task.json, prompt    what the executor was given
     lock                 an flock that the keeper holds as long as it lives
-    gate                 who decided whether the run starts: ``PID TICKS end`` or ``revoked end``
+    gate                 who decided whether the run starts: ``PID TICKS end``, or a link to ``revoked``
     exit                 64 bytes, blank until the keeper records ``exit CODE end``
     timed_out            64 bytes, blank until the timer records ``wall end`` or ``idle end``
     stdout, stderr       the executor's output, append only

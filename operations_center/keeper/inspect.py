@@ -19,6 +19,8 @@ from operations_center.identity import Process, Stat, parse_stat
 from operations_center.keeper import cgroup
 
 RUN_ID_VARIABLE = "OPERATIONS_CENTER_RUN_ID"
+REVOKED = "revoked"
+"""Where a gate that a revoker has created points to."""
 
 _ENTRY = RUN_ID_VARIABLE.encode() + b"="
 _ENVIRONMENT_LIMIT = 2 * 1024 * 1024
@@ -54,18 +56,25 @@ class UnreadableExit:
 
 
 def read_gate(run_directory: Path) -> Gate:
+    if _link_target(run_directory / "gate") == REVOKED:
+        return Gate(GateState.REVOKED)
     try:
         text = _read_record(run_directory / "gate")
     except FileNotFoundError:
         return Gate(GateState.ABSENT)
     except OSError:
         return Gate(GateState.UNREADABLE)
-    if text == "revoked end\n":
-        return Gate(GateState.REVOKED)
     match = re.fullmatch(r"([0-9]{1,10}) ([0-9]{1,20}) end\n", text)
     if match is None:
         return Gate(GateState.UNREADABLE)
     return Gate(GateState.KEEPER, Process(int(match[1]), int(match[2])))
+
+
+def _link_target(path: Path) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
 
 
 def read_exit(run_directory: Path) -> ExitRecord | UnreadableExit | None:

@@ -3,7 +3,6 @@
 import ctypes
 import fcntl
 import os
-import secrets
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Process, read_stat
 from operations_center.keeper import cgroup
-from operations_center.keeper.inspect import RUN_ID_VARIABLE, GateState, read_cgroup, read_gate
+from operations_center.keeper.inspect import REVOKED, RUN_ID_VARIABLE, GateState, read_cgroup, read_gate
 
 RECORD_SIZE = 64
 _PR_SET_CHILD_SUBREAPER = 36
@@ -115,15 +114,11 @@ def revoke(run_directory: Path) -> bool:
     Raises OSError when the gate cannot be created.
     """
     run_directory.mkdir(mode=0o700, exist_ok=True)
-    draft = run_directory / f".gate.{secrets.token_hex(8)}"
-    _write(draft, b"revoked end\n")
     try:
-        # Linked into place whole: unlike a keeper's, a revoker's gate is never seen empty.
-        os.link(draft, run_directory / "gate")
+        # A symbolic link says what it has to say in the moment of its creation, also on a full disk.
+        (run_directory / "gate").symlink_to(REVOKED)
     except FileExistsError:
         return read_gate(run_directory).state is GateState.REVOKED
-    finally:
-        draft.unlink()
     return True
 
 

@@ -1,0 +1,202 @@
+"""What every board promises to watchers and reconcilers: each of them is asked the same."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from operations_center.boards import Board, Claim
+from operations_center.boards.local import LocalBoard, NewTask
+from operations_center.clock import SystemClock
+from operations_center.errors import OperationsCenterError
+from operations_center.ledger import Attempts
+from operations_center.ledger.sqlite import SqliteLedger
+from operations_center.model import Finish, FollowUp, Priority, Task, TaskState
+from operations_center.store import Store
+
+DONE = Finish(TaskState.DONE)
+
+
+@dataclass
+class LocalService:
+    """The local board, and the hands of the people who use it."""
+
+    path: Path
+    stores: list[Store] = field(default_factory=list)
+
+    def connect(self) -> LocalBoard:
+        self.stores.append(Store(self.path, SystemClock(), write_within_s=1.0))
+        return LocalBoard(self.stores[-1])
+
+    def add(self, title: str = "Do it", kind: str = "goal", priority: Priority = Priority.NORMAL) -> str:
+        (task_id,) = self.hand.add([NewTask(title, kind, "body", priority)])
+        return task_id
+
+    def cancel(self, task_id: str) -> None:
+        self.hand.cancel(task_id)
+
+    def task(self, task_id: str) -> Task:
+        task = self.hand.task(task_id)
+        assert task is not None
+        return task
+
+    def tasks(self) -> list[Task]:
+        return self.hand.tasks()
+
+    @property
+    def hand(self) -> LocalBoard:
+        return LocalBoard(self.stores[0]) if self.stores else self.connect()
+
+    def faults(self) -> list[str]:
+        return SqliteLedger(self.stores[0]).verify()
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+
+
+SERVICES: dict[str, Callable[[Path], LocalService]] = {"local": lambda directory: LocalService(directory / "ledger.db")}
+
+
+@pytest.fixture(params=list(SERVICES))
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalService]:
+    service = SERVICES[request.param](tmp_path)
+    yield service
+    assert not service.faults()
+    service.close()
+
+
+@pytest.fixture
+def board(service: LocalService) -> Board:
+    return service.connect()
+
+
+def test_a_new_task_is_ready_for_those_who_take_its_kind(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    assert [task.task_id for task in board.ready(["goal"])] == [task_id]
+    assert list(board.ready(["test"])) == list(board.ready([])) == []
+    assert board.states([task_id, "unknown"]) == {task_id: TaskState.READY, "unknown": None}
+
+
+def test_the_most_urgent_comes_first_and_then_the_oldest(board: Board, service: LocalService) -> None:
+    wanted = [Priority.LOW, Priority.NORMAL, Priority.URGENT, Priority.HIGH, Priority.URGENT]
+    ids = [service.add(priority=priority) for priority in wanted]
+    assert [task.task_id for task in board.ready(["goal"])] == [ids[2], ids[4], ids[3], ids[1], ids[0]]
+
+
+def test_a_claimed_task_is_shown_as_running_in_the_name_of_its_run(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    assert board.claim(task_id, "r1")
+    assert board.running() == [Claim(task_id, "r1")]
+    assert list(board.ready(["goal"])) == []
+    assert board.states([task_id]) == {task_id: TaskState.RUNNING}
+
+
+def test_a_claim_is_idempotent_and_only_the_first_has_it(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    assert [board.claim(task_id, run_id) for run_id in ("r1", "r1", "r2", "r1")] == [True, True, False, True]
+    assert service.connect().claim(task_id, "r2") is False
+    assert board.running() == [Claim(task_id, "r1")]
+
+
+def test_what_is_not_ready_or_not_there_cannot_be_claimed(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    service.cancel(task_id)
+    assert not board.claim(task_id, "r1")
+    assert not board.claim("unknown", "r1")
+
+
+def test_a_finish_is_idempotent(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    board.claim(task_id, "r1")
+    told = {"r1": (task_id, Finish(TaskState.BLOCKED, "no bricks"))}
+    board.finish(told)
+    first = service.task(task_id)
+    board.finish(told)
+    assert service.task(task_id) == first
+    assert (first.state, first.reason) == (TaskState.BLOCKED, "no bricks")
+    assert list(board.running()) == []
+
+
+def test_a_finish_that_is_told_again_late_changes_nothing(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    board.claim(task_id, "r1")
+    board.finish({"r1": (task_id, Finish(TaskState.READY, "lost"))})
+    board.claim(task_id, "r2")
+    board.finish({"r1": (task_id, DONE)})
+    assert board.running() == [Claim(task_id, "r2")]
+
+
+def test_many_finishes_are_told_at_once(board: Board, service: LocalService) -> None:
+    ids = [service.add() for _ in range(20)]
+    for task_id in ids:
+        board.claim(task_id, f"run of {task_id}")
+    board.finish({f"run of {task_id}": (task_id, DONE) for task_id in ids} | {"r0": ("unknown", DONE)})
+    assert set(board.states(ids).values()) == {TaskState.DONE}
+
+
+def test_follow_ups_are_made_once_for_each_run_with_parent_kind_and_priority(
+    board: Board, service: LocalService
+) -> None:
+    task_id = service.add(priority=Priority.HIGH)
+    follow_ups = (FollowUp("Test it", "test", "well"), FollowUp("Test it", "test", "well"))
+    told = {"r1": (task_id, Finish(TaskState.DONE, None, follow_ups))}
+    board.claim(task_id, "r1")
+    for _ in range(3):
+        board.finish(told)
+    made = [task for task in service.tasks() if task.task_id != task_id]
+    assert [(task.title, task.kind, task.body, task.parent, task.state) for task in made] == [
+        ("Test it", "test", "well", task_id, TaskState.READY)
+    ] * 2
+    assert {task.priority for task in made} == {Priority.HIGH}
+
+
+def test_another_run_of_the_same_task_makes_its_own_follow_ups(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    for run_id in ("r1", "r2"):
+        board.claim(task_id, run_id)
+        board.finish({run_id: (task_id, Finish(TaskState.READY, None, (FollowUp("Test it", "test"),)))})
+    assert len([task for task in service.tasks() if task.parent == task_id]) == 2
+
+
+def test_a_requeue_is_idempotent_and_only_for_the_run_that_has_it(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    board.claim(task_id, "r1")
+    assert not board.requeue(Claim(task_id, "r2"))
+    assert board.requeue(Claim(task_id, "r1"))
+    assert not board.requeue(Claim(task_id, "r1"))
+    assert not board.requeue(Claim("unknown", "r1"))
+    assert service.task(task_id).state is TaskState.READY
+    assert board.claim(task_id, "r2")
+    assert not board.requeue(Claim(task_id, "r1"))
+    assert board.running() == [Claim(task_id, "r2")]
+
+
+def test_a_cancelled_task_stays_cancelled_whatever_its_run_does(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    board.claim(task_id, "r1")
+    service.cancel(task_id)
+    assert list(board.running()) == []
+    board.finish({"r1": (task_id, DONE)})
+    assert not board.requeue(Claim(task_id, "r1"))
+    assert not board.claim(task_id, "r1")
+    assert service.task(task_id).state is TaskState.CANCELLED
+    service.cancel(task_id)
+    assert service.task(task_id).state is TaskState.CANCELLED
+
+
+def test_a_task_that_is_done_cannot_be_cancelled(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    board.claim(task_id, "r1")
+    board.finish({"r1": (task_id, DONE)})
+    with pytest.raises(OperationsCenterError, match="it is done"):
+        service.cancel(task_id)
+
+
+def test_a_task_that_backs_off_is_among_the_ready_ones_and_says_until_when(service: LocalService) -> None:
+    board = service.connect()
+    task_id = service.add()
+    SqliteLedger(service.stores[0]).set_attempts(task_id, Attempts(2, 1, 1_760_000_000_000))
+    (task,) = board.ready(["goal"])
+    assert (task.attempts, task.retries, task.not_before) == (2, 1, 1_760_000_000_000)

@@ -1,0 +1,1 @@
+"""A fleet that does real work while its processes are killed; then the promises are checked. See ``story.py``."""

@@ -56,7 +56,7 @@ def test_inactive_sections_are_a_note(line: CommandLine) -> None:
 def test_the_unit_spares_executors_and_names_absolute_paths(line: CommandLine) -> None:
     unit = line("unit").out
     assert "\nKillMode=process\n" in unit
-    (start,) = [entry for entry in unit.splitlines() if entry.startswith("ExecStart=/")]
+    (start,) = [entry for entry in unit.splitlines() if entry.startswith(("ExecStart=/", 'ExecStart="/'))]
     assert f'up --config "{line.root}/operations_center.toml"' in start
 
 

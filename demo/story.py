@@ -5,7 +5,7 @@ Every kill waits for something that was seen, never for a time to pass.
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -31,16 +31,21 @@ TASKS = (
     ("goal", "Pack files in forked workers", "pack 3 6000"),
     ("goal", "Index a library", "index_words *.py 380"),
     ("goal", "Render a seahorse", "render 640 -0.745 0.105 0.02"),
-    ("goal", "Sort more lines", "sort_lines 1800000"),
     ("test", "Test the game of life", "10"),
-    ("test", "Test it for longer", "24"),
+    ("test", "Test it for longer", "16"),
     ("test", "Test it again", "14"),
-    ("test", "Test it once more", "12"),
     ("improve", "Archive within a quota", "archive 10"),
     ("improve", "Count primes", "count_primes 200000000"),
     ("improve", "Pack some more", "pack 2 6000"),
+)
+MORE_TASKS = (
+    ("test", "Test it once more", "12"),
+    ("test", "Test it for the last time", "14"),
+    ("goal", "Sort more lines", "sort_lines 1800000"),
     ("improve", "Render an island", "render 600 -1.7687 0.0017 0.01"),
 )
+"""Added later, so that there is work in flight when the worst happens, however fast the machine is."""
+
 FOLLOW_UPS = 2
 FREED_BY = {
     "startup": "the next watcher's start",
@@ -93,14 +98,7 @@ class Story:
         watchers = ", ".join(f"{role} {self._ready[role]}" for role in ROLES)
         self._timeline.happened("●", f"operations-center up: supervisor {supervisor.pid}", "good",
                                 more=f"watchers {watchers}; watchdog {self._ready['@watchdog']}")  # fmt: skip
-        lines = "".join(json.dumps({"kind": k, "title": t, "body": b}) + "\n" for k, t, b in TASKS)
-        answer = json.loads(self._fleet.command("task", "import", "-", "--json", stdin=lines).stdout)
-        self._wanted = [task["id"] for task in answer["tasks"]]
-        self._titles = {task["id"]: task["title"] for task in answer["tasks"]}
-        caps = ", ".join(f"{name} {cap}" for name, cap in CAPS.items())
-        self._timeline.happened(
-            "+", f"operations-center task import: {len(TASKS)} tasks", "good", more=f"slots: {caps}"
-        )
+        self._import(TASKS)
 
     def _kill_a_watcher(self) -> None:
         """Of goal, with two runs that work."""
@@ -127,7 +125,7 @@ class Story:
 
     def _kill_everybody(self) -> None:
         """Supervisor, every watcher, and a whole run with its keeper: only the watchdog is left to notice."""
-        self._until(lambda: self._ended("test"), "a run of test ended")
+        self._import(MORE_TASKS)
         victims = self._until(lambda: self._at_work_of("test", 2), "two runs of test at work")
         supervisor = self._fleet.supervisors[-1]
         seen = look_at(supervisor.pid)
@@ -181,6 +179,16 @@ class Story:
         self._fleet.look()
         self._timeline.happened("●", "nothing is left to do: the supervisor ended with 0", "good")
         self._timeline.show_below("")
+
+    def _import(self, tasks: Sequence[tuple[str, str, str]]) -> None:
+        lines = "".join(json.dumps({"kind": k, "title": t, "body": b}) + "\n" for k, t, b in tasks)
+        answer = json.loads(self._fleet.command("task", "import", "-", "--json", stdin=lines).stdout)
+        self._wanted += [task["id"] for task in answer["tasks"]]
+        self._titles |= {task["id"]: task["title"] for task in answer["tasks"]}
+        caps = ", ".join(f"{name} {cap}" for name, cap in CAPS.items())
+        self._timeline.happened(
+            "+", f"operations-center task import: {len(tasks)} tasks", "good", more=f"slots: {caps}"
+        )
 
     # The verdict
 
@@ -284,7 +292,9 @@ class Story:
             f"{name} {'■' * sum(run['backend'] == name for run in working):□<{cap}}" for name, cap in CAPS.items()
         )
         done = sum(run.get("outcome") == "succeeded" for run in self._runs.values())
-        self._timeline.show_below(f"           {slots}   {done} of {len(TASKS) + FOLLOW_UPS} tasks done")
+        self._timeline.show_below(
+            f"           {slots}   {done} of {len(TASKS) + len(MORE_TASKS) + FOLLOW_UPS} tasks done"
+        )
 
     # What was seen
 
@@ -354,8 +364,8 @@ class Story:
         )
         return found[:count] if len(found) >= count else None
 
-    def _ended(self, role: str | None = None) -> int:
-        return sum(not about["open"] and role in (None, about["role"]) for about in self._runs.values())
+    def _ended(self) -> int:
+        return sum(not about["open"] for about in self._runs.values())
 
     def _await_more_ended(self, count: int) -> None:
         """So that one can follow what happens: the next blow falls when some more work is done."""

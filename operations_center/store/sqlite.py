@@ -160,13 +160,23 @@ class Store:
         connection = sqlite3.connect(self.path, timeout=self.write_within_s, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode=WAL")
+            self._use_wal(connection)
             connection.execute("PRAGMA synchronous=FULL")
             self.path.chmod(0o600)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Of several that open a new ledger at once one makes the change: SQLite would tell the others it is busy."""
+        if _journal_mode(connection) == "wal":
+            return
+        self._turnstile.enter(self.write_within_s)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        finally:
+            self._turnstile.leave()
 
     def _migrate(self) -> None:
         migrations = sorted(
@@ -189,13 +199,18 @@ class Store:
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
     def _schema(self) -> int:
-        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        # In this order: both are written in one transaction, which may be committed between the two reads.
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
         if application not in (0, APPLICATION_ID) or (application == 0 and version):
             raise OperationsCenterError(
                 f"cannot open the ledger {self.path}: it is some other program's SQLite database; move it away"
             )
         return version
+
+
+def _journal_mode(connection: sqlite3.Connection) -> str:
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
 @contextmanager

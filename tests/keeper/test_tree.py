@@ -102,7 +102,7 @@ def test_our_kill_leaves_the_exit_record(bench_both_ways: Bench) -> None:
 
 def test_terminate_asks_every_member_also_the_stopped_ones(bench: Bench) -> None:
     plan, run = bench.launch("sh", "-c", "kill -STOP $$")
-    wait_until(lambda: tree_of(ProcessTable.scan(), query_of(bench)).members, "the executor")
+    wait_until(lambda: any(map(is_stopped, tree_of(ProcessTable.scan(), query_of(bench)).members)), "the executor")
     os.kill(run.keeper.pid, signal.SIGSTOP)
     assert terminate(tree_of(ProcessTable.scan(), query_of(bench))) == 1
     assert run.children[0].wait(timeout=10) == 0

@@ -61,9 +61,10 @@ class Timeline:
             Part(f"{offset:+8.2f}s  ", "dim"), Part(f"{sign} {text}", style), Part(f"  {more}" if more else "", "dim")
         )
 
-    def say(self, *parts: Cell) -> None:
+    def say(self, *parts: Cell, in_picture: bool = True) -> None:
         whole = [part if isinstance(part, Part) else Part(part) for part in parts]
-        self._lines.append(whole)
+        if in_picture:
+            self._lines.append(whole)
         self._clear()
         self._out.write("".join(map(self._painted, whole)).rstrip() + "\n")
         self._draw()
@@ -78,14 +79,13 @@ class Timeline:
     def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         cells = [[cell if isinstance(cell, Part) else Part(cell) for cell in row] for row in rows]
         widths = [max([len(heading), *(len(row[i].text) for row in cells)]) for i, heading in enumerate(headings)]
-        self.say()
-        self.say(Part(title, "bold"))
-        self.say(*(Part("  " + h.ljust(w), "dim") for h, w in zip(headings, widths, strict=True)))
-        for row in cells:
-            self.say(*(Part("  " + c.text.ljust(w), c.style) for c, w in zip(row, widths, strict=True)))
+        heading = [Part("  " + h.ljust(w), "dim") for h, w in zip(headings, widths, strict=True)]
+        lines = [[Part("  " + c.text.ljust(w), c.style) for c, w in zip(row, widths, strict=True)] for row in cells]
+        for line in ([], [Part(title, "bold")], heading, *lines):
+            self.say(*line, in_picture=False)
 
     def write_svg(self, path: Path) -> None:
-        """All that was said, as a picture of a terminal."""
+        """All that was said but the tables, as a picture of a terminal."""
         lines = [[Part("$ scripts/demo", "bold")], *self._lines]
         height = 20 * len(lines) + 40
         longest = max(sum(len(part.text) for part in line) for line in lines)

@@ -1,0 +1,39 @@
+"""What the documents say of rows, keys and commands is what the program has."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from operations_center.cli import COMMANDS
+from operations_center.config.sections import SECTIONS, UNIT_SUFFIXES
+from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, SETTLING_RUN
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_verdict_table_has_the_rows_of_the_code() -> None:
+    page = (ROOT / "docs/reconciliation.md").read_text()
+    rows = re.findall(r"^\| (\d+) \|.*?\| `(\w+)`(?:, `(\w+)`)?", page, re.MULTILINE)
+    told = {int(row): (verdict, proof or None) for row, verdict, proof in rows}
+    assert told == {rule.row: (str(rule.verdict), rule.proof) for rule in (*SETTLING_RUN, *COMMAND_RUN)}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_is_documented(section: str) -> None:
+    page = (ROOT / "docs/configuration.md").read_text()
+    heading = "code_pull" if section == "web" else section
+    part = re.split(r"^## ", page[page.index(f"`[{heading}") :], flags=re.MULTILINE)[0]
+    keys = {UNIT_SUFFIXES.sub("", field) for field in SECTIONS[section].__struct_fields__} - {"name"}
+    assert {key for key in keys if f"`{key}`" not in part} == set()
+
+
+def test_the_readme_names_every_command() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert {command for command in COMMANDS if f"`{command}" not in page} == set()
+
+
+@pytest.mark.parametrize("page", [path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]])
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / page.parent / link).exists()] == []

@@ -108,7 +108,7 @@ def start(ledger: Ledger, run: Run) -> Run:
 
 
 def settle(ledger: Ledger, run: Run, outcome: Outcome = Outcome.SUCCEEDED) -> Run:
-    finish = {"state": "done", "reason": None, "follow_ups": []}
+    finish: dict[str, Any] = {"state": "done", "reason": None, "follow_ups": []}
     return move(ledger, run, "run.settled", RunState.SETTLING, outcome=outcome, proof=Proof.PROCESS_GONE, finish=finish)
 
 

@@ -279,7 +279,11 @@ def test_an_attempt_after_a_death_may_succeed(fleet: Fleet) -> None:
     assert told.task.state is TaskState.DONE
 
 
-def test_a_program_that_is_not_there_blocks_the_task_with_a_reason_that_says_so(fleet: Fleet) -> None:
+def test_a_program_that_is_not_there_blocks_the_task_with_a_reason_that_says_so(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A directory of the PATH that may not be searched would make it a program that cannot be run.
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     configure(fleet, ("no-such-agent", "-p"))
     told = work_one(fleet, "")
     assert told.ending == (TaskState.BLOCKED, Outcome.FAILED, "cannot find the program (exit 127); see its stderr")

@@ -178,7 +178,8 @@ def test_a_limit_that_the_timer_enforced_is_a_time_out(limit: str, reason: str) 
 
 def role(**changes: Any) -> Role:
     backoff = RetryBackoff(initial_ms=1_000, factor=2, max_ms=10_000)
-    return Role(**{"name": "goal", "backend": "agent", "max_retries": 2, "retry_backoff": backoff} | changes)
+    settings: dict[str, Any] = {"name": "goal", "backend": "agent", "max_retries": 2, "retry_backoff": backoff}
+    return Role(**settings | changes)
 
 
 def finish(

@@ -12,7 +12,8 @@ import pytest
 
 from operations_center.boards.local import NewTask
 from operations_center.identity import Process, is_alive
-from operations_center.keeper.inspect import ProcessTable
+from operations_center.keeper import cgroup
+from operations_center.keeper.inspect import ProcessTable, read_cgroup
 from operations_center.model import Outcome, Proof, Run, RunState, Task, TaskState
 from tests.fleet import Fleet, wait_until
 
@@ -129,7 +130,9 @@ def test_an_executor_that_is_stopped_by_a_stranger_is_ended_by_its_limit(fleet: 
 
 def test_a_run_whose_directory_is_deleted_keeps_its_slot_until_it_is_gone(fleet: Fleet) -> None:
     watcher, run = start_watching(fleet, UNTIL_TOLD, "")
-    shutil.rmtree(fleet.state.run(run.run_id))
+    directory = fleet.state.run(run.run_id)
+    run_cgroup = read_cgroup(directory)
+    shutil.rmtree(directory)
 
     for _ in range(3):
         reconcile(fleet)
@@ -147,6 +150,9 @@ def test_a_run_whose_directory_is_deleted_keeps_its_slot_until_it_is_gone(fleet:
     assert task.state is TaskState.BLOCKED
     assert "run directory" in (task.reason or "")
     assert not fleet.broken_promises()
+    if run_cgroup is not None:
+        # Nobody else knows its path any more.
+        assert cgroup.remove(run_cgroup)
 
 
 def test_a_run_whose_task_is_deleted_keeps_its_slot_until_it_is_gone(fleet: Fleet) -> None:

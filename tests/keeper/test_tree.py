@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from operations_center.identity import Process, Stat
+from operations_center.identity import Process, Stat, is_stopped
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import (
     RUN_ID_VARIABLE,

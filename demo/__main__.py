@@ -39,7 +39,7 @@ def main() -> int:
             timeline.write_svg(wishes.svg)
     except DemoFailed as error:
         timeline.close()
-        print(f"cannot go on: {error}", file=sys.stderr)
+        print(f"cannot go on: {error} (scripts/demo --keep keeps the logs)", file=sys.stderr)
     except Interrupted:
         timeline.close()
         print("interrupted: ending the fleet", file=sys.stderr)

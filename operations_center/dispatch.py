@@ -3,10 +3,11 @@
 Admitting first leaves no moment in which the board says "running" and the ledger knows nothing.
 """
 
+import errno
 import logging
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from operations_center.admission import Obstacle, Refusal
 from operations_center.backends import Backend
@@ -27,6 +28,10 @@ from operations_center.outcomes import Ending
 
 _log = logging.getLogger(__name__)
 
+CLEAR_AGAIN_MS = 1_000
+"""Admission that found nothing to free for a full backend does not look again sooner."""
+
+RECORD_TRIES = 3
 LAUNCH_AGAIN_MS = 5_000
 """A machine that could not start a process or write a file is asked again after this."""
 
@@ -45,6 +50,7 @@ class Dispatcher:
     surroundings: Surroundings
     role: Role
     backends: Mapping[str, Backend]
+    _clear_at: dict[str, int] = field(default_factory=dict)
 
     def backend_of(self, task: Task) -> str:
         return task.backend or self.role.backend
@@ -57,9 +63,10 @@ class Dispatcher:
         run = self._admit(task)
         if isinstance(run, list):
             return run
-        if not self._claim(run):
+        claimed = self._claim(run)
+        if claimed is None:
             return None
-        launched = self._launch(run, task)
+        launched = self._launch(run, claimed)
         if launched is None:
             return None
         return Started(self._record_start(run, launched), launched.keeper, launched.children)
@@ -86,21 +93,32 @@ class Dispatcher:
 
     def _clear(self, backend: str) -> bool:
         """No dead run may block a live task, even where watchdog and supervisor are gone."""
+        now = self.surroundings.clock.now().monotonic
+        if now < self._clear_at.get(backend, 0):
+            return False
         runs = self.surroundings.ledger.open_runs(backend=backend)
         if not any(may_be_orphaned(self.surroundings, run) for run in runs):
             return False
         scope = Scope(backend=backend)
-        return clear_orphaned_in_flight(self.surroundings, trigger=Trigger.ADMISSION, scope=scope).applied > 0
+        freed = clear_orphaned_in_flight(self.surroundings, trigger=Trigger.ADMISSION, scope=scope).applied
+        if not freed:
+            self._clear_at[backend] = now + CLEAR_AGAIN_MS
+        return freed > 0
 
-    def _claim(self, run: Run) -> bool:
+    def _claim(self, run: Run) -> Task | None:
+        """The task as it is now: it may have been edited since it was read."""
         try:
-            if self.surroundings.board.claim(run.task_id, run.run_id):
-                return True
+            task = self.surroundings.board.claim(run.task_id, run.run_id)
         except BoardUnreachable:
             self._take_back(run, "the board did not answer the claim")
             raise
-        self._take_back(run, "the task was not ready any more")
-        return False
+        if task is None:
+            self._take_back(run, "the task was not ready any more")
+        elif self.backend_of(task) != run.backend or task.kind not in self.role.task_kinds:
+            self._take_back(run, "the task was edited meanwhile")
+        else:
+            return task
+        return None
 
     def _launch(self, run: Run, task: Task) -> LaunchedRun | None:
         directory = self.surroundings.directory_of(run.run_id)
@@ -111,35 +129,58 @@ class Dispatcher:
         except RunDirectoryExists:
             _log.warning("run %s was revoked before it was launched", run.run_id)
             return None
-        except (OSError, OperationsCenterError) as error:
+        except (OSError, ValueError, OperationsCenterError) as error:
             _log.error("cannot launch run %s: %s", run.run_id, error)
-            if revoke(directory):
-                self._take_back(run, f"cannot launch: {error}", again_after_ms=LAUNCH_AGAIN_MS)
+            self._give_up(run, error)
             return None
+
+    def _give_up(self, run: Run, error: Exception) -> None:
+        """Without a gate of ours something may still start: then the run is left to the next reconciliation."""
+        if not revoke(self.surroundings.directory_of(run.run_id)):
+            return
+        if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno == errno.E2BIG):
+            ending = Ending(Outcome.FAILED, Proof.NEVER_STARTED, f"cannot launch: {error}")
+            self.surroundings.settlement.end(run, ending, self.surroundings.me)
+        else:
+            self._take_back(run, f"cannot launch: {error}", again_after_ms=LAUNCH_AGAIN_MS)
 
     def _record_start(self, run: Run, launched: LaunchedRun) -> Run:
         """Best effort: what cannot be recorded now is read from the gate by whoever looks next."""
+        for _ in range(RECORD_TRIES):
+            try:
+                started = self._change_to_running(run, launched)
+            except LedgerBusy as error:
+                _log.warning("cannot record the start of run %s: %s", run.run_id, error)
+                break
+            if started is not None:
+                return started
+            # Somebody has written meanwhile: a stop leaves the run ours, a revocation does not.
+            run = self.surroundings.ledger.run(run.run_id) or run
+            if run.state is not RunState.RESERVED or run.watcher != self.surroundings.me:
+                break
+        return run
+
+    def _change_to_running(self, run: Run, launched: LaunchedRun) -> Run | None:
         now = self.surroundings.clock.now()
         timeout = self.backends[run.backend].timeout_ms
-        try:
-            started = self.surroundings.ledger.change_run(
-                run,
-                "run.started",
-                state=RunState.RUNNING,
-                keeper_pid=launched.keeper.pid,
-                keeper_ticks=launched.keeper.start_ticks,
-                started_at=now.wall,
-                deadline_at=now.wall + timeout if timeout is not None else None,
-                deadline_mono=now.monotonic + timeout if timeout is not None else None,
-            )
-        except LedgerBusy as error:
-            _log.warning("cannot record the start of run %s: %s", run.run_id, error)
-            return run
-        return started or run
+        return self.surroundings.ledger.change_run(
+            run,
+            "run.started",
+            state=RunState.RUNNING,
+            keeper_pid=launched.keeper.pid,
+            keeper_ticks=launched.keeper.start_ticks,
+            cgroup=str(launched.cgroup) if launched.cgroup else None,
+            started_at=now.wall,
+            deadline_at=now.wall + timeout if timeout is not None else None,
+            deadline_mono=now.monotonic + timeout if timeout is not None else None,
+        )
 
     def _take_back(self, run: Run, reason: str, again_after_ms: int | None = None) -> None:
         ending = Ending(Outcome.NEVER_STARTED, Proof.NEVER_STARTED, reason, retry_after_ms=again_after_ms)
-        self.surroundings.settlement.end(run, ending, self.surroundings.me)
+        # A stop that was stored meanwhile leaves the reservation ours.
+        present = self.surroundings.ledger.run(run.run_id) or run
+        if present.state is RunState.RESERVED and present.watcher == self.surroundings.me:
+            self.surroundings.settlement.end(present, ending, self.surroundings.me)
 
 
 def _only_full(refusals: Sequence[Refusal]) -> bool:

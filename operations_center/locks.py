@@ -28,7 +28,10 @@ def take_lock(path: Path, what: str) -> int:
 
     Raises LockHeld, naming the holder, when somebody else has it. ``what`` names the lock for people.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OperationsCenterError(f"cannot start {what}: cannot open the lock {path}: {error.strerror}") from error
     deadline = time.monotonic() + PROBE_WITHIN_S
     while True:
         try:
@@ -79,8 +82,9 @@ def lock_holder(path: Path) -> int | None:
 def is_locked(path: Path) -> bool:
     """Whether somebody holds an exclusive flock on the file. A shared probe: two of them do not see each other."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        # Not blocking and not following: an executor may put anything in the place of its run's lock.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -100,7 +104,10 @@ def refuse_broken_locks(directory: Path) -> None:
             "set center.state_dir to a local file system"
         )
     probe = directory / f".lock-probe.{os.getpid()}"
-    first = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        first = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OperationsCenterError(f"cannot write the state directory {directory}: {error.strerror}") from error
     try:
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         works = is_locked(probe)

@@ -124,6 +124,25 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempts:
+    """What the ledger remembers of a task between its runs.
+
+    It backs off from ``since`` until ``not_before`` (wall-clock ms).
+    """
+
+    attempts: int = 0
+    retries: int = 0
+    not_before: int | None = None
+    since: int | None = None
+
+    def backs_off_until(self, now: int) -> int | None:
+        """None when it does not back off, or when the clock was set back to before it began."""
+        if self.not_before is None or self.not_before <= now or (self.since is not None and self.since > now):
+            return None
+        return self.not_before
+
+
+@dataclass(frozen=True, slots=True)
 class FollowUp:
     title: str
     kind: str
@@ -166,6 +185,7 @@ class Run:
     grace_ms: int
     keeper_pid: int | None = None
     keeper_ticks: int | None = None
+    cgroup: str | None = None
     provider_job_id: str | None = None
     release: str | None = None
     started_at: int | None = None

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from operations_center.config import OnSuccess, Role
 from operations_center.keeper.inspect import ExitRecord, UnreadableExit
 from operations_center.keeper.result import Result, UnreadableResult
-from operations_center.ledger import Attempts
-from operations_center.model import COUNTED_AS_ATTEMPT, Finish, FollowUp, Outcome, Proof, Run, TaskState
+from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, FollowUp, Outcome, Proof, Run, TaskState
 
 EXIT_TRY_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
@@ -114,9 +113,9 @@ def _outcome_of_code(code: int) -> Outcome:
 
 
 def _reason_of_code(code: int) -> str | None:
-    number = _signal_of_code(code)
-    if number:
-        return f"killed by {number.name}, which Operations Center did not send"
+    name = _signal_of_code(code)
+    if name:
+        return f"killed by {name}, which Operations Center did not send"
     reasons = {
         0: None,
         EXIT_TRY_LATER: "asked to be run again later (exit 75)",
@@ -126,12 +125,13 @@ def _reason_of_code(code: int) -> str | None:
     return reasons.get(code, f"exit code {code}")
 
 
-def _signal_of_code(code: int) -> signal.Signals | None:
-    """A shell reports death by signal n as 128 + n (POSIX sh, 2.8.2)."""
-    try:
-        return signal.Signals(code - 128)
-    except ValueError:
+def _signal_of_code(code: int) -> str | None:
+    """The name of signal n, if a shell means by the code that it was killed by one: 128 + n (POSIX sh, 2.8.2)."""
+    number = code - 128
+    if not 0 < number < signal.NSIG:
         return None
+    known = {each.value: each.name for each in signal.Signals}
+    return known.get(number, f"signal {number}")
 
 
 def finish_of(
@@ -142,7 +142,7 @@ def finish_of(
     ``task`` has the title, kind and body that the run was given; ``now`` is wall-clock ms.
     """
     counted = ending.outcome in COUNTED_AS_ATTEMPT
-    after = replace(before, attempts=before.attempts + counted, not_before=None)
+    after = replace(before, attempts=before.attempts + counted, not_before=None, since=None)
     match ending.outcome:
         case Outcome.SUCCEEDED:
             follow_ups = _follow_ups(ending.follow_ups, policy.on_success, task)
@@ -150,7 +150,8 @@ def finish_of(
         case Outcome.FAILED | Outcome.BLOCKED:
             follow_ups = _follow_ups(ending.follow_ups, policy.on_failure, task)
             if policy.on_failure.state is TaskState.READY:
-                return _again(after, after.attempts, policy, ending, now)
+                finish, backing_off = _again(after, after.attempts, policy, ending, now)
+                return replace(finish, follow_ups=follow_ups if finish.state is TaskState.BLOCKED else ()), backing_off
             return Finish(policy.on_failure.state, ending.reason, follow_ups), after
         case Outcome.RETRY:
             return _later(replace(after, retries=after.retries + 1), policy, ending, now)
@@ -158,7 +159,7 @@ def finish_of(
             return _again(after, after.attempts, policy, ending, now)
         case Outcome.NEVER_STARTED:
             wait = ending.retry_after_ms
-            return Finish(TaskState.READY), replace(after, not_before=None if wait is None else now + wait)
+            return Finish(TaskState.READY), _backing_off(after, now, wait)
         case Outcome.CANCELLED:
             return Finish(TaskState.CANCELLED, ending.reason), after
         case Outcome.STOPPED:
@@ -171,7 +172,11 @@ def _again(after: Attempts, tries: int, policy: Role, ending: Ending, now: int) 
     if after.attempts >= policy.max_attempts:
         reason = f"{ending.reason or ending.outcome}; attempt {after.attempts} of {policy.max_attempts}"
         return Finish(TaskState.BLOCKED, reason), after
-    return Finish(TaskState.READY, ending.reason), replace(after, not_before=now + policy.backoff_ms(tries))
+    return Finish(TaskState.READY, ending.reason), _backing_off(after, now, policy.backoff_ms(tries))
+
+
+def _backing_off(after: Attempts, now: int, wait_ms: int | None) -> Attempts:
+    return after if wait_ms is None else replace(after, not_before=now + wait_ms, since=now)
 
 
 def _later(after: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Finish, Attempts]:
@@ -179,7 +184,7 @@ def _later(after: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Fin
         reason = f"asked for a later retry more than {policy.max_retries} times; {ending.reason}"
         return Finish(TaskState.BLOCKED, reason), after
     wait = ending.retry_after_ms if ending.retry_after_ms is not None else policy.backoff_ms(after.retries)
-    return Finish(TaskState.READY, ending.reason), replace(after, not_before=now + wait)
+    return Finish(TaskState.READY, ending.reason), _backing_off(after, now, wait)
 
 
 def _follow_ups(wanted: Sequence[FollowUp], after: OnSuccess, task: FollowUp) -> tuple[FollowUp, ...]:

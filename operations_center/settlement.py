@@ -5,16 +5,18 @@ step is durable before the next begins, and each may be repeated: a run that die
 the next reconciliation, which tells the board the very same thing.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from operations_center.boards import Board
 from operations_center.clock import Clock
 from operations_center.config import Role
 from operations_center.identity import Process
+from operations_center.keeper.inspect import read_file_of
 from operations_center.ledger import Ledger
 from operations_center.model import COUNTED_AS_ATTEMPT, Finish, FollowUp, Run, RunState, TaskState
 from operations_center.outcomes import Ending, finish_of
@@ -41,9 +43,9 @@ class Settlement:
     def settle(self, run: Run, ending: Ending, finisher: Process, note: Mapping[str, Any] | None = None) -> Run | None:
         """Record the outcome and free the slot; None when somebody else has changed the run."""
         now = self.clock.now()
+        policy, task = self.policy_of(run.role), self._task_of(run)
         with self.ledger.transaction():
             before = self.ledger.attempts(run.task_id)
-            policy, task = self.policy_of(run.role), self._task_of(run)
             finish, after = finish_of(run, ending, before, policy=policy, task=task, now=now.wall)
             settled = self.ledger.change_run(
                 run,
@@ -90,9 +92,8 @@ class Settlement:
     def _task_of(self, run: Run) -> FollowUp:
         """The task as the executor saw it: the board may have changed or forgotten it meanwhile."""
         try:
-            task = json.loads((self.directory_of(run.run_id) / "task.json").read_bytes())
-            return FollowUp(title=str(task["title"]), kind=str(task["kind"]), body=str(task["body"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            return msgspec.json.decode(read_file_of(self.directory_of(run.run_id) / "task.json"), type=FollowUp)
+        except (OSError, msgspec.DecodeError):
             return FollowUp(title=f"After {run.task_id}", kind=run.role)
 
 

@@ -4,6 +4,7 @@ ledger.db               the ledger and the local board (never open() it beside t
 ledger.turn, .write     the fair gate in front of its writers
 host-id                 this host's random id
 supervisor.lock         held by the one supervisor
+drain.lock              held while somebody drains the fleet
 startup.lock            serialises the watchers' start-up reconciliation
 watchers/ROLE.lock      held by the one watcher of a role on this host (the watchdog has one, too)
 pulse/NAME.json         heartbeat and progress of a watcher, of the watchdog, of the supervisor
@@ -35,6 +36,10 @@ class StateDirectory:
     @property
     def supervisor_lock(self) -> Path:
         return self.root / "supervisor.lock"
+
+    @property
+    def drain_lock(self) -> Path:
+        return self.root / "drain.lock"
 
     @property
     def startup_lock(self) -> Path:

@@ -25,7 +25,7 @@ from operations_center.in_flight_reconcile import (
     request_stop,
 )
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
-from operations_center.keeper.inspect import GateState, read_exit, read_gate
+from operations_center.keeper.inspect import read_exit, read_gate
 from operations_center.keeper.stop import signal_processes
 from operations_center.ledger import Pause
 from operations_center.locks import lock_within
@@ -60,7 +60,7 @@ def stop_run(center: Center, run_id: str, reason: str | None, *, wait: bool = Tr
     """
     run = _known(center, run_id)
     order = StopOrder(Outcome.STOPPED, reason or "stopped by a person", TaskState.BLOCKED)
-    return _end_run(center, run, order) if wait else _begin_to_end(center, run, order)
+    return _end_run(center, run, order, wait=wait)
 
 
 def cancel_task(center: Center, task_id: str, *, wait: bool = True) -> Run | None:
@@ -74,7 +74,7 @@ def cancel_task(center: Center, task_id: str, *, wait: bool = True) -> Run | Non
     if run is None:
         return None
     order = StopOrder(Outcome.CANCELLED, "its task was cancelled", TaskState.CANCELLED)
-    return _end_run(center, run, order) if wait else _begin_to_end(center, run, order)
+    return _end_run(center, run, order, wait=wait)
 
 
 def end_open_runs(center: Center, within_s: float | None = None) -> None:
@@ -103,9 +103,13 @@ def _known(center: Center, run_id: str) -> Run:
     return run
 
 
-def _end_run(center: Center, run: Run, order: StopOrder) -> Run:
+def _end_run(center: Center, run: Run, order: StopOrder, *, wait: bool) -> Run:
+    """Until it is closed; without ``wait``, until the stop is stored and reconciliation will carry it out."""
     until = time.monotonic() + _patience_s(run)
-    while run.state is not RunState.CLOSED and (run := _begin_to_end(center, run, order)).state is not RunState.CLOSED:
+    while run.state is not RunState.CLOSED:
+        run = _begin_to_end(center, run, order)
+        if run.state is RunState.CLOSED or (not wait and run.stop_reason is not None):
+            break
         if time.monotonic() > until:
             raise OperationsCenterError(_still_alive(center, run))
         _wait_for_change(center, [run], until)
@@ -123,7 +127,7 @@ def _store_stop(center: Center, run: Run, order: StopOrder) -> None:
     """Somebody else's change in between is no matter: the next pass looks again."""
     if run.state not in HOLDS_SLOT or _rank(order.outcome, order.then) <= _rank(run.stop_outcome, run.stop_then):
         return
-    if _is_about_to_start(center, run) or _has_ended_by_itself(center, run):
+    if _has_ended_by_itself(center, run):
         return
     if request_stop(center.ledger, center.clock, run, order) is not None:
         center.wake_everybody()
@@ -136,13 +140,6 @@ def _rank(outcome: Outcome | None, then: TaskState | None) -> int:
     if outcome is Outcome.CANCELLED:
         return 3
     return 2 if outcome is Outcome.STOPPED and then is not TaskState.READY else 1
-
-
-def _is_about_to_start(center: Center, run: Run) -> bool:
-    """Its watcher is about to record the start; a write of ours would only make it lose that."""
-    if run.state is not RunState.RESERVED or run.keeper is not None or not is_alive(run.watcher):
-        return False
-    return read_gate(center.state.run(run.run_id)).state is GateState.ABSENT
 
 
 def _has_ended_by_itself(center: Center, run: Run) -> bool:
@@ -221,14 +218,18 @@ def _ended(center: Center, supervisor: Member, watchers: Sequence[Member]) -> En
 
 @contextmanager
 def _admitting_nothing(center: Center) -> Iterator[None]:
-    # By default a TERM would end us at once and leave the pause behind.
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    center.ledger.pause(Pause("*", "drain", "down --drain waits for open runs", center.clock.now().wall))
-    try:
-        yield
-    finally:
-        center.ledger.resume("*", "drain")
-        signal.signal(signal.SIGTERM, before)
+    # Killed, we leave the pause behind, and the watchdog ends it as soon as nobody holds the lock.
+    with lock_within(center.state.drain_lock, 0.0) as alone:
+        if not alone:
+            raise Unavailable("cannot drain the fleet: another `operations-center down --drain` is still at it")
+        before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+        center.ledger.pause(Pause("*", "drain", "down --drain waits for open runs", center.clock.now().wall))
+        try:
+            yield
+        finally:
+            center.ledger.resume("*", "drain")
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -2,6 +2,7 @@
 
 reconcile    what the watchers' own starts would find, also where no watcher starts
 stalled      a watcher that is alive but does not turn its loop: dump its stack, end it, never its runs
+drain        a pause that a killed `down --drain` has left is ended
 disk         almost full: pause admission, with the reason; resume when there is room again
 retention    forget closed runs, their directories and events
 """
@@ -67,7 +68,13 @@ class Watchdog:
 
     def _cycle(self) -> None:
         """Each rule on its own: one that fails is logged, and the others are still kept."""
-        for rule in (self._reconcile, self._replace_stalled, self._watch_disk, self._prune):
+        for rule in (
+            self._reconcile,
+            self._replace_stalled,
+            self._watch_disk,
+            self._end_abandoned_drain,
+            self._prune,
+        ):
             self._beat("ready")
             self._guarded(rule)
         self._last_cycle_at = self._now().wall
@@ -119,6 +126,14 @@ class Watchdog:
             self._center.ledger.resume(None, "watchdog")
             self._center.wake_everybody()
             _log.info("admission goes on: %d MiB free", free >> 20)
+
+    def _end_abandoned_drain(self) -> None:
+        """A `down --drain` that was killed has left its pause behind."""
+        drains = any(pause.source == "drain" for pause in self._center.ledger.pauses())
+        if drains and lock_holder(self._center.state.drain_lock) is None:
+            self._center.ledger.resume(None, "drain")
+            self._center.wake_everybody()
+            _log.warning("admission goes on: whoever drained the fleet is gone")
 
     def _prune(self) -> None:
         now = self._now()

@@ -25,7 +25,7 @@ from operations_center.in_flight_reconcile import (
 )
 from operations_center.keeper.inspect import read_gate
 from operations_center.locks import take_lock
-from operations_center.model import OPEN, Run, Task
+from operations_center.model import OPEN, Run, RunState, Task
 from operations_center.state_directory import SUPERVISOR
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.wakeups import wake
@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 LEASE_MS = 60_000
 TEND_EVERY_MS = 500
 """How often the runs are looked at beside the events that tell of them: a stop, a limit, a daemon left behind."""
+
+TAKE_OVER_WITHIN_S = 0.5
+"""At the start; what it did not suffice for is done in the first turns of the loop."""
 
 AGAIN_AFTER_S = 1.0
 """After a board or a ledger that did not answer."""
@@ -73,7 +76,8 @@ class Watcher:
         self._heart.beat("starting")
         report = reconcile_in_flight_on_startup(self._surroundings, role=self._role.name)
         _log.info("start-up reconciliation: %s", report.summary)
-        self._guarded(self._take_over)
+        with self._center.ledger.within(TAKE_OVER_WITHIN_S):
+            self._guarded(self._take_over)
         self._heart.beat("ready")
         wake(self._center.state.wake, SUPERVISOR)
         _log.info("watcher of %s is ready", self._role.name)
@@ -137,7 +141,10 @@ class Watcher:
         self._tend_at = self._now() + TEND_EVERY_MS
         self._take_over()
         runs = [run for run in self._center.ledger.open_runs(role=self._role.name) if run.run_id in self._followed]
-        for run_id in needs_attention(self._surroundings, runs):
+        untold = [run for run in runs if run.state is RunState.SETTLING]
+        if untold:
+            self._center.settlement.finish_and_close(untold)
+        for run_id in needs_attention(self._surroundings, [run for run in runs if run not in untold]):
             self._settle(run_id)
 
     # What can start

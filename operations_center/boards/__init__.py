@@ -31,8 +31,8 @@ class Board(Protocol):
     def running(self) -> Sequence[Claim]:
         """Every task that is shown as running in our name."""
 
-    def claim(self, task_id: str, run_id: str) -> bool:
-        """False when somebody else was quicker, or the task is not ready any more."""
+    def claim(self, task_id: str, run_id: str) -> Task | None:
+        """The task as it was claimed; None when somebody else was quicker, or it is not ready any more."""
 
     def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
         """Tell the outcome of runs: ``{run_id: (task_id, finish)}``. A task that is no longer the run's is left."""

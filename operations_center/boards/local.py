@@ -7,7 +7,7 @@ from typing import Any
 
 from operations_center.boards import Claim
 from operations_center.errors import NotFound, OperationsCenterError
-from operations_center.model import Finish, Priority, Task, TaskState
+from operations_center.model import Attempts, Finish, Priority, Task, TaskState
 from operations_center.store import Store, load_queries
 
 _SQL = load_queries(__package__, "local.sql")
@@ -34,7 +34,7 @@ class LocalBoard:
     # What watchers and reconcilers ask of any board
 
     def ready(self, kinds: Collection[str]) -> Sequence[Task]:
-        return [_task(row) for row in self._store.rows(_SQL["ready"], {"kinds": json.dumps(list(kinds))})]
+        return [_task(row, self._now()) for row in self._store.rows(_SQL["ready"], {"kinds": json.dumps(list(kinds))})]
 
     def states(self, task_ids: Collection[str]) -> Mapping[str, TaskState | None]:
         rows = self._store.rows(_SQL["states"], {"task_ids": json.dumps(list(task_ids))})
@@ -44,13 +44,16 @@ class LocalBoard:
     def running(self) -> Sequence[Claim]:
         return [Claim(row["task_id"], row["claimed_by"]) for row in self._store.rows(_SQL["running"])]
 
-    def claim(self, task_id: str, run_id: str) -> bool:
+    def claim(self, task_id: str, run_id: str) -> Task | None:
         with self._store.transaction():
             row = self._row(task_id)
-            if row is None or row["state"] != TaskState.READY:
-                return row is not None and (row["state"], row["claimed_by"]) == (TaskState.RUNNING, run_id)
-            self._change(row, "task.claimed", run_id, state=TaskState.RUNNING, claimed_by=run_id, reason=None)
-            return True
+            if row is None:
+                return None
+            if row["state"] == TaskState.READY:
+                self._change(row, "task.claimed", run_id, state=TaskState.RUNNING, claimed_by=run_id, reason=None)
+            elif (row["state"], row["claimed_by"]) != (TaskState.RUNNING, run_id):
+                return None
+            return self.task(task_id)
 
     def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
         with self._store.transaction():
@@ -59,10 +62,9 @@ class LocalBoard:
 
     def _finish(self, run_id: str, task_id: str, finish: Finish) -> None:
         row = self._row(task_id)
-        if row is None:
+        if row is None or (row["state"], row["claimed_by"]) != (TaskState.RUNNING, run_id):
             return
-        if (row["state"], row["claimed_by"]) == (TaskState.RUNNING, run_id):
-            self._change(row, "task.finished", run_id, state=finish.state, reason=finish.reason, claimed_by=None)
+        self._change(row, "task.finished", run_id, state=finish.state, reason=finish.reason, claimed_by=None)
         for number, follow_up in enumerate(finish.follow_ups):
             new = NewTask(follow_up.title, follow_up.kind, follow_up.body, Priority(row["priority"]), parent=task_id)
             self._add(new, origin=f"{run_id}/{number}")
@@ -84,10 +86,10 @@ class LocalBoard:
 
     def task(self, task_id: str) -> Task | None:
         row = self._store.row(_SQL["task"], {"task_id": task_id})
-        return _task(row) if row else None
+        return _task(row, self._now()) if row else None
 
     def tasks(self, state: TaskState | None = None) -> list[Task]:
-        return [_task(row) for row in self._store.rows(_SQL["tasks"], {"state": state})]
+        return [_task(row, self._now()) for row in self._store.rows(_SQL["tasks"], {"state": state})]
 
     def counts(self) -> dict[str, int]:
         found = {row["state"]: row["tasks"] for row in self._store.rows(_SQL["counts"])}
@@ -148,6 +150,9 @@ class LocalBoard:
         self._store.append_event("task.added", task_id=str(row["task_id"]), data={"task": row})
         return str(row["task_id"])
 
+    def _now(self) -> int:
+        return self._store.clock.now().wall
+
     def _row(self, task_id: str) -> dict[str, Any] | None:
         row = self._store.row(_SQL["task_row"], {"task_id": task_id})
         return dict(row) if row else None
@@ -165,7 +170,8 @@ class LocalBoard:
         self._store.append_event(kind, run_id=run_id, task_id=row["task_id"], data={"task": changed})
 
 
-def _task(row: Any) -> Task:
+def _task(row: Any, now: int) -> Task:
+    remembered = Attempts(row["attempts"], row["retries"], row["not_before"], row["since"])
     return Task(
         task_id=row["task_id"],
         title=row["title"],
@@ -174,11 +180,11 @@ def _task(row: Any) -> Task:
         state=TaskState(row["state"]),
         priority=Priority(row["priority"]),
         backend=row["backend"],
-        attempts=row["attempts"],
-        retries=row["retries"],
+        attempts=remembered.attempts,
+        retries=remembered.retries,
         parent=row["parent"],
         reason=row["reason"],
-        not_before=row["not_before"],
+        not_before=remembered.backs_off_until(now),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )

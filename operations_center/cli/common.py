@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from operations_center.config import Config, find_config, load_config, parse_duration
+from operations_center.errors import OperationsCenterError
+from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.wiring import Center, open_center
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -56,6 +58,16 @@ def opened(config_file: Path | None) -> Iterator[Center]:
         yield center
     finally:
         center.close()
+
+
+def refuse_inside_own_run(center: Center, what: str) -> None:
+    """What an executor starts belongs to its run and ends with it; a fleet must not."""
+    run_id = os.environ.get(RUN_ID_VARIABLE)
+    if run_id is not None and center.ledger.run(run_id) is not None:
+        raise OperationsCenterError(
+            f"cannot start {what}: this process belongs to run {run_id} of this very fleet and would end with it; "
+            "start it from elsewhere"
+        )
 
 
 def print_json(document: Mapping[str, Any]) -> None:

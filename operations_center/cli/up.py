@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_inside_own_run
 from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.logs import log_to
 from operations_center.state_directory import SUPERVISOR
@@ -47,6 +47,7 @@ def command(
             raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
     center = open_center(config)
     try:
+        refuse_inside_own_run(center, "the supervisor")
         if detach:
             return _detach(center.state.log(SUPERVISOR), config.file, only, exit_when_idle, as_json)
         log_to(center.state.log(SUPERVISOR) if ready_fd is not None else None)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.cli.common import config_option, opened
+from operations_center.cli.common import config_option, opened, refuse_inside_own_run
 from operations_center.logs import log_to
 from operations_center.state_directory import WATCHDOG
 from operations_center.watchdog import Watchdog
@@ -17,5 +17,6 @@ from operations_center.watchdog import Watchdog
 def command(once: bool, supervised: bool, config_file: Path | None) -> int:
     """Reconcile on a timer and look after the watchers; exit code 75 if one does already."""
     with opened(config_file) as center:
+        refuse_inside_own_run(center, "the watchdog")
         log_to(center.state.log(WATCHDOG) if supervised else None)
         return Watchdog(center, once=once).run()

@@ -6,6 +6,7 @@ from typing import Any
 from operations_center.config.reading import Reading
 from operations_center.config.sections import SETTLED_STATES, Board, Center, Role
 from operations_center.config.wording import Key, spell_nearest, spell_value
+from operations_center.model import TaskState
 
 
 def check_ledger(center: Center, reading: Reading) -> None:
@@ -61,6 +62,9 @@ def _check_backend(role: Role, backends: Mapping[str, Any], reading: Reading) ->
 def _check_ending(role: Role, ending: str, taken: Mapping[str, str], reading: Reading) -> None:
     key = ("roles", role.name, ending)
     then = getattr(role, ending)
+    if ending == "on_success" and then.state is TaskState.READY:
+        advice = 'a task that succeeded would run again for ever; give "done" or "review"'
+        reading.report((*key, "state"), f'got "ready" ({advice})')
     if then.state not in SETTLED_STATES:
         reading.report((*key, "state"), f'got "{then.state}" (give one of {", ".join(SETTLED_STATES)})')
     if then.follow_up is not None and then.follow_up not in taken:

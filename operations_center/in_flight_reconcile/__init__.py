@@ -9,11 +9,12 @@ Used by the watcher's start, the watchdog, admission before it refuses for a ful
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from operations_center.errors import OperationsCenterError
+from operations_center.boards import Board
+from operations_center.errors import BoardUnreachable, OperationsCenterError
 from operations_center.identity import is_alive
 from operations_center.in_flight_reconcile.apply import apply
 from operations_center.in_flight_reconcile.escalation import request_stop
@@ -56,7 +57,11 @@ __all__ = [
 ]
 
 LOCK_WITHIN_S = 2.0
-STARTUP_BUDGET_S = 5.0
+STARTUP_BUDGET_S = 3.5
+"""Of the five seconds within which a watcher comes up, whatever fails."""
+
+_WAKES_ADOPTERS = frozenset({Trigger.WATCHDOG, Trigger.CLI})
+"""A watcher that woke everybody, itself included, for a run that it cannot adopt would never sleep again."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +99,7 @@ def clear_orphaned_in_flight(
     skipped = Skipped.BUDGET if len(applied) < len(actions) else report.skipped
     report = _timed(report, begun, actions=tuple(applied), skipped=skipped)
     _remember(surroundings, report)
-    if any(judgement.verdict is Verdict.ADOPT for judgement in judgements):
+    if trigger in _WAKES_ADOPTERS and any(judgement.verdict is Verdict.ADOPT for judgement in judgements):
         surroundings.wake_everybody()
     return report
 
@@ -110,7 +115,8 @@ def reconcile_in_flight_on_startup(
             if not alone:
                 return _timed(empty, begun, skipped=Skipped.LOCK_HELD)
             left = budget_s - (time.monotonic() - begun)
-            return clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, adopt_role=role, budget_s=left)
+            with surroundings.ledger.within(left):
+                return clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, adopt_role=role, budget_s=left)
     except Exception as error:
         _log.warning("start-up reconciliation failed: %s", error, exc_info=not isinstance(error, OperationsCenterError))
         return _timed(empty, begun, error=str(error) or type(error).__name__)
@@ -119,7 +125,7 @@ def reconcile_in_flight_on_startup(
 def adopt_own_runs(surroundings: Surroundings, role: str) -> list[Report]:
     """Look at every open run of a role that another watcher holds: adopt it if that one is dead."""
     return [
-        clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, scope=Scope(run_id=run.run_id), adopt_role=role)
+        clear_orphaned_in_flight(surroundings, trigger=Trigger.WATCHER, scope=Scope(run_id=run.run_id), adopt_role=role)
         for run in surroundings.ledger.open_runs(role=role)
         if run.watcher != surroundings.me and not is_alive(run.watcher)
     ]
@@ -147,7 +153,7 @@ def may_be_orphaned(surroundings: Surroundings, run: Run) -> bool:
 
 def needs_attention(surroundings: Surroundings, runs: Sequence[Run]) -> list[str]:
     """Which of a watcher's own runs are worth a full look now, without reading the process table."""
-    tasks = surroundings.board.states([run.task_id for run in runs]) if runs else {}
+    tasks = _states(surroundings.board, [run.task_id for run in runs])
     return [
         run.run_id
         for run in runs
@@ -157,6 +163,14 @@ def needs_attention(surroundings: Surroundings, runs: Sequence[Run]) -> list[str
         or tasks.get(run.task_id) in (TaskState.CANCELLED, TaskState.DONE)
         or may_be_orphaned(surroundings, run)
     ]
+
+
+def _states(board: Board, task_ids: Sequence[str]) -> Mapping[str, TaskState | None]:
+    """A board that does not answer must not keep a watcher from its runs."""
+    try:
+        return board.states(task_ids) if task_ids else {}
+    except BoardUnreachable:
+        return {}
 
 
 def _within_reach(actions: Sequence[Action], adopt_role: str | None) -> list[Action]:

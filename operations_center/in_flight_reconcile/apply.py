@@ -1,15 +1,17 @@
 """One guarded write per action. Whoever was quicker wins; the other reports ``lost_race`` and changes nothing."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile.escalation import escalate
-from operations_center.in_flight_reconcile.evidence import Surroundings
+from operations_center.in_flight_reconcile.evidence import Surroundings, cgroup_of
+from operations_center.in_flight_reconcile.facts import Sighting
 from operations_center.in_flight_reconcile.plan import Action, Deed
 from operations_center.in_flight_reconcile.report import ActionReport, Done
 from operations_center.keeper import cgroup
-from operations_center.keeper.inspect import read_cgroup
+from operations_center.keeper.inspect import GateState
 from operations_center.keeper.launch import revoke
 from operations_center.model import Run, RunState
 
@@ -17,6 +19,8 @@ BATCH = 100
 """Runs that are freed in one transaction: one sync for all of them."""
 
 HOLD_TASK_MS = 60_000
+
+_log = logging.getLogger(__name__)
 
 
 def apply(
@@ -51,21 +55,30 @@ def _free(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> 
     """Settle all, then tell the board of all, then close all: three syncs, however many runs."""
     barred = {id(action): report for action in batch if (report := _barred(surroundings, action))}
     free = [action for action in batch if id(action) not in barred]
+    return [*barred.values(), *_settle_and_finish(surroundings, free, trigger)]
+
+
+def _settle_and_finish(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> list[ActionReport]:
     try:
         with surroundings.ledger.transaction():
-            settled = [(action, _settle(surroundings, action, trigger)) for action in free]
-    except (OperationsCenterError, OSError) as error:
-        return [*barred.values(), *(ActionReport(action, Done.ERROR, str(error)) for action in free)]
+            settled = [(action, _settle(surroundings, action, trigger)) for action in batch]
+    except Unavailable as error:
+        return [ActionReport(action, Done.ERROR, str(error)) for action in batch]
+    except Exception as error:
+        if len(batch) == 1:
+            return [_failed(batch[0], error)]
+        # One run that cannot be settled must not keep the slots of the others.
+        return [report for action in batch for report in _settle_and_finish(surroundings, [action], trigger)]
     freed = [run for _, run in settled if run is not None]
     for run in freed:
         _remove_cgroup(surroundings, run)
     told = _tell_board(surroundings, freed)
-    return [*barred.values(), *(_freed(action, run, told) for action, run in settled)]
+    return [_freed(action, run, told) for action, run in settled]
 
 
 def _barred(surroundings: Surroundings, action: Action) -> ActionReport | None:
     """Create the gate before the slot is freed: after this no keeper can start anything for the run."""
-    if action.deed is not Deed.REVOKE_AND_FREE or action.run is None:
+    if action.run is None or not _needs_gate(action):
         return None
     try:
         won = revoke(surroundings.directory_of(action.run.run_id))
@@ -74,12 +87,27 @@ def _barred(surroundings: Surroundings, action: Action) -> ActionReport | None:
     return None if won else ActionReport(action, Done.LOST_RACE)
 
 
-def _freed(action: Action, run: Run | None, told: str | None) -> ActionReport:
+def _needs_gate(action: Action) -> bool:
+    """Whatever the verdict: as long as nobody has created the gate, a spawner that wakes up could."""
+    seen = action.evidence
+    undecided = seen is not None and seen.gate is GateState.ABSENT and seen.directory is Sighting.ALIVE
+    return action.deed is Deed.REVOKE_AND_FREE or (action.deed is Deed.FREE and undecided)
+
+
+def _freed(action: Action, run: Run | None, untold: Mapping[str, str]) -> ActionReport:
     if run is None:
         return ActionReport(action, Done.LOST_RACE)
-    if told is None:
+    error = untold.get(run.run_id)
+    if error is None:
         return ActionReport(action, Done.APPLIED)
-    return ActionReport(action, Done.ERROR if action.deed is Deed.REPLAY else Done.APPLIED, told)
+    return ActionReport(action, Done.ERROR if action.deed is Deed.REPLAY else Done.APPLIED, error)
+
+
+def _failed(action: Action, error: Exception) -> ActionReport:
+    run_id = action.run.run_id if action.run else action.task_id
+    expected = isinstance(error, OperationsCenterError | OSError)
+    _log.error("cannot reconcile %s: %s", run_id, error, exc_info=not expected)
+    return ActionReport(action, Done.ERROR, str(error) or type(error).__name__)
 
 
 def _settle(surroundings: Surroundings, action: Action, trigger: str) -> Run | None:
@@ -92,29 +120,34 @@ def _settle(surroundings: Surroundings, action: Action, trigger: str) -> Run | N
 
 
 def _remove_cgroup(surroundings: Surroundings, run: Run) -> None:
-    path = read_cgroup(surroundings.directory_of(run.run_id))
+    path = cgroup_of(run, surroundings.directory_of(run.run_id))
     if path is not None:
         cgroup.remove(path)
 
 
-def _tell_board(surroundings: Surroundings, settled: Sequence[Run]) -> str | None:
-    """None, or why the board could not be told: the runs stay settling and are told of later."""
+def _tell_board(surroundings: Surroundings, settled: Sequence[Run]) -> dict[str, str]:
+    """Why the board could not be told, by run: those stay settling and are told of later."""
     if not settled:
-        return None
+        return {}
     try:
         surroundings.settlement.finish_and_close(settled)
-    except (OperationsCenterError, OSError) as error:
-        return str(error)
+    except Unavailable as error:
+        return {run.run_id: str(error) for run in settled}
+    except Exception as error:
+        if len(settled) == 1:
+            _log.error("cannot finish run %s: %s", settled[0].run_id, error)
+            return {settled[0].run_id: str(error) or type(error).__name__}
+        return {run_id: why for run in settled for run_id, why in _tell_board(surroundings, [run]).items()}
     finally:
         surroundings.wake_everybody()
-    return None
+    return {}
 
 
 def _apply_one(surroundings: Surroundings, action: Action) -> ActionReport:
     try:
         return ActionReport(action, Done.APPLIED if _DEEDS[action.deed](surroundings, action) else Done.LOST_RACE)
-    except (OperationsCenterError, OSError) as error:
-        return ActionReport(action, Done.ERROR, str(error))
+    except Exception as error:
+        return _failed(action, error)
 
 
 def _stop(surroundings: Surroundings, action: Action) -> bool:
@@ -138,6 +171,7 @@ def _adopt(surroundings: Surroundings, action: Action) -> bool:
         watcher_ticks=surroundings.me.start_ticks,
         keeper_pid=keeper.pid if keeper else None,
         keeper_ticks=keeper.start_ticks if keeper else None,
+        cgroup=str(tree.query.cgroup) if tree and tree.query.cgroup else run.cgroup,
         started_at=run.started_at or surroundings.clock.now().wall,
     )
     return adopted is not None

@@ -160,7 +160,7 @@ class _Look:
 
     @property
     def query(self) -> TreeQuery:
-        return TreeQuery(self.run.run_id, self.run.keeper or self.gate.keeper, read_cgroup(self.directory))
+        return TreeQuery(self.run.run_id, self.run.keeper or self.gate.keeper, cgroup_of(self.run, self.directory))
 
     def evidence(
         self, now: Now, *, watcher: Sighting, lease: Lease | None, tree: Tree | None, task: TaskState | None
@@ -208,6 +208,7 @@ class _Look:
 
     def _with_records(self, seen: Evidence, now: Now) -> Evidence:
         exit_record = read_exit(self.directory)
+        seen = replace(seen, output=(self.directory / "stdout").exists())
         return replace(
             seen,
             directory=Sighting.ALIVE if self.directory.is_dir() else Sighting.GONE,
@@ -224,6 +225,11 @@ class _Look:
             return now.monotonic - memory.setdefault(self.run.run_id, now.monotonic)
         memory.pop(self.run.run_id, None)
         return 0
+
+
+def cgroup_of(run: Run, directory: Path) -> Path | None:
+    """The ledger knows it also where the run directory is gone, the directory where the start is not recorded."""
+    return Path(run.cgroup) if run.cgroup else read_cgroup(directory)
 
 
 def _age_ms(path: Path, now: Now) -> int:

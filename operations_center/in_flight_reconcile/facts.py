@@ -40,7 +40,8 @@ class Evidence:
 
     ``executor`` stands for every process of the tree but the keeper, ``seen`` are the processes themselves, for
     whoever has to end them; ``childless_ms`` is how long the keeper has been seen without any of them,
-    ``exit_age_ms`` how old the exit record is; ``task`` is None when the board was not read or does not know
+    ``exit_age_ms`` how old the exit record is; ``output`` whether an executor has ever had its
+    output opened; ``task`` is None when the board was not read or does not know
     the task.
     """
 
@@ -54,6 +55,7 @@ class Evidence:
     executor: Sighting = Sighting.UNKNOWN
     seen: Tree | None = None
     lock_held: bool = False
+    output: bool = False
     directory: Sighting = Sighting.UNKNOWN
     exit_record: ExitRecord | UnreadableExit | None = None
     result: Result | UnreadableResult | None = None
@@ -78,8 +80,8 @@ class Evidence:
 
     @property
     def not_begun(self) -> bool:
-        """No keeper has passed the gate. A directory that was deleted under a live tree says nothing of that."""
-        if self.run.keeper is not None or self.gate in (GateState.KEEPER, GateState.UNREADABLE):
+        """No keeper has passed the gate. A gate or a directory deleted under a live tree says nothing of that."""
+        if self.run.keeper is not None or self.gate in (GateState.KEEPER, GateState.UNREADABLE) or self.output:
             return False
         return self.directory is Sighting.ALIVE or self.seen is None or self.seen.is_empty
 

@@ -84,7 +84,7 @@ COMMAND_RUN = (
     ),
     Rule(
         16,
-        lambda e: e.place is Place.OTHER_BOOT and e.exit_recorded,
+        lambda e: e.place is Place.OTHER_BOOT and (e.exit_recorded or e.valid_result),
         Verdict.SETTLE,
         "it ended before the reboot and left an exit record",
         Proof.BOOT_CHANGED,
@@ -113,13 +113,13 @@ COMMAND_RUN = (
     ),
     Rule(
         20,
-        lambda e: e.tree is ALIVE and (e.run.stop_outcome is not None or e.past_deadline),
+        lambda e: e.tree is ALIVE and not e.exit_recorded and (e.run.stop_outcome is not None or e.past_deadline),
         Verdict.STOP,
         "it is to stop, and its processes are alive",
     ),
     Rule(
         21,
-        lambda e: e.tree is ALIVE and e.task in (TaskState.CANCELLED, TaskState.DONE),
+        lambda e: e.tree is ALIVE and not e.exit_recorded and e.task in (TaskState.CANCELLED, TaskState.DONE),
         Verdict.CANCEL,
         "the board says that its task is not wanted any more",
     ),

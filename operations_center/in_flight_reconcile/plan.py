@@ -109,8 +109,13 @@ def _recorded_ending(seen: Evidence) -> Ending:
     ending = ending_of(seen.run, seen.exit_record, seen.result, seen.timed_out)
     if seen.run.stop_outcome is None or seen.run.signalled_at is not None:
         return ending
-    own = ending_of(replace(seen.run, stop_outcome=None), seen.exit_record, seen.result, seen.timed_out)
+    own = own_ending(seen)
     return own if own.outcome in FINISHED else ending
+
+
+def own_ending(seen: Evidence) -> Ending:
+    """How a run ended if nobody had asked it to."""
+    return ending_of(replace(seen.run, stop_outcome=None), seen.exit_record, seen.result, seen.timed_out)
 
 
 def _with_stop(judgement: Judgement, outcome: Outcome) -> Ending:
@@ -133,16 +138,21 @@ def _never_started(judgement: Judgement) -> Ending:
 
 def stop_order(judgement: Judgement) -> StopOrder:
     """What a stop, cancel or reap verdict makes of its run; one that is stored already goes on as it is."""
-    run = judgement.evidence.run
+    seen, reason = judgement.evidence, judgement.rule.reason
+    run = seen.run
+    unsignalled = run.stop_outcome is not None and run.signalled_at is None
+    if unsignalled and seen.exit_recorded and own_ending(seen).outcome in FINISHED:
+        # It has finished before anybody signalled it: the stop that is stored came too late to explain the end.
+        return StopOrder(None, reason)
     if run.stop_reason is not None and judgement.verdict is not Verdict.CANCEL:
         return StopOrder(run.stop_outcome, run.stop_reason, run.stop_then)
     match judgement.verdict:
         case Verdict.CANCEL:
-            return StopOrder(Outcome.CANCELLED, f"its task is {judgement.evidence.task}", TaskState.CANCELLED)
+            return StopOrder(Outcome.CANCELLED, f"its task is {seen.task}", TaskState.CANCELLED)
         case Verdict.STOP:
             return StopOrder(Outcome.TIMED_OUT, "ran longer than timeout")
         case _:
-            return StopOrder(None, judgement.rule.reason)
+            return StopOrder(None, reason)
 
 
 def _requeue(claim: Claim) -> Action:

@@ -26,6 +26,7 @@ _ENTRY = RUN_ID_VARIABLE.encode() + b"="
 _ENVIRONMENT_LIMIT = 2 * 1024 * 1024
 _CHUNK = 128 * 1024
 _RECORD_LIMIT = 4096
+_TASK_LIMIT = 64 * 1024 * 1024
 
 
 class GateState(StrEnum):
@@ -64,7 +65,7 @@ def read_gate(run_directory: Path) -> Gate:
         return Gate(GateState.ABSENT)
     except OSError:
         return Gate(GateState.UNREADABLE)
-    match = re.fullmatch(r"([0-9]{1,10}) ([0-9]{1,20}) end\n", text)
+    match = re.fullmatch(r"([0-9]{1,9}) ([0-9]{1,18}) end\n", text)
     if match is None:
         return Gate(GateState.UNREADABLE)
     return Gate(GateState.KEEPER, Process(int(match[1]), int(match[2])))
@@ -314,12 +315,17 @@ def _chunks(descriptor: int, limit: int) -> Iterator[bytes]:
         limit -= wanted
 
 
-def _read_record(path: Path) -> str:
-    # Not blocking and not following: the executor may put anything in the place of these files.
+def read_file_of(path: Path, limit: int = _TASK_LIMIT) -> bytes:
+    """A file of a run directory, at most ``limit`` bytes of it; raises OSError for what is not a regular file.
+
+    Not blocking and not following: the executor may put anything in the place of these files.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
-        return os.read(descriptor, _RECORD_LIMIT).decode(errors="surrogateescape")
-    finally:
-        os.close(descriptor)
+        return file.read(limit)
+
+
+def _read_record(path: Path) -> str:
+    return read_file_of(path, _RECORD_LIMIT).decode(errors="surrogateescape")

@@ -52,7 +52,10 @@ echo "$$" >&8
 _code=$?
 
 # In place, into blocks that exist: a full disk cannot swallow the record.
-printf '%-63s\n' "exit $_code end" 1<>exit
+# A file system that writes copies may want room all the same: then the record waits for it.
+until printf '%-63s\n' "exit $_code end" 1<>exit || [ ! -e exit ]; do
+    command -p sleep 1 8>&- 9>&-
+done
 command -p sync exit 8>&- 9>&-
 
 while _has_children; do

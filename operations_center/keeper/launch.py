@@ -59,6 +59,7 @@ class LaunchedRun:
 
     keeper: Process
     children: "list[subprocess.Popen[bytes]]"
+    cgroup: Path | None
 
 
 def prepare(plan: LaunchPlan) -> None:
@@ -75,8 +76,6 @@ def prepare(plan: LaunchPlan) -> None:
         ) from None
     _write(directory / "task.json", plan.task_json)
     _write(directory / "prompt", plan.prompt.encode(errors="replace"))
-    _write(directory / "stdout", b"")
-    _write(directory / "stderr", b"")
     _write(directory / "timed_out", _blank_record())
     _write(directory / "exit", _blank_record(), durable=True)
     if plan.working_directory is None:
@@ -105,7 +104,7 @@ def start(plan: LaunchPlan) -> LaunchedRun:
         for timer in timers:
             timer.wait()
         raise
-    return LaunchedRun(_identify(keeper.pid), [keeper, *timers])
+    return LaunchedRun(_identify(keeper.pid), [keeper, *timers], read_cgroup(plan.run_directory))
 
 
 def revoke(run_directory: Path) -> bool:

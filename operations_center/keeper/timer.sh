@@ -56,11 +56,20 @@ signal_tree() {
     done
 }
 
+# An exit that is recorded is how the run ended, whatever it has left behind.
+has_not_ended() {
+    recorded=
+    read -r recorded <exit
+    [ -z "$recorded" ]
+}
+
 # The keeper itself is spared, for it records the exit. It adopts what its children leave behind, so
 # killing its children again and again ends the whole tree.
 end_run() {
-    printf '%-63s\n' "$1 end" 1<>timed_out
-    command -p sync timed_out
+    if has_not_ended; then
+        printf '%-63s\n' "$1 end" 1<>timed_out
+        command -p sync timed_out
+    fi
     signal_tree TERM CONT
     pause "$grace"
     while :; do

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from operations_center.admission import Facts, Limits, Refusal
 from operations_center.identity import Host, Process
-from operations_center.model import Event, Run
+from operations_center.model import Attempts, Event, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,6 @@ class Admission:
     grace_ms: int
     timeout_ms: int | None
     release: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """What the ledger remembers of a task between its runs; ``not_before`` in wall-clock ms."""
-
-    attempts: int = 0
-    retries: int = 0
-    not_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +54,8 @@ class Ledger(Protocol):
         """Several writes as one; each alone is a transaction of its own."""
 
     def snapshot(self) -> AbstractContextManager[None]: ...
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        """All writes of a block together wait no longer than this for other writers; then LedgerBusy."""
 
     # Runs
     def admit(self, admission: Admission) -> Run | list[Refusal]: ...

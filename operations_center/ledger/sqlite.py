@@ -13,9 +13,9 @@ import psutil
 from operations_center.admission import Facts, Refusal, refusals
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host
-from operations_center.ledger import Admission, Attempts, Lease, Pause
+from operations_center.ledger import Admission, Lease, Pause
 from operations_center.ledger.fold import differences, fold
-from operations_center.model import TRANSITIONS, Event, Outcome, Proof, Run, RunState, TaskState, Transition
+from operations_center.model import TRANSITIONS, Attempts, Event, Outcome, Proof, Run, RunState, TaskState, Transition
 from operations_center.store import Store, as_data, changed_fields, load_queries
 
 HOUR_MS = 3_600_000
@@ -37,6 +37,9 @@ class SqliteLedger:
     def snapshot(self) -> AbstractContextManager[None]:
         return self._store.snapshot()
 
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        return self._store.within(seconds)
+
     # Runs
 
     def admit(self, admission: Admission) -> Run | list[Refusal]:
@@ -49,7 +52,7 @@ class SqliteLedger:
         now = self._store.clock.now().wall
         open_run = self._store.row(_SQL["open_run_of_task"], {"task_id": task_id})
         used = self._store.row(
-            _SQL["admitted_since"], {"backend": backend, "hour_ago": now - HOUR_MS, "day_ago": now - DAY_MS}
+            _SQL["admitted_since"], {"backend": backend, "hour_ago": now - HOUR_MS, "day_ago": now - DAY_MS, "now": now}
         )
         held = self._store.row(_SQL["held_by_backend"], {"backend": backend})
         assert used is not None
@@ -66,7 +69,7 @@ class SqliteLedger:
                 for pause in self.pauses()
                 if pause.name in ("*", role, backend)
             ),
-            not_before=self.attempts(task_id).not_before,
+            not_before=self.attempts(task_id).backs_off_until(now),
             available_memory=psutil.virtual_memory().available,
         )
 
@@ -97,6 +100,7 @@ class SqliteLedger:
             deadline_mono=now.monotonic + timeout if timeout is not None else None,
         )
         self._store.execute(_SQL["insert_run"], _columns(run))
+        self._store.execute(_SQL["count_admission"], _columns(run))
         self._log("run.reserved", run, _logged(as_data(run)), None)
         return run
 
@@ -107,6 +111,8 @@ class SqliteLedger:
         with self._store.transaction():
             row = _columns(new) | {"old_holder": old.holder, "old_state": old.state}
             if self._store.execute(_SQL["write_run"], row) == 1:
+                if new.outcome is Outcome.NEVER_STARTED:
+                    self._store.execute(_SQL["discount_admission"], {"run_id": new.run_id})
                 self._log(event, new, _logged(changed_fields(old, new)), note)
                 return new
             self._store.append_event(
@@ -123,7 +129,7 @@ class SqliteLedger:
 
     def attempts(self, task_id: str) -> Attempts:
         row = self._store.row(_SQL["attempts"], {"task_id": task_id})
-        return Attempts(row["attempts"], row["retries"], row["not_before"]) if row else Attempts()
+        return Attempts(**row) if row else Attempts()
 
     def set_attempts(self, task_id: str, attempts: Attempts) -> None:
         with self._store.transaction():
@@ -248,6 +254,7 @@ class SqliteLedger:
                     self._store.execute(_SQL["forget_events_of_run"], {"run_id": run_id})
                     forgotten += 1
             self._store.execute(_SQL["forget_notes"], {"before": events_before})
+            self._store.execute(_SQL["forget_admissions"], {"day_ago": self._store.clock.now().wall - DAY_MS})
             return forgotten
 
     def verify(self) -> list[str]:

@@ -13,7 +13,7 @@ INSERT INTO runs (
 -- Every transition but the first: the new row, provided that nobody has changed the run since it was read.
 UPDATE runs SET
     holder = :holder, state = :state, watcher_pid = :watcher_pid, watcher_ticks = :watcher_ticks,
-    keeper_pid = :keeper_pid, keeper_ticks = :keeper_ticks, provider_job_id = :provider_job_id,
+    keeper_pid = :keeper_pid, keeper_ticks = :keeper_ticks, cgroup = :cgroup, provider_job_id = :provider_job_id,
     started_at = :started_at, deadline_at = :deadline_at, deadline_mono = :deadline_mono,
     stop_outcome = :stop_outcome, stop_reason = :stop_reason, stop_then = :stop_then,
     kill_mono = :kill_mono, signalled_at = :signalled_at, outcome = :outcome, proof = :proof,
@@ -55,23 +55,36 @@ SELECT count(*) AS held FROM runs
 WHERE backend = :backend AND state <> 'closed' AND state IN ('reserved', 'running');
 
 -- name: admitted_since
--- Runs that count against a budget: one that proves never to have started does not.
+-- What counts against a budget; an admission out of the future is from before the clock was set back.
 SELECT
-    coalesce(sum(reserved_at > :hour_ago), 0) AS in_last_hour,
+    coalesce(sum(at > :hour_ago), 0) AS in_last_hour,
     count(*) AS in_last_day
-FROM runs
-WHERE backend = :backend AND reserved_at > :day_ago AND (outcome IS NULL OR outcome <> 'never_started');
+FROM admissions
+WHERE backend = :backend AND at > :day_ago AND at <= :now;
+
+-- name: count_admission
+-- Budgets are counted apart from runs, so that forgetting a run gives no budget back.
+INSERT INTO admissions (run_id, backend, at) VALUES (:run_id, :backend, :reserved_at);
+
+-- name: discount_admission
+-- A run that proves never to have started costs nothing.
+DELETE FROM admissions WHERE run_id = :run_id;
+
+-- name: forget_admissions
+-- No budget looks back further than a day.
+DELETE FROM admissions WHERE at < :day_ago;
 
 -- name: attempts
 -- What is remembered of a task between its runs.
-SELECT attempts, retries, not_before FROM attempts WHERE task_id = :task_id;
+SELECT attempts, retries, not_before, since FROM attempts WHERE task_id = :task_id;
 
 -- name: set_attempts
 -- Count an attempt, begin a backoff, or forget both.
-INSERT INTO attempts (task_id, attempts, retries, not_before)
-VALUES (:task_id, :attempts, :retries, :not_before)
+INSERT INTO attempts (task_id, attempts, retries, not_before, since)
+VALUES (:task_id, :attempts, :retries, :not_before, :since)
 ON CONFLICT (task_id) DO UPDATE SET
-    attempts = excluded.attempts, retries = excluded.retries, not_before = excluded.not_before;
+    attempts = excluded.attempts, retries = excluded.retries, not_before = excluded.not_before,
+    since = excluded.since;
 
 -- name: all_attempts
 -- For the comparison with the event log.

@@ -8,6 +8,7 @@ descriptor would drop the connection's POSIX locks (sqlite.org/howtocorrupt.html
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -35,6 +36,7 @@ class Store:
         self.clock = clock
         self.write_within_s = write_within_s
         self._depth = 0
+        self._hurry_until: float | None = None
         self._turnstile = Turnstile(path)
         with _clear_errors(path):
             self._refuse_a_lost_ledger()
@@ -56,11 +58,11 @@ class Store:
         if self._depth:
             yield
             return
-        self._turnstile.enter(self.write_within_s)
+        self._turnstile.enter(self._patience_s())
         try:
             with _clear_errors(self.path):
                 self._refuse_a_replaced_ledger()
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._begin()
                 self._depth = 1
                 try:
                     yield
@@ -73,6 +75,25 @@ class Store:
                     self._depth = 0
         finally:
             self._turnstile.leave()
+
+    def _begin(self) -> None:
+        # Behind the turnstile only a program that does not know it can be in the way.
+        self._connection.execute(f"PRAGMA busy_timeout = {round(self._patience_s() * 1000)}")
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """All writes of the block together wait no longer than this for other writers."""
+        before, self._hurry_until = self._hurry_until, time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._hurry_until = before
+
+    def _patience_s(self) -> float:
+        if self._hurry_until is None:
+            return self.write_within_s
+        return min(self.write_within_s, max(0.0, self._hurry_until - time.monotonic()))
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -172,7 +193,7 @@ class Store:
         """Of several that open a new ledger at once one makes the change: SQLite would tell the others it is busy."""
         if _journal_mode(connection) == "wal":
             return
-        self._turnstile.enter(self.write_within_s)
+        self._turnstile.enter(self._patience_s())
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         finally:

@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 STOP_WITHIN_MS = 5_000
 """A watcher that has not ended by then is killed; its runs go on."""
 
+START_WITHIN_S = 0.5
+"""As long as a note in the log or the end of a drain may keep the fleet from starting."""
+
 EXIT_TEMPFAIL = 75
 
 
@@ -68,7 +71,7 @@ class Supervisor:
         take_lock(self._center.state.supervisor_lock, "the supervisor")
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
         try:
-            self._center.ledger.resume(None, "drain")
+            self._end_old_drain()
             self._note("supervisor.started", {"roles": self._roles})
             self._recognise_survivors()
             while not self._waiting.stop_requests and not self._is_idle():
@@ -89,6 +92,14 @@ class Supervisor:
         self._replace_stalled_watchdog()
 
     # Starting
+
+    def _end_old_drain(self) -> None:
+        """To be started again ends a drain; where the ledger is busy, the watchdog ends it later."""
+        try:
+            with self._center.ledger.within(START_WITHIN_S):
+                self._center.ledger.resume(None, "drain")
+        except OperationsCenterError as error:
+            _log.warning("cannot end a drain: %s", error)
 
     def _recognise_survivors(self) -> None:
         for name in self._children:
@@ -129,7 +140,7 @@ class Supervisor:
     def _see_who_is_ready(self) -> None:
         for name, spawned in self._alive.items():
             if self._children[name].state is ChildState.STARTING and self._is_ready(name, spawned):
-                self._children[name] = machine.became_ready(self._children[name])
+                self._children[name] = machine.became_ready(self._children[name], self._now())
                 self._note("watcher.ready", {"role": name, "pid": spawned.process.pid})
                 _log.info("%s is ready: process %d", name, spawned.process.pid)
         self._announce()
@@ -216,13 +227,18 @@ class Supervisor:
             self._waiting.take_wake_up()
         if self._waiting.stop_requests > 1:
             self._end_executors()
-        running = len(self._center.ledger.open_runs())
-        self._note("supervisor.stopped", {"runs_left": running})
         self._heart.beat("stopped", roles=self._roles, children=self._children_as_json())
-        if running:
-            _log.info("stopped; %d executors run on and are adopted by the next `up`", running)
-        else:
-            _log.info("stopped")
+        self._say_what_is_left()
+
+    def _say_what_is_left(self) -> None:
+        try:
+            running = len(self._center.ledger.open_runs())
+        except OperationsCenterError as error:
+            _log.warning("stopped; what runs on is not known: %s", error)
+            return
+        self._note("supervisor.stopped", {"runs_left": running})
+        left = f"; {running} executors run on and are adopted by the next `up`" if running else ""
+        _log.info("stopped%s", left)
 
     # Time and notes
 
@@ -237,7 +253,8 @@ class Supervisor:
     def _note(self, kind: str, data: dict[str, Any]) -> None:
         """The log explains every moment; a ledger that is busy must not keep the fleet from starting."""
         try:
-            self._center.ledger.note(kind, {"supervisor": self._center.me.pid, **data})
+            with self._center.ledger.within(START_WITHIN_S):
+                self._center.ledger.note(kind, {"supervisor": self._center.me.pid, **data})
         except OperationsCenterError as error:
             _log.warning("cannot note %s: %s", kind, error)
 

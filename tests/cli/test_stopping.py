@@ -146,13 +146,17 @@ def test_stop_without_waiting_returns_while_the_executor_lives(fleet: Fleet) -> 
     assert fleet.json("stop", run["run_id"])["outcome"] == "stopped"
 
 
-def test_no_stop_is_stored_while_a_living_watcher_is_about_to_start_the_run(fleet: Fleet) -> None:
+def test_a_stop_is_stored_also_while_a_living_watcher_is_about_to_start_the_run(fleet: Fleet) -> None:
     with fleet.center() as center:
         admission = Admission("t1", "goal", "agent", Limits(max_concurrent=1), center.host, center.me, 300, None)
         run = center.ledger.admit(admission)
         assert isinstance(run, Run)
         told = stop_run(center, run.run_id, None, wait=False)
-        assert (told.state, told.stop_outcome, told.holder) == (RunState.RESERVED, None, run.holder)
+        assert (told.state, told.stop_outcome, told.stop_reason) == (
+            RunState.RESERVED,
+            "stopped",
+            "stopped by a person",
+        )
 
 
 def test_stop_of_a_reservation_whose_watcher_is_dead_blocks_its_task(fleet: Fleet) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from operations_center.ledger import Attempts
-from operations_center.model import TaskState
+from operations_center.model import Attempts, TaskState
 from tests.cli.command_line import CommandLine
 
 
@@ -99,7 +98,7 @@ def test_edit_refuses_nothing_to_do_and_a_running_task(line: CommandLine) -> Non
     line("task", "edit", "t1", expect=2)
     line("task", "edit", "t1", "--state", "running", expect=2)
     assert "it is running" in line("task", "edit", "t1", "--title", "x", expect=1).complaint
-    assert "it is running" in line("task", "retry", "t1", expect=1).complaint
+    assert "is still open" in line("task", "retry", "t1", expect=1).complaint
 
 
 def test_retry_forgets_attempts_and_backoff(line: CommandLine) -> None:

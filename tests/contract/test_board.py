@@ -10,9 +10,8 @@ from operations_center.boards import Board, Claim
 from operations_center.boards.local import LocalBoard, NewTask
 from operations_center.clock import SystemClock
 from operations_center.errors import OperationsCenterError
-from operations_center.ledger import Attempts
 from operations_center.ledger.sqlite import SqliteLedger
-from operations_center.model import Finish, FollowUp, Priority, Task, TaskState
+from operations_center.model import Attempts, Finish, FollowUp, Priority, Task, TaskState
 from operations_center.store import Store
 
 DONE = Finish(TaskState.DONE)
@@ -95,8 +94,9 @@ def test_a_claimed_task_is_shown_as_running_in_the_name_of_its_run(board: Board,
 
 def test_a_claim_is_idempotent_and_only_the_first_has_it(board: Board, service: LocalService) -> None:
     task_id = service.add()
-    assert [board.claim(task_id, run_id) for run_id in ("r1", "r1", "r2", "r1")] == [True, True, False, True]
-    assert service.connect().claim(task_id, "r2") is False
+    claims = [board.claim(task_id, run_id) for run_id in ("r1", "r1", "r2", "r1")]
+    assert [claim.state if claim else None for claim in claims] == ["running", "running", None, "running"]
+    assert service.connect().claim(task_id, "r2") is None
     assert board.running() == [Claim(task_id, "r1")]
 
 
@@ -197,6 +197,16 @@ def test_a_task_that_is_done_cannot_be_cancelled(board: Board, service: LocalSer
 def test_a_task_that_backs_off_is_among_the_ready_ones_and_says_until_when(service: LocalService) -> None:
     board = service.connect()
     task_id = service.add()
-    SqliteLedger(service.stores[0]).set_attempts(task_id, Attempts(2, 1, 1_760_000_000_000))
+    ledger, now = SqliteLedger(service.stores[0]), SystemClock().now().wall
+    ledger.set_attempts(task_id, Attempts(2, 1, not_before=now + 60_000, since=now))
     (task,) = board.ready(["goal"])
-    assert (task.attempts, task.retries, task.not_before) == (2, 1, 1_760_000_000_000)
+    assert (task.attempts, task.retries, task.not_before) == (2, 1, now + 60_000)
+
+
+def test_a_backoff_that_began_before_the_clock_was_set_back_is_over(service: LocalService) -> None:
+    board = service.connect()
+    task_id = service.add()
+    ledger, now = SqliteLedger(service.stores[0]), SystemClock().now().wall
+    ledger.set_attempts(task_id, Attempts(2, 1, not_before=now + 86_400_000, since=now + 86_000_000))
+    (task,) = board.ready(["goal"])
+    assert task.not_before is None

@@ -12,9 +12,9 @@ from operations_center.admission import Limits, Obstacle
 from operations_center.clock import Now
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host, Process
-from operations_center.ledger import Admission, Attempts, Ledger, Pause
+from operations_center.ledger import Admission, Ledger, Pause
 from operations_center.ledger.sqlite import SqliteLedger
-from operations_center.model import HOLDS_SLOT, TRANSITIONS, Outcome, Proof, Run, RunState, Transition
+from operations_center.model import HOLDS_SLOT, TRANSITIONS, Attempts, Outcome, Proof, Run, RunState, Transition
 from operations_center.store import Store
 
 HOST = Host("h", "b", 1, "here")

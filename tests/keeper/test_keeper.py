@@ -207,7 +207,7 @@ def test_a_keeper_waits_for_a_daemon_also_where_the_kernel_lists_no_children(
     wait_until(lambda: read_exit(plan.run_directory), "the exit record")
     assert run.children[0].poll() is None
     assert run.children[0].wait(timeout=10) == 0
-    assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, "wall")
+    assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, None)
 
 
 def test_limits_hold_without_a_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

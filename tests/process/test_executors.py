@@ -19,8 +19,7 @@ from operations_center.config import Role
 from operations_center.identity import Process, is_alive, read_stat
 from operations_center.keeper.inspect import ExitRecord, ProcessTable
 from operations_center.keeper.result import UnreadableResult, read_result
-from operations_center.ledger import Attempts
-from operations_center.model import FollowUp, Outcome, Proof, Run, Task, TaskState
+from operations_center.model import Attempts, FollowUp, Outcome, Proof, Run, Task, TaskState
 from operations_center.outcomes import ending_of, finish_of
 from tests.fleet import Fleet, wait_until
 
@@ -168,7 +167,7 @@ def test_its_task_file_is_the_task_as_the_command_line_shows_it(fleet: Fleet) ->
     told = work_one(fleet, 'cat "$OPERATIONS_CENTER_TASK_FILE"')
     shown = fleet.json("task", "show", told.task.task_id)
     seen = json.loads(told.output)
-    assert {name: shown[name] for name in seen} | {"state": "ready", "attempts": 0} | {
+    assert {name: shown[name] for name in seen} | {"state": "running", "attempts": 0} | {
         "updated_at": seen["updated_at"]
     } == seen
     assert (seen["title"], seen["kind"], seen["priority"]) == ("Do it", "goal", "normal")

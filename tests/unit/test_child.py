@@ -3,6 +3,7 @@
 from operations_center.supervisor.child import (
     FAILED_AFTER,
     FAILED_RETRY_MS,
+    STABLE_MS,
     Child,
     ChildState,
     became_ready,
@@ -28,13 +29,13 @@ def test_a_new_child_is_due_at_once_and_not_again_while_it_lives() -> None:
     child = started(child)
     assert (child.state, child.restarts) == (ChildState.STARTING, 0)
     assert not child.is_due(NOW)
-    assert not became_ready(child).is_due(NOW)
+    assert not became_ready(child, NOW).is_due(NOW)
 
 
 def test_a_child_that_was_ready_comes_back_at_once_however_often() -> None:
     child = Child("goal")
     for restarts in range(100):
-        child = ended(became_ready(started(child)), NOW, jitter=1.0)
+        child = ended(became_ready(started(child), NOW - STABLE_MS), NOW, jitter=1.0)
         assert (child.state, child.start_at, child.deaths) == (ChildState.STARTING, NOW, 0)
         assert child.restarts == restarts
         assert child.is_due(NOW)
@@ -64,24 +65,38 @@ def test_after_five_deaths_it_has_failed_and_is_tried_once_a_minute_for_ever() -
     assert started(child).state is ChildState.STARTING
 
 
-def test_one_moment_of_being_ready_forgets_the_deaths() -> None:
-    child = became_ready(started(after_deaths(7)))
-    assert (child.state, child.deaths) == (ChildState.READY, 0)
-    assert ended(child, NOW, 0.0).state is ChildState.STARTING
-    again = ended(started(ended(child, NOW, 0.0)), NOW, 0.0)
+def test_a_second_of_being_ready_forgets_the_deaths() -> None:
+    child = ended(became_ready(started(after_deaths(7)), NOW - STABLE_MS), NOW, 0.0)
+    assert (child.state, child.start_at, child.deaths) == (ChildState.STARTING, NOW, 0)
+    again = ended(started(child), NOW, 0.0)
     assert (again.state, again.start_at) == (ChildState.BACKOFF, NOW + 500)
+
+
+def test_a_child_that_dies_each_time_just_after_it_was_ready_comes_back_at_once_and_then_has_failed() -> None:
+    child = Child("goal")
+    for deaths in range(1, FAILED_AFTER):
+        child = ended(became_ready(started(child), NOW - 1), NOW, 0.0)
+        assert (child.state, child.start_at, child.deaths) == (ChildState.STARTING, NOW, deaths)
+    child = ended(became_ready(started(child), NOW - 1), NOW, 0.0)
+    assert (child.state, child.start_at) == (ChildState.FAILED, NOW + FAILED_RETRY_MS)
 
 
 def test_a_survivor_is_not_started_a_second_time_and_is_no_restart() -> None:
     child = found_alive(Child("goal"))
     assert (child.state, child.restarts) == (ChildState.STARTING, 0)
     assert not child.is_due(NOW)
-    assert became_ready(child).state is ChildState.READY
+    assert became_ready(child, NOW).state is ChildState.READY
     assert found_alive(after_deaths(3)).restarts == 2
 
 
 def test_what_was_stopped_from_any_state_stays_so() -> None:
-    for child in (Child("goal"), started(Child("goal")), became_ready(Child("goal")), after_deaths(2), after_deaths(9)):
+    for child in (
+        Child("goal"),
+        started(Child("goal")),
+        became_ready(Child("goal"), NOW),
+        after_deaths(2),
+        after_deaths(9),
+    ):
         ended_for_good = stopped(child)
         assert ended_for_good.state is ChildState.STOPPED
         assert not ended_for_good.is_due(10**15)

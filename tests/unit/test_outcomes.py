@@ -9,8 +9,17 @@ from operations_center.config import Role
 from operations_center.config.sections import OnFailure, OnSuccess, RetryBackoff
 from operations_center.keeper.inspect import ExitRecord, UnreadableExit
 from operations_center.keeper.result import Result, ResultFollowUp, UnreadableResult
-from operations_center.ledger import Attempts
-from operations_center.model import COUNTED_AS_ATTEMPT, Finish, FollowUp, Outcome, Proof, Run, RunState, TaskState
+from operations_center.model import (
+    COUNTED_AS_ATTEMPT,
+    Attempts,
+    Finish,
+    FollowUp,
+    Outcome,
+    Proof,
+    Run,
+    RunState,
+    TaskState,
+)
 from operations_center.outcomes import Ending, ending_of, finish_of
 
 NOW = 1_760_000_000_000
@@ -199,10 +208,10 @@ CONSEQUENCES = [
     (Outcome.SUCCEEDED, TaskState.DONE, Attempts(attempts=1)),
     (Outcome.FAILED, TaskState.BLOCKED, Attempts(attempts=1)),
     (Outcome.BLOCKED, TaskState.BLOCKED, Attempts(attempts=1)),
-    (Outcome.RETRY, TaskState.READY, Attempts(retries=1, not_before=AGAIN)),
-    (Outcome.LOST, TaskState.READY, Attempts(attempts=1, not_before=AGAIN)),
-    (Outcome.TIMED_OUT, TaskState.READY, Attempts(attempts=1, not_before=AGAIN)),
-    (Outcome.KILLED, TaskState.READY, Attempts(attempts=1, not_before=AGAIN)),
+    (Outcome.RETRY, TaskState.READY, Attempts(retries=1, not_before=AGAIN, since=NOW)),
+    (Outcome.LOST, TaskState.READY, Attempts(attempts=1, not_before=AGAIN, since=NOW)),
+    (Outcome.TIMED_OUT, TaskState.READY, Attempts(attempts=1, not_before=AGAIN, since=NOW)),
+    (Outcome.KILLED, TaskState.READY, Attempts(attempts=1, not_before=AGAIN, since=NOW)),
     (Outcome.NEVER_STARTED, TaskState.READY, Attempts()),
     (Outcome.CANCELLED, TaskState.CANCELLED, Attempts()),
     (Outcome.STOPPED, TaskState.BLOCKED, Attempts()),
@@ -247,7 +256,7 @@ def test_failure_leads_where_the_role_says() -> None:
 def test_a_failure_that_makes_its_task_ready_backs_off_and_is_bounded() -> None:
     policy = role(on_failure=OnFailure(state=TaskState.READY))
     told, remembered = finish(ended(Outcome.FAILED), Attempts(attempts=1), policy)
-    assert (told.state, remembered) == (TaskState.READY, Attempts(attempts=2, not_before=NOW + 2_000))
+    assert (told.state, remembered) == (TaskState.READY, Attempts(attempts=2, not_before=NOW + 2_000, since=NOW))
     told, remembered = finish(ended(Outcome.FAILED), remembered, policy)
     assert told == Finish(TaskState.BLOCKED, "because; attempt 3 of 3")
 
@@ -285,7 +294,7 @@ def test_a_retry_may_name_its_own_wait(wait: int) -> None:
 
 def test_what_never_started_may_be_held_back_for_a_moment() -> None:
     _, remembered = finish(ended(Outcome.NEVER_STARTED, retry_after_ms=5_000), Attempts(attempts=1, retries=1))
-    assert remembered == Attempts(attempts=1, retries=1, not_before=NOW + 5_000)
+    assert remembered == Attempts(attempts=1, retries=1, not_before=NOW + 5_000, since=NOW)
 
 
 def test_a_stop_leads_where_whoever_stopped_it_decided() -> None:

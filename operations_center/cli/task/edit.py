@@ -6,7 +6,13 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
-from operations_center.cli.task.fields import PRIORITIES, check_fields, describe, warn_of_kinds
+from operations_center.cli.task.fields import (
+    PRIORITIES,
+    check_fields,
+    describe,
+    refuse_while_a_run_is_open,
+    warn_of_kinds,
+)
 from operations_center.cli.task.show import known_task
 from operations_center.errors import NotFound, OperationsCenterError, UsageError
 from operations_center.model import Priority, TaskState
@@ -39,7 +45,10 @@ def edit(task_id: str, config_file: Path | None, as_json: bool, **options: str |
         except ValueError as error:
             unknown = changes.get("backend") not in (None, *center.config.backends)
             raise (NotFound if unknown else OperationsCenterError)(f"cannot edit task {task_id}: {error}") from None
-        center.board.edit(task_id, **_columns(changes))
+        with center.ledger.transaction():
+            if changes.get("state") == TaskState.READY:
+                refuse_while_a_run_is_open(center, task_id, "make ready")
+            center.board.edit(task_id, **_columns(changes))
         center.wake_everybody()
         warn_of_kinds([changes["kind"]] if "kind" in changes else [], center.config)
         task = known_task(center, task_id)

@@ -12,7 +12,9 @@ import click
 
 from operations_center.config import Config
 from operations_center.config.wording import on_one_line, spell_nearest
+from operations_center.errors import OperationsCenterError
 from operations_center.model import Priority, Task, TaskState
+from operations_center.wiring import Center
 
 LARGEST_TITLE = 10_000
 LARGEST_BODY = 16 * 1024 * 1024
@@ -49,6 +51,16 @@ def warn_of_kinds(kinds: Iterable[str], config: Config) -> None:
         nearest = spell_nearest(kind[:60], taken)
         text = on_one_line(f'warning: no role takes the kind "{kind[:60]}", so nothing runs it ({nearest})')
         click.echo(text, err=True)
+
+
+def refuse_while_a_run_is_open(center: Center, task_id: str, verb: str) -> None:
+    """To be called in the transaction of the change: a run that still ends would have the task run twice."""
+    for run in center.ledger.open_runs():
+        if run.task_id == task_id:
+            raise OperationsCenterError(
+                f"cannot {verb} task {task_id}: its run {run.run_id} is still open; "
+                f"wait for it, or end it with `operations-center stop {run.run_id}`"
+            )
 
 
 def describe(task: Task) -> str:

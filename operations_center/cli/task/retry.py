@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
-from operations_center.cli.task.fields import describe
+from operations_center.cli.task.fields import describe, refuse_while_a_run_is_open
 from operations_center.cli.task.show import known_task
-from operations_center.ledger import Attempts
+from operations_center.model import Attempts
 from operations_center.presentation import task_as_json
 
 
@@ -19,6 +19,7 @@ def retry(task_id: str, config_file: Path | None, as_json: bool) -> None:
     """Make a task ready again, whatever ended it; its attempts and its backoff are forgotten."""
     with opened(config_file) as center:
         with center.ledger.transaction():
+            refuse_while_a_run_is_open(center, task_id, "retry")
             center.board.retry(task_id)
             center.ledger.set_attempts(task_id, Attempts())
         center.wake_everybody()

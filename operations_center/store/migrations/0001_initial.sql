@@ -37,6 +37,7 @@ CREATE TABLE runs (
     grace_ms INTEGER NOT NULL,
     keeper_pid INTEGER,
     keeper_ticks INTEGER,
+    cgroup TEXT,
     provider_job_id TEXT,
     release TEXT,
     started_at INTEGER,
@@ -63,15 +64,24 @@ CREATE TABLE runs (
 -- A task never has two open runs.
 CREATE UNIQUE INDEX one_open_run_per_task ON runs (task_id) WHERE state <> 'closed';
 CREATE INDEX open_runs ON runs (backend, state) WHERE state <> 'closed';
-CREATE INDEX runs_of_backend ON runs (backend, reserved_at);
 CREATE INDEX runs_of_task ON runs (task_id, fence);
 CREATE INDEX closed_runs ON runs (closed_at) WHERE state = 'closed';
+
+CREATE TABLE admissions (
+    run_id TEXT PRIMARY KEY,
+    backend TEXT NOT NULL,
+    at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX admissions_of_backend ON admissions (backend, at);
 
 CREATE TABLE attempts (
     task_id TEXT PRIMARY KEY,
     attempts INTEGER NOT NULL,
     retries INTEGER NOT NULL,
-    not_before INTEGER
+    not_before INTEGER,
+    -- When the backoff began: one that began in the future began before the clock was set back.
+    since INTEGER
 ) STRICT;
 
 CREATE TABLE tasks (

@@ -1,0 +1,348 @@
+"""Schedules that once lost or doubled a run, hung a sweep or spun a watcher."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from operations_center.admission import Limits
+from operations_center.boards.local import NewTask
+from operations_center.dispatch import Dispatcher, Started
+from operations_center.identity import Process
+from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
+from operations_center.keeper.inspect import ProcessTable, read_exit
+from operations_center.keeper.launch import revoke
+from operations_center.ledger import Admission
+from operations_center.model import Outcome, Run, RunState, TaskState
+from operations_center.wiring import Center
+from tests.fleet import Fleet, wait_until
+
+CONFIG = """
+[roles.goal]
+backend = "agent"
+retry_backoff = {{ initial = "0s" }}
+on_success = {{ state = "done", follow_up = "test" }}
+[roles.test]
+backend = "agent"
+[backends.agent]
+kind = "command"
+argv = ["sh", "-c", '''echo ran >>"$HOME/ran"; {command}''']
+stdin = "none"
+max_concurrent = 1
+timeout = "{timeout}"
+grace = "300ms"
+[watchdog]
+every = "300ms"
+"""
+
+LEAVE_A_DAEMON = "setsid sleep 60 & exit 0"
+
+
+@pytest.fixture
+def fleet(fleet: Fleet) -> Iterator[Fleet]:
+    configure(fleet, "exit 0")
+    return fleet
+
+
+def configure(fleet: Fleet, command: str, timeout: str = "1h") -> None:
+    fleet.configure(CONFIG.format(command=command, timeout=timeout))
+
+
+def times_run(fleet: Fleet) -> int:
+    path = fleet.root / "ran"
+    return len(path.read_text().split()) if path.exists() else 0
+
+
+def watched_until_its_exit_is_recorded(fleet: Fleet) -> str:
+    """A run whose executor has ended with 0 and left a daemon; its watcher is dead."""
+    fleet.add(1, "goal")
+    watcher = fleet.popen("watch", "--role", "goal")
+    (run,) = wait_until(lambda: fleet.json("runs", "--open")["runs"], "the run")
+    wait_until(lambda: read_exit(fleet.state.run(run["run_id"])), "the exit record")
+    watcher.kill()
+    watcher.wait()
+    return str(run["run_id"])
+
+
+def test_a_recorded_finish_is_not_undone_by_a_limit_that_passes_while_a_daemon_is_left(fleet: Fleet) -> None:
+    configure(fleet, LEAVE_A_DAEMON, timeout="700ms")
+    run_id = watched_until_its_exit_is_recorded(fleet)
+    wait_until(lambda: not ProcessTable.scan().pids_of_run(run_id), "the timer ends what is left")
+    fleet.run("reconcile")
+    (run,) = fleet.json("runs")["runs"]
+    assert (run["outcome"], run["exit_code"]) == ("succeeded", 0)
+
+
+def test_a_recorded_finish_is_not_undone_by_a_stop_that_was_stored_and_never_signalled(fleet: Fleet) -> None:
+    configure(fleet, f"sleep 1; {LEAVE_A_DAEMON}")
+    fleet.add(1, "goal")
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: times_run(fleet), "the executor")
+    watcher.kill()
+    watcher.wait()
+    with fleet.center() as center:
+        (run,) = center.ledger.open_runs()
+        stored = center.ledger.change_run(
+            run,
+            "run.stop_requested",
+            holder=run.holder + 1,
+            stop_outcome=Outcome.STOPPED,
+            stop_reason="down --now",
+            stop_then=TaskState.READY,
+            kill_mono=0,
+        )
+        assert stored is not None
+        wait_until(lambda: read_exit(fleet.state.run(run.run_id)), "the exit record")
+        wait_until(lambda: reconciled(center, run.run_id).state is RunState.CLOSED, "the end of the run")
+        assert reconciled(center, run.run_id).outcome is Outcome.SUCCEEDED
+        assert center.board.states([run.task_id]) == {run.task_id: TaskState.DONE}
+
+
+def reconciled(center: Center, run_id: str) -> Run:
+    clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+    run = center.ledger.run(run_id)
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize("name", ["task.json", "lock", "gate", "exit", "result.json", "cgroup", "timed_out"])
+@pytest.mark.parametrize("what", ["fifo", "link", "directory", "rubbish"])
+def test_whatever_an_executor_puts_into_its_run_directory_hurts_no_other_run(
+    fleet: Fleet, name: str, what: str
+) -> None:
+    make = {
+        "fifo": "mkfifo",
+        "link": "ln -s /dev/zero",
+        "directory": "mkdir",
+        "rubbish": 'printf "{\\"title\\": \\"\\\\ud800\\", \\"kind\\": 7}" >',
+    }[what]
+    fleet.configure(
+        CONFIG.format(command="", timeout="1h").replace(
+            "''']",
+            f"""[ -e "$HOME/done" ] || {{ : >"$HOME/done"; rm -f "{{0}}"; {make} "{{0}}"; }}''']""".replace(
+                "{0}", f"$OPERATIONS_CENTER_RUN_DIR/{name}"
+            ),
+        )
+    )
+    fleet.add(2, "goal")
+    fleet.run("watch", "--role", "goal", "--once")
+    fleet.run("reconcile")
+    tasks = [task for task in fleet.json("task", "list")["tasks"] if task["kind"] == "goal"]
+    assert tasks[1]["state"] == "done"
+    assert tasks[0]["state"] in ("done", "blocked", "ready")
+    assert not fleet.json("runs", "--open")["runs"]
+
+
+def test_a_run_that_cannot_be_revoked_keeps_no_other_slot(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = dead_process()
+    with fleet.center() as center:
+        runs = []
+        for task_id in center.board.add([NewTask(f"task {number}", "goal") for number in range(3)]):
+            admission = Admission(task_id, "goal", "agent", Limits(9), center.host, dead, 300, None)
+            run = center.ledger.admit(admission)
+            assert isinstance(run, Run)
+            runs.append(run)
+
+        def refuse_the_first(directory: Path) -> bool:
+            if directory.name == runs[0].run_id:
+                raise PermissionError("the directory is not ours")
+            return revoke(directory)
+
+        monkeypatch.setattr("operations_center.in_flight_reconcile.apply.revoke", refuse_the_first)
+        report = clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+        assert sorted(action.done for action in report.actions) == ["applied", "applied", "error"]
+        assert [run.run_id for run in center.ledger.open_runs()] == [runs[0].run_id]
+
+
+def dead_process() -> Process:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return Process(child.pid, 1)
+
+
+def test_a_watcher_that_meets_a_full_backend_and_a_run_that_is_not_its_own_does_not_spin(fleet: Fleet) -> None:
+    configure(fleet, "exec sleep 60")
+    fleet.add(1, "goal")
+    first = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: times_run(fleet), "the executor")
+    first.kill()
+    first.wait()
+    with fleet.center() as center:
+        center.board.add([NewTask("waits", "test")])
+    watcher = fleet.popen("watch", "--role", "test")
+    wait_until(lambda: fleet.state.pulse("test").exists() and fleet.pulse("test").state == "ready", "the watcher")
+    before = cpu_ms(watcher.pid)
+    time.sleep(2)  # what is measured is a stretch of time
+    assert cpu_ms(watcher.pid) - before < 500
+
+
+def cpu_ms(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_fleet_is_not_started_from_inside_one_of_its_own_runs(fleet: Fleet) -> None:
+    fleet.add(1, "goal")
+    fleet.run("watch", "--role", "goal", "--once")
+    (run,) = fleet.json("runs")["runs"]
+    refused = subprocess.run(
+        fleet.argv("up"),
+        env=fleet.environment | {"OPERATIONS_CENTER_RUN_ID": run["run_id"]},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"cannot start the supervisor: this process belongs to run {run['run_id']}")
+
+
+def test_pruning_gives_no_budget_back(fleet: Fleet) -> None:
+    fleet.configure(
+        CONFIG.format(command="exit 0", timeout="1h").replace("max_concurrent", "max_per_day = 2\nmax_concurrent")
+    )
+    fleet.add(4, "test")
+    fleet.run("watch", "--role", "test", "--once")
+    assert times_run(fleet) == 2
+    fleet.run("ledger", "prune", "--older-than", "1ms")
+    assert fleet.json("runs")["runs"] == []
+    fleet.run("watch", "--role", "test", "--once")
+    assert times_run(fleet) == 2
+    assert not fleet.broken_promises()
+
+
+def test_a_task_that_is_edited_after_it_was_read_runs_as_it_is_now(fleet: Fleet) -> None:
+    configure(fleet, 'cat "$OPERATIONS_CENTER_RUN_DIR/prompt" >"$HOME/prompt"')
+    with fleet.center() as center:
+        (task_id,) = center.board.add([NewTask("old", "test")])
+        (task,) = center.board.ready(["test"])
+        center.board.edit(task_id, title="new")
+        environment = os.environ | {"HOME": str(fleet.root)}
+        started = Dispatcher(center.surroundings, center.config.roles["test"], center.backends(environment)).dispatch(
+            task
+        )
+        assert isinstance(started, Started)
+        for child in started.children:
+            child.wait()
+        assert (fleet.root / "prompt").read_text() == "new"
+        wait_until(lambda: reconciled(center, started.run.run_id).state is RunState.CLOSED, "the end of the run")
+
+
+def test_a_task_is_not_made_ready_while_a_run_of_it_is_still_open(fleet: Fleet) -> None:
+    """Else a run that ends well after its task was cancelled and retried would have it done twice."""
+    configure(fleet, "exec sleep 60")
+    (task_id,) = fleet.add(1, "goal")
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: times_run(fleet), "the executor")
+    watcher.kill()
+    watcher.wait()
+    with fleet.center() as center:
+        center.board.cancel(task_id)  # as a `task cancel` that was killed in the middle leaves it
+    assert "is still open" in fleet.run("task", "retry", task_id, expect=1).stderr
+    assert "is still open" in fleet.run("task", "edit", task_id, "--state", "ready", expect=1).stderr
+    fleet.run("reconcile")
+    wait_until(lambda: fleet.run("reconcile") and not fleet.json("runs", "--open")["runs"], "the run is ended")
+    assert fleet.json("task", "show", task_id)["state"] == "cancelled"
+
+
+def test_a_drain_that_is_killed_holds_nobody_up(fleet: Fleet) -> None:
+    configure(fleet, "exec sleep 3")
+    fleet.add(2, "test")
+    fleet.up()
+    wait_until(lambda: times_run(fleet) == 1, "the first executor")
+    drain = fleet.popen("down", "--drain")
+    wait_until(lambda: fleet.json("status")["pauses"], "the pause")
+    drain.kill()
+    drain.wait()
+    wait_until(lambda: not fleet.json("status")["pauses"], "the watchdog ends the pause")
+    wait_until(lambda: times_run(fleet) == 2, "the second executor")
+
+
+def test_a_stranger_who_reads_a_lock_is_nobodys_watcher(fleet: Fleet) -> None:
+    fleet.run("status", expect=3)
+    lock = fleet.state.watcher_lock("goal")
+    lock.touch()
+    stranger = subprocess.Popen(["flock", "-s", str(lock), "sleep", "60"])
+    try:
+        wait_until(lambda: " READ " in Path("/proc/locks").read_text(), "the stranger's lock")
+        (watcher,) = [each for each in fleet.json("status", expect=3)["watchers"] if each["role"] == "goal"]
+        assert watcher["pid"] is None
+        fleet.run("down")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_ledger_that_somebody_else_locks_does_not_keep_a_watcher_from_coming_up(fleet: Fleet) -> None:
+    fleet.run("status", expect=3)
+    blocker = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sqlite3, sys, time\n"
+            "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+            "connection.execute('BEGIN IMMEDIATE')\n"
+            "print('held', flush=True)\n"
+            "time.sleep(60)",
+            str(fleet.state.ledger),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert blocker.stdout is not None
+    try:
+        assert blocker.stdout.readline() == b"held\n"
+        fleet.popen("watch", "--role", "goal")
+        wait_until(lambda: fleet.state.pulse("goal").exists() and fleet.pulse("goal").state == "ready", "ready", 10)
+        pulse = fleet.pulse("goal")
+        assert pulse.heartbeat_at - pulse.started_at <= 5_000
+    finally:
+        blocker.kill()
+        blocker.communicate()
+
+
+def test_a_clock_that_is_set_back_keeps_no_leftover_alive(fleet: Fleet) -> None:
+    configure(fleet, LEAVE_A_DAEMON)
+    run_id = watched_until_its_exit_is_recorded(fleet)
+    tomorrow = time.time() + 86_400
+    os.utime(fleet.state.run(run_id) / "exit", (tomorrow, tomorrow))
+    with fleet.center() as center:
+        wait_until(lambda: reconciled(center, run_id).state is RunState.CLOSED, "the end of the run")
+        assert reconciled(center, run_id).outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_fleet_outlives_a_full_disk_and_works_on_when_there_is_room(fleet: Fleet) -> None:
+    fleet.state.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(fleet.state.root)], check=True)
+    try:
+        fleet.configure(
+            CONFIG.format(command="sleep 0.2", timeout="1h") + 'min_free_disk = "100KiB"\nstalled_after = "30s"\n'
+        )
+        supervisor = fleet.up()
+        before = {name: fleet.pulse(name).pid for name in ("goal", "test", "@watchdog")}
+        ballast = fleet.state.root / "ballast"
+        with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(b"x" * 4096)
+        fleet.run("task", "add", "refused on a full disk", "--kind", "test", expect=None)
+        time.sleep(5)  # two heartbeats on the full disk
+        assert supervisor.poll() is None
+        assert {name: fleet.pulse(name).pid for name in before} == before
+        ballast.unlink()
+        fleet.run("task", "add", "accepted again", "--kind", "test")
+        wait_until(lambda: times_run(fleet) >= 1, "the executor")
+        wait_until(lambda: all_done(fleet), "every task is done")
+        supervisor.terminate()
+        assert supervisor.wait(timeout=20) == 0
+    finally:
+        fleet.clean_up()
+        subprocess.run(["umount", "-l", str(fleet.state.root)], check=True)
+
+
+def all_done(fleet: Fleet) -> bool:
+    return {task["state"] for task in fleet.json("task", "list")["tasks"]} == {"done"}

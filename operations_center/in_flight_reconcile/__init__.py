@@ -16,7 +16,7 @@ from typing import Any
 from operations_center.boards import Board
 from operations_center.errors import BoardUnreachable, OperationsCenterError
 from operations_center.identity import is_alive
-from operations_center.in_flight_reconcile.apply import apply
+from operations_center.in_flight_reconcile.apply import apply_actions
 from operations_center.in_flight_reconcile.escalation import request_stop
 from operations_center.in_flight_reconcile.evidence import Gathered, Scope, Surroundings, gather_evidence
 from operations_center.in_flight_reconcile.facts import Evidence, Sighting, Verdict
@@ -94,7 +94,7 @@ def clear_orphaned_in_flight(
     gathered = gather_evidence(surroundings, scope or Scope())
     judgements = judge(gathered.evidence)
     actions = _within_reach(plan_actions(judgements, gathered.stale), adopt_role)
-    applied = apply(surroundings, actions, trigger, lambda: deadline is not None and time.monotonic() > deadline)
+    applied = apply_actions(surroundings, actions, trigger, lambda: deadline is not None and time.monotonic() > deadline)
     report = _report(surroundings, trigger, Mode.APPLY, gathered, judgements)
     skipped = Skipped.BUDGET if len(applied) < len(actions) else report.skipped
     report = _timed(report, begun, actions=tuple(applied), skipped=skipped)

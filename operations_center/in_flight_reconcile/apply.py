@@ -23,7 +23,7 @@ HOLD_TASK_MS = 60_000
 _log = logging.getLogger(__name__)
 
 
-def apply(
+def apply_actions(
     surroundings: Surroundings, actions: Sequence[Action], trigger: str, out_of_time: Callable[[], bool]
 ) -> list[ActionReport]:
     """Do what was planned; what the time did not suffice for is not in the answer."""

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from operations_center.care.retention import prune_closed_runs
 from operations_center.clock import Now
 from operations_center.config import format_size
 from operations_center.errors import OperationsCenterError
@@ -24,7 +25,6 @@ from operations_center.ledger import Pause
 from operations_center.locks import lock_holder, take_lock
 from operations_center.logs import STACK_DUMP
 from operations_center.pulse import Pulse, read_pulse
-from operations_center.retention import prune_closed_runs
 from operations_center.state_directory import WATCHDOG
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.wiring import Center

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
+from operations_center.care.doctor import Check, Status, examine_fleet, examine_machine
 from operations_center.cli.common import config_option, json_option, print_json, read_config
 from operations_center.config import Config
-from operations_center.doctor import Check, Status, examine_fleet, examine_machine
 from operations_center.errors import ConfigError
 
 _COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAULT: "red"}

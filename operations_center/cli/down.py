@@ -7,7 +7,7 @@ import click
 
 from operations_center.cli.common import DURATION, config_option, json_option, print_json, read_config
 from operations_center.errors import UsageError
-from operations_center.stopping import Down, Ended, take_down
+from operations_center.stopping.fleet import Down, Ended, take_down
 
 
 @click.command("down")

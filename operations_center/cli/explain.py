@@ -7,7 +7,7 @@ import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.errors import NotFound
-from operations_center.explanation import explain
+from operations_center.views.explanation import explain
 
 
 @click.command("explain")

@@ -10,7 +10,7 @@ from operations_center.cli.common import config_option, json_option, opened, pri
 from operations_center.errors import NotFound
 from operations_center.fleet import called, children_of, look_at
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
-from operations_center.stopping import Restarted, restart_watchers
+from operations_center.stopping.restart import Restarted, restart_watchers
 from operations_center.wiring import Center
 
 

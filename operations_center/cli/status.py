@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json, print_table
-from operations_center.status import describe, read_status
+from operations_center.views.status import describe, read_status
 
 EXIT_NOT_RUNNING = 3
 COLOURS = {

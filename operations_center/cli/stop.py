@@ -7,7 +7,7 @@ import click
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.model import Run, RunState
 from operations_center.presentation import run_as_json
-from operations_center.stopping import stop_run
+from operations_center.stopping.runs import stop_run
 
 
 @click.command("stop")

@@ -14,7 +14,7 @@ from operations_center.cli.common import config_option, json_option, print_json,
 from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.logs import log_to
 from operations_center.state_directory import SUPERVISOR
-from operations_center.stopping import end_open_runs
+from operations_center.stopping.runs import end_open_runs
 from operations_center.supervisor import Supervisor, Wishes
 from operations_center.wiring import open_center
 

@@ -6,7 +6,7 @@ import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.errors import NotFound
-from operations_center.waiting_tasks import WaitingTask, waiting_tasks
+from operations_center.views.waiting_tasks import WaitingTask, waiting_tasks
 
 
 @click.command("why")

@@ -94,7 +94,9 @@ def clear_orphaned_in_flight(
     gathered = gather_evidence(surroundings, scope or Scope())
     judgements = judge(gathered.evidence)
     actions = _within_reach(plan_actions(judgements, gathered.stale), adopt_role)
-    applied = apply_actions(surroundings, actions, trigger, lambda: deadline is not None and time.monotonic() > deadline)
+    applied = apply_actions(
+        surroundings, actions, trigger, lambda: deadline is not None and time.monotonic() > deadline
+    )
     report = _report(surroundings, trigger, Mode.APPLY, gathered, judgements)
     skipped = Skipped.BUDGET if len(applied) < len(actions) else report.skipped
     report = _timed(report, begun, actions=tuple(applied), skipped=skipped)

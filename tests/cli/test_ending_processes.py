@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from operations_center import stopping
 from operations_center.config import load_config
 from operations_center.errors import Unavailable
 from operations_center.identity import Process, is_alive, read_stat
 from operations_center.state_directory import StateDirectory
-from operations_center.stopping import Down, end_processes, take_down
+from operations_center.stopping import fleet as stopping
+from operations_center.stopping.ends import end_processes
+from operations_center.stopping.fleet import Down, take_down
 
 DEAF = """
 import fcntl, signal, sys, time

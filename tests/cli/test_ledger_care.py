@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from operations_center import backup as backup_module
-from operations_center import restore as restore_module
+from operations_center.care import backup as backup_module
+from operations_center.care import restore as restore_module
+from operations_center.care.restore import UNKNOWN_FENCES, restore
 from operations_center.clock import SystemClock
 from operations_center.config import load_config
 from operations_center.keeper.inspect import ProcessTable, TreeQuery, tree_of
@@ -24,7 +25,6 @@ from operations_center.keeper.stop import kill
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import take_lock
 from operations_center.model import Run
-from operations_center.restore import UNKNOWN_FENCES, restore
 from operations_center.store import Store
 from tests.cli.command_line import CommandLine
 
@@ -454,7 +454,7 @@ def test_prune_wants_a_duration(line: CommandLine, words: list[str]) -> None:
 
 
 def test_prune_goes_on_until_nothing_is_left(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("operations_center.retention.AT_MOST", 2)
+    monkeypatch.setattr("operations_center.care.retention.AT_MOST", 2)
     for _ in range(5):
         line.closed_run()
     assert line("ledger", "prune", "--older-than", "0s", "--json").json["pruned"] == 5

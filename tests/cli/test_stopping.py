@@ -13,7 +13,7 @@ from operations_center.keeper.inspect import ProcessTable
 from operations_center.ledger import Admission
 from operations_center.model import Run, RunState
 from operations_center.state_directory import SUPERVISOR
-from operations_center.stopping import stop_run
+from operations_center.stopping.runs import stop_run
 from tests.fleet import Fleet, wait_until
 
 CONFIG = """

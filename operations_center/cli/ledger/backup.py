@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.backup import back_up
+from operations_center.care.backup import back_up
 from operations_center.cli.common import config_option, json_option, opened, print_json
 
 

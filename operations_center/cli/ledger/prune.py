@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from operations_center.care.retention import prune_closed_runs
 from operations_center.cli.common import DURATION, config_option, json_option, opened, print_json
-from operations_center.retention import prune_closed_runs
 
 
 @click.command("prune")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from operations_center.care.restore import restore as restore_ledger
 from operations_center.cli.common import config_option, json_option, print_json, read_config
-from operations_center.restore import restore as restore_ledger
 
 
 @click.command("restore")

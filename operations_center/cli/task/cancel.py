@@ -7,7 +7,7 @@ import click
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.cli.stop import how_it_ended
 from operations_center.presentation import run_as_json, task_as_json
-from operations_center.stopping import cancel_task
+from operations_center.stopping.runs import cancel_task
 
 
 @click.command("cancel")

@@ -20,7 +20,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from operations_center.backup import draft_beside, file_time, sync
+from operations_center.care.backup import draft_beside, file_time, sync
 from operations_center.clock import SystemClock
 from operations_center.config import Config
 from operations_center.config.wording import on_one_line

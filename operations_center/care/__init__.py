@@ -1,0 +1,1 @@
+"""Care of the ledger and of the set-up: backup, restore, retention, and what is wrong here."""

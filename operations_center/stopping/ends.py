@@ -1,0 +1,74 @@
+"""Wait for the end of processes and runs, by pidfd."""
+
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from os import close
+
+from operations_center.identity import Process, open_pidfd
+from operations_center.keeper.inspect import read_gate
+from operations_center.keeper.stop import signal_processes
+from operations_center.model import Run
+from operations_center.wiring import Center
+
+LOOK_EVERY_S = 0.1
+LONGEST_WAIT_S = 1.0
+
+
+def end_processes(processes: Iterable[Process], kill_after_s: float, until: float) -> list[Process]:
+    """TERM, then KILL; those that still live at the monotonic time ``until`` (seconds)."""
+    left = list(processes)
+    signal_processes(left, signal.SIGTERM)
+    # A stopped process would take its TERM only when it goes on.
+    signal_processes(left, signal.SIGCONT)
+    left = wait_for_end(left, min(until, time.monotonic() + kill_after_s))
+    if left and time.monotonic() < until:
+        signal_processes(left, signal.SIGKILL)
+        left = wait_for_end(left, until)
+    return left
+
+
+def wait_for_end(processes: Iterable[Process], until: float) -> list[Process]:
+    with opened_pidfds(processes) as left:
+        while left and (seconds := until - time.monotonic()) > 0:
+            for pidfd in select.select(list(left), [], [], seconds)[0]:
+                del left[pidfd]
+        return list(left.values())
+
+
+def wait_for_change(center: Center, runs: Sequence[Run], until: float | None) -> None:
+    """Until a keeper ends, a KILL is due or it is time to look again; not at all without runs."""
+    if not runs:
+        return
+    keepers = [keeper for run in runs if (keeper := keeper_of(center, run)) is not None]
+    now = center.clock.now().monotonic
+    kills_s = [max((run.kill_mono - now) / 1000, LOOK_EVERY_S) for run in runs if run.kill_mono is not None]
+    with opened_pidfds(keepers) as alive:
+        longest = LONGEST_WAIT_S if len(alive) == len(runs) else LOOK_EVERY_S
+        left_s = longest if until is None else max(until - time.monotonic(), 0.0)
+        select.select(list(alive), [], [], min([longest, left_s, *kills_s]))
+
+
+@contextmanager
+def opened_pidfds(processes: Iterable[Process]) -> Iterator[dict[int, Process]]:
+    """A descriptor for each of the processes that live, by which its end can be waited for."""
+    with ExitStack() as held:
+        found = {}
+        for process in processes:
+            pidfd = open_pidfd(process)
+            if pidfd is not None:
+                held.callback(close, pidfd)
+                found[pidfd] = process
+        yield found
+
+
+def keeper_of(center: Center, run: Run) -> Process | None:
+    return run.keeper or read_gate(center.state.run(run.run_id)).keeper
+
+
+def listed(runs: Sequence[Run]) -> str:
+    shown = ", ".join(run.run_id for run in runs[:5])
+    more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
+    return f"{'run' if len(runs) == 1 else 'runs'} {shown}{more}"

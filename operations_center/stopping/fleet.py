@@ -1,0 +1,142 @@
+"""Take the fleet down: supervisor, watchers, watchdog, and executors if asked."""
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+from operations_center.config import Config
+from operations_center.errors import Unavailable
+from operations_center.fleet import Member, called, look_at, survivors
+from operations_center.identity import is_alive
+from operations_center.in_flight_reconcile import (
+    Trigger,
+    clear_orphaned_in_flight,
+)
+from operations_center.ledger import Pause
+from operations_center.locks import lock_within
+from operations_center.model import HOLDS_SLOT, Run
+from operations_center.state_directory import SUPERVISOR, StateDirectory
+from operations_center.stopping.ends import end_processes, keeper_of, listed, wait_for_change
+from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs
+from operations_center.wiring import Center, open_center
+
+WATCHER_KILL_AFTER_S = 5.0
+"""A watcher ends within a second when it is told to; one that does not is hung, and its runs outlive it."""
+
+SUPERVISOR_KILL_AFTER_S = 20.0
+"""A supervisor gives its own watchers some seconds first."""
+
+
+class Down(Enum):
+    """What happens to executors."""
+
+    LEAVE = "they run on"
+    DRAIN = "they are waited for"
+    NOW = "they are ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What ``take_down`` ended, and the open runs that are left. ``watchers`` has the watchdog, too."""
+
+    supervisor: Member
+    watchers: Sequence[Member]
+    runs_left: Sequence[Run] = ()
+    executors_left: int = 0
+
+
+def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
+    """Stop supervisor, watchers and watchdog. Works on what ledger and kernel know, with or without a fleet.
+
+    Raises Unavailable when something is left after ``within_s``; for DRAIN, None is no limit.
+    """
+    state = StateDirectory(config.center.state_dir)
+    if not state.root.is_dir():
+        return Ended(Member(SUPERVISOR), ())
+    if how is Down.DRAIN:
+        return _drain_and_stop(config, state, within_s)
+    # Before the ledger is opened: a fleet can be stopped also where the ledger is broken.
+    supervisor, watchers = _stop_fleet(state, until_after(within_s))
+    with closing(open_center(config)) as center:
+        if how is Down.NOW:
+            end_open_runs(center, within_s)
+        elif any(pause.source == "drain" for pause in center.ledger.pauses()):
+            center.ledger.resume(None, "drain")
+        return _ended(center, supervisor, watchers)
+
+
+def _drain_and_stop(config: Config, state: StateDirectory, within_s: float | None) -> Ended:
+    with closing(open_center(config)) as center, _admitting_nothing(center):
+        _wait_for_open_runs(center, within_s)
+        supervisor, watchers = _stop_fleet(state, until_after(DOWN_WITHIN_S))
+        return _ended(center, supervisor, watchers)
+
+
+def _ended(center: Center, supervisor: Member, watchers: Sequence[Member]) -> Ended:
+    left = center.ledger.open_runs()
+    keepers = [keeper_of(center, run) for run in left if run.state in HOLDS_SLOT]
+    executing = sum(keeper is not None and is_alive(keeper) for keeper in keepers)
+    return Ended(supervisor, watchers, left, executing)
+
+
+@contextmanager
+def _admitting_nothing(center: Center) -> Iterator[None]:
+    # Killed, we leave the pause behind, and the watchdog ends it as soon as nobody holds the lock.
+    with lock_within(center.state.drain_lock, 0.0) as alone:
+        if not alone:
+            raise Unavailable("cannot drain the fleet: another `operations-center down --drain` is still at it")
+        before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+        center.ledger.pause(Pause("*", "drain", "down --drain waits for open runs", center.clock.now().wall))
+        try:
+            yield
+        finally:
+            center.ledger.resume("*", "drain")
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _wait_for_open_runs(center: Center, within_s: float | None) -> None:
+    """Watchers settle what ends; where a run's role has none, reconciliation is driven from here."""
+    until = None if within_s is None else time.monotonic() + within_s
+    while runs := center.ledger.open_runs():
+        if until is not None and time.monotonic() > until:
+            raise Unavailable(f"cannot drain within {within_s:.0f} s: still open are {listed(runs)}; nothing stopped")
+        watched = {member.name for member in survivors(center.state)}
+        if any(run.role not in watched for run in runs):
+            clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+        wait_for_change(center, runs, until)
+
+
+def _stop_fleet(state: StateDirectory, until: float) -> tuple[Member, list[Member]]:
+    """Supervisor first, which would start its watchers again. Those that lived and have ended."""
+    # A second TERM would mean `down --now` to the supervisor: of two `down` at once, one waits for the other.
+    with lock_within(state.root / "down.lock", max(0.0, until - time.monotonic())) as alone:
+        if not alone:
+            raise Unavailable("cannot stop the fleet: another `operations-center down` is still at it; try again")
+        alive = survivors(state)
+        supervisor = look_at(state, SUPERVISOR)
+        _stop_members([supervisor], SUPERVISOR_KILL_AFTER_S, until)
+        while left := survivors(state):
+            alive += [member for member in left if member.process not in {each.process for each in alive}]
+            _stop_members(left, WATCHER_KILL_AFTER_S, until)
+        return supervisor, alive
+
+
+def _stop_members(members: Sequence[Member], kill_after_s: float, until: float) -> None:
+    """Raises Unavailable when one of them lives on."""
+    processes = [member.process for member in members if member.process is not None]
+    left = end_processes(processes, kill_after_s, until)
+    if left:
+        names = ", ".join(f"{called(each.name)} (process {each.pid})" for each in members if each.process in left)
+        raise Unavailable(f"cannot stop the fleet in time: {names} lives on; try again with a longer --timeout")
+
+
+def until_after(within_s: float | None) -> float:
+    return time.monotonic() + (DOWN_WITHIN_S if within_s is None else within_s)

@@ -1,0 +1,131 @@
+"""End a run, or every run. Nothing here decides how it ends: a stop is stored, and reconciliation is driven."""
+
+import time
+
+from operations_center.errors import NotFound, OperationsCenterError, Unavailable
+from operations_center.in_flight_reconcile import (
+    Scope,
+    StopOrder,
+    Trigger,
+    clear_orphaned_in_flight,
+    request_stop,
+)
+from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
+from operations_center.keeper.inspect import read_exit
+from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
+from operations_center.stopping.ends import listed, wait_for_change
+from operations_center.wiring import Center
+
+DOWN_WITHIN_S = 60.0
+BEYOND_GRACE_S = 10.0
+"""What is left of a tree is killed after grace, and its keeper five seconds later; then reconciliation settles."""
+
+DOWN_NOW = StopOrder(Outcome.STOPPED, "down --now", TaskState.READY)
+
+
+def stop_run(center: Center, run_id: str, reason: str | None, *, wait: bool = True) -> Run:
+    """End a run; its task becomes ``blocked``. The run as it is then; one that has ended already is left.
+
+    Raises NotFound, and OperationsCenterError when it still lives after its grace and ten seconds.
+    """
+    run = _known(center, run_id)
+    order = StopOrder(Outcome.STOPPED, reason or "stopped by a person", TaskState.BLOCKED)
+    return _end_run(center, run, order, wait=wait)
+
+
+def cancel_task(center: Center, task_id: str, *, wait: bool = True) -> Run | None:
+    """Cancel a task and end its run; that run, None if it had none.
+
+    Raises NotFound, and OperationsCenterError when the task is done or its run still lives.
+    """
+    center.board.cancel(task_id)
+    center.wake_everybody()
+    run = next((run for run in center.ledger.open_runs() if run.task_id == task_id), None)
+    if run is None:
+        return None
+    order = StopOrder(Outcome.CANCELLED, "its task was cancelled", TaskState.CANCELLED)
+    return _end_run(center, run, order, wait=wait)
+
+
+def end_open_runs(center: Center, within_s: float | None = None) -> None:
+    """End every open run of the ledger; their tasks become ready. Raises Unavailable when some are left.
+
+    Without ``within_s``, the longest grace and ten seconds, at least a minute.
+    """
+    runs = center.ledger.open_runs()
+    if within_s is None:
+        within_s = max([DOWN_WITHIN_S, *(_patience_s(run) for run in runs)])
+    until = time.monotonic() + within_s
+    clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+    while runs := center.ledger.open_runs():
+        if time.monotonic() > until:
+            raise Unavailable(f"cannot end {listed(runs)} within {within_s:.0f} s; each has a stop stored, try again")
+        for run in runs:
+            _store_stop(center, run, DOWN_NOW)
+        clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+        wait_for_change(center, center.ledger.open_runs(), until)
+
+
+def _known(center: Center, run_id: str) -> Run:
+    run = center.ledger.run(run_id)
+    if run is None:
+        raise NotFound(f"cannot stop run {run_id}: there is no such run; see `operations-center runs`")
+    return run
+
+
+def _end_run(center: Center, run: Run, order: StopOrder, *, wait: bool) -> Run:
+    """Until it is closed; without ``wait``, until the stop is stored and reconciliation will carry it out."""
+    until = time.monotonic() + _patience_s(run)
+    while run.state is not RunState.CLOSED:
+        run = _begin_to_end(center, run, order)
+        if run.state is RunState.CLOSED or (not wait and run.stop_reason is not None):
+            break
+        if time.monotonic() > until:
+            raise OperationsCenterError(_still_alive(center, run))
+        wait_for_change(center, [run], until)
+    return run
+
+
+def _begin_to_end(center: Center, run: Run, order: StopOrder) -> Run:
+    """One pass: store the stop, let reconciliation do what is next; the run as it is then."""
+    _store_stop(center, run, order)
+    clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI, scope=Scope(run_id=run.run_id))
+    return center.ledger.run(run.run_id) or run
+
+
+def _store_stop(center: Center, run: Run, order: StopOrder) -> None:
+    """Somebody else's change in between is no matter: the next pass looks again."""
+    if run.state not in HOLDS_SLOT or _rank(order.outcome, order.then) <= _rank(run.stop_outcome, run.stop_then):
+        return
+    if _has_ended_by_itself(center, run):
+        return
+    if request_stop(center.ledger, center.clock, run, order) is not None:
+        center.wake_everybody()
+
+
+def _rank(outcome: Outcome | None, then: TaskState | None) -> int:
+    """A stop is replaced by a stronger one only: what the board decided, what a person decided, the others."""
+    if outcome is None:
+        return 0
+    if outcome is Outcome.CANCELLED:
+        return 3
+    return 2 if outcome is Outcome.STOPPED and then is not TaskState.READY else 1
+
+
+def _has_ended_by_itself(center: Center, run: Run) -> bool:
+    """A stop that comes after the record must not change how the run ended, nor have its task run again."""
+    return read_exit(center.state.run(run.run_id)) is not None
+
+
+def _patience_s(run: Run) -> float:
+    beginning_s = RESERVATION_YOUNG_MS / 1000 if run.state is RunState.RESERVED else 0.0
+    return beginning_s + run.grace_ms / 1000 + BEYOND_GRACE_S
+
+
+def _still_alive(center: Center, run: Run) -> str:
+    if run.host_id != center.host.host_id or run.pid_namespace != center.host.pid_namespace:
+        return f"cannot stop run {run.run_id} from here: it is on host {run.host}; run the command there"
+    return (
+        f"cannot stop run {run.run_id}: it is still {run.state} {_patience_s(run):.0f} s later; every reconciliation "
+        f"goes on with it, see `operations-center explain {run.run_id}`"
+    )

@@ -22,7 +22,6 @@ from operations_center.wiring import Center, open_center
 
 WITNESS = """
 import os, sys, time
-seconds = float(sys.argv[1])
 def say(word):
     names = ('OPERATIONS_CENTER_TASK_ID', 'OPERATIONS_CENTER_RUN_ID')
     line = ' '.join([word, *(os.environ[name] for name in names), str(time.monotonic_ns())]) + '\\n'
@@ -30,10 +29,14 @@ def say(word):
     os.write(file, line.encode())
     os.close(file)
 say('begin')
-time.sleep(seconds)
+if sys.argv[1] == 'go':
+    while not os.path.exists(os.environ['HOME'] + '/go'):
+        time.sleep(0.01)
+else:
+    time.sleep(float(sys.argv[1]))
 say('end')
 """
-"""An executor that tells, in one shared file, when it begins and when it ends."""
+"""An executor that tells, in one shared file, when it begins and when it ends: after some time, or when let go."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,10 @@ class Fleet:
         pulse = read_pulse(self.state.pulse(name))
         assert pulse is not None
         return pulse
+
+    def let_go(self) -> None:
+        """End every executor that waits for it."""
+        (self.root / "go").touch()
 
     def witnessed(self, word: str | None = None) -> list[Witnessed]:
         try:

@@ -136,6 +136,8 @@ def test_it_sees_the_variables_of_its_run_what_is_passed_on_and_nothing_else(
         "TMPDIR": "/tmp",
         "WANTED_KEY": "a key of the agent",
     }
+    for name in [name for name in os.environ if name.startswith("LC_")]:
+        monkeypatch.delenv(name)
     for name, value in passed.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SECRET_OF_THE_SUPERVISOR", "not for executors")

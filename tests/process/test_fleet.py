@@ -39,7 +39,7 @@ def fleet(fleet: Fleet) -> Iterator[Fleet]:
     return fleet
 
 
-def configure(fleet: Fleet, seconds: float) -> None:
+def configure(fleet: Fleet, seconds: float | str) -> None:
     fleet.configure(CONFIG.format(python=sys.executable, seconds=seconds))
 
 
@@ -71,7 +71,7 @@ def test_twenty_four_tasks_of_two_roles_run_once_each_and_never_more_than_two_at
 
 
 def test_executors_of_a_killed_watcher_go_on_and_are_adopted(fleet: Fleet) -> None:
-    configure(fleet, seconds=2)
+    configure(fleet, seconds="go")
     fleet.add(2, "goal")
     fleet.up()
     runs = running(fleet, 2)
@@ -79,6 +79,7 @@ def test_executors_of_a_killed_watcher_go_on_and_are_adopted(fleet: Fleet) -> No
     before = fleet.pulse("goal")
     os.kill(before.pid, signal.SIGKILL)
     wait_until(lambda: fleet.pulse("goal").pid != before.pid, "another watcher")
+    fleet.let_go()
     wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
 
     assert len(fleet.witnessed("begin")) == len(fleet.witnessed("end")) == 2
@@ -88,7 +89,7 @@ def test_executors_of_a_killed_watcher_go_on_and_are_adopted(fleet: Fleet) -> No
 
 
 def test_a_killed_supervisor_leaves_its_watchers_and_the_next_one_goes_on_with_them(fleet: Fleet) -> None:
-    configure(fleet, seconds=2)
+    configure(fleet, seconds="go")
     fleet.add(2, "goal")
     supervisor = fleet.up()
     running(fleet, 2)
@@ -100,13 +101,14 @@ def test_a_killed_supervisor_leaves_its_watchers_and_the_next_one_goes_on_with_t
     fleet.up()
 
     assert {name: fleet.pulse(name).pid for name in before} == before
+    fleet.let_go()
     wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
     assert len(fleet.witnessed("begin")) == 2
     assert not fleet.broken_promises()
 
 
 def test_everything_killed_at_once_comes_back_and_every_task_is_done(fleet: Fleet) -> None:
-    configure(fleet, seconds=1)
+    configure(fleet, seconds="go")
     fleet.add(3, "goal")
     fleet.add(3, "test")
     supervisor = fleet.up()
@@ -115,6 +117,7 @@ def test_everything_killed_at_once_comes_back_and_every_task_is_done(fleet: Flee
     for pid in [*victims, *(int(str(run["keeper_pid"])) for run in runs)]:
         os.kill(pid, signal.SIGKILL)
     supervisor.wait()
+    fleet.let_go()
 
     fleet.run("up", "--exit-when-idle")
 
@@ -124,13 +127,15 @@ def test_everything_killed_at_once_comes_back_and_every_task_is_done(fleet: Flee
 
 
 def test_an_executor_that_is_killed_gives_its_slot_back_and_its_task_runs_again(fleet: Fleet) -> None:
-    configure(fleet, seconds=1)
+    configure(fleet, seconds="go")
     fleet.add(1, "goal")
     fleet.up()
     (run,) = running(fleet, 1)
     children = wait_until(lambda: executor_pids(int(str(run["keeper_pid"]))), "the executor")
 
     os.kill(children[0], signal.SIGKILL)
+    wait_until(lambda: len(fleet.witnessed("begin")) == 2, "the second attempt")
+    fleet.let_go()
 
     wait_until(lambda: states(fleet) == {"done": 1}, "the task is done")
     first, second = sorted(fleet.json("runs")["runs"], key=lambda run: run["fence"])
@@ -148,7 +153,7 @@ def fleet_events(fleet: Fleet) -> list[dict[str, str]]:
 
 
 def test_a_watcher_that_is_told_to_stop_ends_within_a_second_and_leaves_its_runs(fleet: Fleet) -> None:
-    configure(fleet, seconds=3)
+    configure(fleet, seconds="go")
     fleet.add(2, "goal")
     fleet.up()
     runs = running(fleet, 2)
@@ -158,6 +163,7 @@ def test_a_watcher_that_is_told_to_stop_ends_within_a_second_and_leaves_its_runs
     wait_until(lambda: not is_alive(before.process), "the watcher ends", seconds=1.0)
 
     assert all(is_alive(keeper(run)) for run in runs)
+    fleet.let_go()
     wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
     assert len(fleet.witnessed("begin")) == 2
 
@@ -169,7 +175,7 @@ def keeper(run: dict[str, object]) -> Process:
 
 
 def test_a_stopped_watcher_is_replaced_and_its_runs_are_not_touched(fleet: Fleet) -> None:
-    fleet.configure(CONFIG.format(python=sys.executable, seconds=4) + 'stalled_after = "3s"\n')
+    fleet.configure(CONFIG.format(python=sys.executable, seconds="go") + 'stalled_after = "3s"\n')
     fleet.add(2, "goal")
     fleet.up()
     running(fleet, 2)
@@ -178,6 +184,7 @@ def test_a_stopped_watcher_is_replaced_and_its_runs_are_not_touched(fleet: Fleet
     os.kill(before.pid, signal.SIGSTOP)
 
     wait_until(lambda: fleet.pulse("goal").pid != before.pid, "another watcher")
+    fleet.let_go()
     wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
     assert len(fleet.witnessed("begin")) == len(fleet.witnessed("end")) == 2
     assert "watcher.stalled" in {event["kind"] for event in fleet_events(fleet)}

@@ -102,6 +102,6 @@ def _explained(data: dict[str, Any]) -> Iterator[str]:
 def _shown(name: str, value: Any) -> str:
     if isinstance(value, int) and name.endswith(("_at", "not_before", "since")):
         return rfc3339(value) or ""
-    text = str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     short = text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
     return f'"{short}"' if " " in short else short

@@ -15,7 +15,7 @@ LONGEST_S = 3600.0
 
 
 class Waiting:
-    """Counts stop requests: SIGTERM and SIGINT; ``ended`` names processes that were waited for and are gone."""
+    """Counts stop requests: SIGTERM, SIGINT, and SIGHUP unless it is ignored; ``ended`` names processes that were waited for and are gone."""
 
     def __init__(self, wake_directory: Path, name: str) -> None:
         self.stop_requests = 0
@@ -79,7 +79,13 @@ class Waiting:
         signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request_stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._hang_up)
         self._selector.register(self._signals_read, selectors.EVENT_READ, None)
+
+    def _hang_up(self, _number: int, _frame: FrameType | None) -> None:
+        # A terminal that closes hangs up more than once, and never asks for more than a stop.
+        self.stop_requests = max(self.stop_requests, 1)
 
     def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stop_requests += 1

@@ -257,3 +257,19 @@ def test_a_watcher_that_cannot_start_is_reported_as_failed_and_tried_again(fleet
     assert fleet.json("status")["state"] == "degraded"
     lock.rmdir()
     wait_until(lambda: state() == "ready", "the watcher is ready again", seconds=40)
+
+
+def test_a_terminal_that_closes_stops_the_fleet_and_leaves_its_executors(fleet: Fleet) -> None:
+    configure(fleet, seconds="go")
+    fleet.add(1, "goal")
+    supervisor = fleet.up()
+    (run,) = running(fleet, 1)
+
+    supervisor.send_signal(signal.SIGHUP)
+    supervisor.send_signal(signal.SIGHUP)
+
+    assert supervisor.wait(timeout=10) == 0
+    assert is_alive(keeper(run))
+    fleet.let_go()
+    fleet.run("up", "--exit-when-idle")
+    assert states(fleet) == {"done": 1}

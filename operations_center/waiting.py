@@ -15,7 +15,7 @@ LONGEST_S = 3600.0
 
 
 class Waiting:
-    """Counts stop requests: SIGTERM, SIGINT, and SIGHUP unless it is ignored; ``ended`` names processes that were waited for and are gone."""
+    """``stop_requests`` counts SIGTERM, SIGINT and, unless it is ignored, SIGHUP."""
 
     def __init__(self, wake_directory: Path, name: str) -> None:
         self.stop_requests = 0

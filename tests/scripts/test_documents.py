@@ -7,9 +7,14 @@ import pytest
 
 from operations_center.cli import COMMANDS
 from operations_center.config.sections import SECTIONS, UNIT_SUFFIXES
+from operations_center.in_flight_reconcile import LOCK_WITHIN_S, STARTUP_BUDGET_S
 from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, SETTLING_RUN
+from operations_center.store.sqlite import WRITE_WITHIN_S
+from operations_center.supervisor import START_WITHIN_S
+from operations_center.watcher import TAKE_OVER_WITHIN_S
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
 
 
 def test_the_verdict_table_has_the_rows_of_the_code() -> None:
@@ -33,7 +38,24 @@ def test_the_readme_names_every_command() -> None:
     assert {command for command in COMMANDS if f"`{command}" not in page} == set()
 
 
-@pytest.mark.parametrize("page", [path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]])
+@pytest.mark.parametrize("page", [path.relative_to(ROOT) for path in PAGES])
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
     assert [link for link in links if not (ROOT / page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("docs/reconciliation.md", f"`budget` ({STARTUP_BUDGET_S:g} s were not enough"),
+        ("ARCHITECTURE.md", f"({LOCK_WITHIN_S:g} s to get it, {STARTUP_BUDGET_S:g} s for all"),
+        (
+            "ARCHITECTURE.md",
+            f"{STARTUP_BUDGET_S:g} s for its reconciliation, {TAKE_OVER_WITHIN_S:g} s to take over its",
+        ),
+        ("ARCHITECTURE.md", f"gives a note or the end of a drain {START_WITHIN_S:g} s each"),
+        ("ARCHITECTURE.md", f"A writer waits {WRITE_WITHIN_S:g} s for the others"),
+    ],
+)
+def test_the_pages_tell_the_budgets_of_the_code(page: str, text: str) -> None:
+    assert text in " ".join((ROOT / page).read_text().split())

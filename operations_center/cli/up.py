@@ -38,8 +38,8 @@ def command(
 ) -> int:
     """Run the supervisor: watchers and watchdog.
 
-    Ctrl-C and TERM stop the watchers and leave executors running, to be adopted by the next `up`; a second one
-    ends executors, too.
+    Ctrl-C, TERM and a terminal that closes stop the watchers and leave executors running, to be adopted by the
+    next `up`; a second Ctrl-C or TERM ends executors, too.
     """
     config = read_config(config_file)
     for role in only:

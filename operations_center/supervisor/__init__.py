@@ -126,7 +126,7 @@ class Supervisor:
             spawned = spawn(name, self._center.config.file, self._center.state)
         except OSError as error:
             _log.error("cannot start %s: %s", name, error)
-            self._children[name] = machine.ended(self._children[name], self._now(), random.random())
+            self._children[name] = self._ended(name, by_itself=True)
             return
         _log.info("%s starts: process %d", name, spawned.process.pid)
         self._attend(name, spawned)
@@ -163,9 +163,12 @@ class Supervisor:
         code = spawned.exit_code()
         if code == EXIT_TEMPFAIL and self._take_over(name):
             return
-        self._children[name] = child = machine.ended(self._children[name], self._now(), random.random())
+        self._children[name] = child = self._ended(name, by_itself=code is not None and code >= 0)
         _log.warning("%s ended (%s); it is %s", name, _how(code), child.state)
         self._note("watcher.ended", {"role": name, "pid": spawned.process.pid, "exit_code": code, "state": child.state})
+
+    def _ended(self, name: str, *, by_itself: bool) -> Child:
+        return machine.ended(self._children[name], self._now(), random.random(), by_itself=by_itself)
 
     def _replace_stalled_watchdog(self) -> None:
         """Nobody else looks after the one who looks after the others."""

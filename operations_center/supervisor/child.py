@@ -1,9 +1,12 @@
 """One supervised process as a small state machine. Pure: time and chance come in, a new value comes out.
 
-starting ──ready──▶ ready ──ended──▶ starting (at once, however often, unless it never lives for a second)
-starting ──ended──▶ backoff ──time──▶ starting        0.5 s × 2, up to 30 s
-starting ──ended──▶ failed  ──time──▶ starting        after five such deaths, once a minute
-any      ──stop───▶ stopped
+    starting ──ready──▶ ready ──ended──▶ starting         at once, however often
+    starting ──ended──▶ backoff ──time──▶ starting        0.5 s × 2, up to 30 s
+    starting ──ended──▶ failed  ──time──▶ starting        the same waits, from the fifth such death on
+    any      ──stop───▶ stopped
+
+One that exits by itself within a second of being ready, again and again, is no better than one that never is
+ready, and is treated alike from its fifth such death on; one that is killed is not to blame.
 """
 
 from dataclasses import dataclass, replace
@@ -12,9 +15,7 @@ from enum import StrEnum
 FIRST_BACKOFF_MS = 500
 LONGEST_BACKOFF_MS = 30_000
 FAILED_AFTER = 5
-FAILED_RETRY_MS = 60_000
 STABLE_MS = 1_000
-"""One that dies again and again just after it was ready is no better than one that never is."""
 
 
 class ChildState(StrEnum):
@@ -53,18 +54,25 @@ def became_ready(child: Child, now: int) -> Child:
     return replace(child, state=ChildState.READY, ready_at=now)
 
 
-def ended(child: Child, now: int, jitter: float) -> Child:
-    """``jitter`` between 0 and 1 spreads restarts, so that children that died together do not come back so."""
+def ended(child: Child, now: int, jitter: float, *, by_itself: bool) -> Child:
+    """``jitter`` between 0 and 1 spreads restarts, so that children that died together do not come back so.
+
+    ``by_itself``: it exited, and was not killed by a signal.
+    """
     was_ready = child.state is ChildState.READY
-    if was_ready and now - child.ready_at >= STABLE_MS:
+    if was_ready and not (by_itself and now - child.ready_at < STABLE_MS):
         return replace(child, state=ChildState.STARTING, start_at=now, deaths=0)
     deaths = child.deaths + 1
     if was_ready and deaths < FAILED_AFTER:
         return replace(child, state=ChildState.STARTING, start_at=now, deaths=deaths)
-    if deaths >= FAILED_AFTER:
-        return replace(child, state=ChildState.FAILED, deaths=deaths, start_at=now + FAILED_RETRY_MS)
-    wait = min(FIRST_BACKOFF_MS * 2 ** (deaths - 1), LONGEST_BACKOFF_MS)
-    return replace(child, state=ChildState.BACKOFF, deaths=deaths, start_at=now + round(wait * (1 + jitter / 4)))
+    state = ChildState.FAILED if deaths >= FAILED_AFTER else ChildState.BACKOFF
+    wait = backoff_ms(deaths) * (1 + jitter / 4)
+    return replace(child, state=state, deaths=deaths, start_at=now + round(wait))
+
+
+def backoff_ms(deaths: int) -> int:
+    doublings = min(deaths - 1, LONGEST_BACKOFF_MS.bit_length())
+    return min(FIRST_BACKOFF_MS << doublings, LONGEST_BACKOFF_MS)
 
 
 def stopped(child: Child) -> Child:

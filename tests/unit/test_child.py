@@ -2,7 +2,7 @@
 
 from operations_center.supervisor.child import (
     FAILED_AFTER,
-    FAILED_RETRY_MS,
+    LONGEST_BACKOFF_MS,
     STABLE_MS,
     Child,
     ChildState,
@@ -19,7 +19,7 @@ NOW = 1_000_000
 def after_deaths(count: int, jitter: float = 0.0) -> Child:
     child = Child("goal")
     for _ in range(count):
-        child = ended(started(child), NOW, jitter)
+        child = ended(started(child), NOW, jitter, by_itself=True)
     return child
 
 
@@ -35,7 +35,7 @@ def test_a_new_child_is_due_at_once_and_not_again_while_it_lives() -> None:
 def test_a_child_that_was_ready_comes_back_at_once_however_often() -> None:
     child = Child("goal")
     for restarts in range(100):
-        child = ended(became_ready(started(child), NOW - STABLE_MS), NOW, jitter=1.0)
+        child = ended(became_ready(started(child), NOW - 1), NOW, jitter=1.0, by_itself=False)
         assert (child.state, child.start_at, child.deaths) == (ChildState.STARTING, NOW, 0)
         assert child.restarts == restarts
         assert child.is_due(NOW)
@@ -58,27 +58,27 @@ def test_a_child_that_backs_off_is_due_when_its_wait_is_over() -> None:
     assert child.is_due(NOW + 500)
 
 
-def test_after_five_deaths_it_has_failed_and_is_tried_once_a_minute_for_ever() -> None:
-    for deaths in (5, 6, 50):
+def test_after_five_deaths_it_has_failed_and_is_tried_slowly_for_ever() -> None:
+    for deaths, wait in ((5, 8_000), (6, 16_000), (7, LONGEST_BACKOFF_MS), (5_000, LONGEST_BACKOFF_MS)):
         child = after_deaths(deaths)
-        assert (child.state, child.start_at) == (ChildState.FAILED, NOW + FAILED_RETRY_MS)
+        assert (child.state, child.start_at) == (ChildState.FAILED, NOW + wait)
     assert started(child).state is ChildState.STARTING
 
 
 def test_a_second_of_being_ready_forgets_the_deaths() -> None:
-    child = ended(became_ready(started(after_deaths(7)), NOW - STABLE_MS), NOW, 0.0)
+    child = ended(became_ready(started(after_deaths(7)), NOW - STABLE_MS), NOW, 0.0, by_itself=True)
     assert (child.state, child.start_at, child.deaths) == (ChildState.STARTING, NOW, 0)
-    again = ended(started(child), NOW, 0.0)
+    again = ended(started(child), NOW, 0.0, by_itself=True)
     assert (again.state, again.start_at) == (ChildState.BACKOFF, NOW + 500)
 
 
-def test_a_child_that_dies_each_time_just_after_it_was_ready_comes_back_at_once_and_then_has_failed() -> None:
+def test_a_child_that_exits_each_time_just_after_it_was_ready_comes_back_at_once_and_then_has_failed() -> None:
     child = Child("goal")
     for deaths in range(1, FAILED_AFTER):
-        child = ended(became_ready(started(child), NOW - 1), NOW, 0.0)
+        child = ended(became_ready(started(child), NOW - 1), NOW, 0.0, by_itself=True)
         assert (child.state, child.start_at, child.deaths) == (ChildState.STARTING, NOW, deaths)
-    child = ended(became_ready(started(child), NOW - 1), NOW, 0.0)
-    assert (child.state, child.start_at) == (ChildState.FAILED, NOW + FAILED_RETRY_MS)
+    child = ended(became_ready(started(child), NOW - 1), NOW, 0.0, by_itself=True)
+    assert (child.state, child.start_at) == (ChildState.FAILED, NOW + 8_000)
 
 
 def test_a_survivor_is_not_started_a_second_time_and_is_no_restart() -> None:

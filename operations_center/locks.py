@@ -47,6 +47,14 @@ def take_lock(path: Path, what: str) -> int:
         time.sleep(PROBE_PAUSE_S)
 
 
+def is_still_there(descriptor: int, path: Path) -> bool:
+    """Whether a lock that was taken is the one that others would find; False after somebody removed its file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
 @contextmanager
 def lock_within(path: Path, seconds: float) -> Iterator[bool]:
     """Hold a lock for a block; yields False when it could not be had in time."""
@@ -56,6 +64,8 @@ def lock_within(path: Path, seconds: float) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    except OSError as error:
+        raise OperationsCenterError(f"cannot take the lock {path}: {error.strerror or error}") from error
     try:
         yield True
     finally:

@@ -196,6 +196,7 @@ class Run:
     stop_then: TaskState | None = None
     kill_mono: int | None = None
     signalled_at: int | None = None
+    termed_at: int | None = None
     outcome: Outcome | None = None
     proof: Proof | None = None
     exit_code: int | None = None

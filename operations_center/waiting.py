@@ -19,6 +19,7 @@ class Waiting:
 
     def __init__(self, wake_directory: Path, name: str) -> None:
         self.stop_requests = 0
+        self.interrupted = False
         self.woken = True
         self._selector = selectors.DefaultSelector()
         self._pidfds: dict[str, int] = {}
@@ -87,8 +88,9 @@ class Waiting:
         # A terminal that closes hangs up more than once, and never asks for more than a stop.
         self.stop_requests = max(self.stop_requests, 1)
 
-    def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, _frame: FrameType | None) -> None:
         self.stop_requests += 1
+        self.interrupted = number == signal.SIGINT
 
 
 def seconds_until(moments_ms: Iterable[int | None], now_ms: int, at_most_s: float) -> float:

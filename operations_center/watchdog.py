@@ -22,7 +22,7 @@ from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.identity import Process, is_alive, open_pidfd
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.ledger import Pause
-from operations_center.locks import lock_holder, take_lock
+from operations_center.locks import is_still_there, lock_holder, take_lock
 from operations_center.logs import STACK_DUMP
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.state_directory import WATCHDOG
@@ -46,7 +46,8 @@ class Watchdog:
 
     def run(self) -> int:
         """Until told to stop, or one cycle with ``once``. Raises LockHeld."""
-        take_lock(self._center.state.watcher_lock(WATCHDOG), "the watchdog")
+        lock_file = self._center.state.watcher_lock(WATCHDOG)
+        lock = take_lock(lock_file, "the watchdog")
         waiting = Waiting(self._center.state.wake, WATCHDOG)
         try:
             while not waiting.stop_requests:
@@ -54,6 +55,9 @@ class Watchdog:
                 if self._once:
                     break
                 self._sleep(waiting)
+                if not is_still_there(lock, lock_file):
+                    _log.error("the lock %s was removed: another watchdog may have taken this one's place", lock_file)
+                    return 1
             self._beat("stopping")
         finally:
             waiting.close()

@@ -24,7 +24,7 @@ from operations_center.in_flight_reconcile import (
     reconcile_in_flight_on_startup,
 )
 from operations_center.keeper.inspect import read_gate
-from operations_center.locks import take_lock
+from operations_center.locks import is_still_there, take_lock
 from operations_center.model import OPEN, Run, RunState, Task
 from operations_center.state_directory import SUPERVISOR
 from operations_center.waiting import Waiting, seconds_until
@@ -60,12 +60,16 @@ class Watcher:
 
     def run(self) -> int:
         """Until told to stop, or with ``once`` until what could start has ended. Raises LockHeld."""
-        take_lock(self._center.state.watcher_lock(self._role.name), f"a watcher of role {self._role.name}")
+        lock_file = self._center.state.watcher_lock(self._role.name)
+        lock = take_lock(lock_file, f"a watcher of role {self._role.name}")
         self._waiting = Waiting(self._center.state.wake, self._role.name)
         try:
             self._start()
             while not self._waiting.stop_requests and not self._is_done():
                 self._turn()
+                if not is_still_there(lock, lock_file):
+                    _log.error("the lock %s was removed: another watcher may have taken this one's place", lock_file)
+                    return 1
             self._heart.beat("stopping")
         finally:
             self._waiting.close()
@@ -116,6 +120,22 @@ class Watcher:
             self._forget(run_id)
         for run_id in set(ours) - self._followed:
             self._follow(ours[run_id])
+        for run in ours.values():
+            if run.state is RunState.RESERVED:
+                self._record_late_start(run)
+
+    def _record_late_start(self, run: Run) -> None:
+        """A start that could not be recorded when it happened: the gate tells of it, as long as it is there."""
+        keeper = read_gate(self._center.state.run(run.run_id)).keeper
+        if keeper is not None:
+            self._center.ledger.change_run(
+                run,
+                "run.adopted",
+                state=RunState.RUNNING,
+                keeper_pid=keeper.pid,
+                keeper_ticks=keeper.start_ticks,
+                started_at=self._center.clock.now().wall,
+            )
 
     def _follow(self, run: Run) -> None:
         keeper = run.keeper or read_gate(self._center.state.run(run.run_id)).keeper

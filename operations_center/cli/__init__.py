@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from operations_center import __version__
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import OperationsCenterError, UsageError
 
 COMMANDS = {
     "init": "init",
@@ -65,12 +65,26 @@ def cli() -> None:
 
 
 def main() -> None:
+    _open_closed_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Else the next file that is opened would become somebody's standard output."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = os.O_RDONLY if name == "stdin" else os.O_WRONLY
+            opened = os.open(os.devnull, mode)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line; its exit code. Errors become one line that starts with ``cannot``."""
     try:
+        _refuse_unreadable(arguments)
         answer: Any = cli.main(
             args=arguments,
             prog_name="operations-center",
@@ -78,6 +92,7 @@ def run(arguments: list[str]) -> int:
             # None: in colour on a terminal only (no-color.org).
             color=False if os.environ.get("NO_COLOR") else None,
         )
+        sys.stdout.flush()
         return answer if isinstance(answer, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -90,8 +105,28 @@ def run(arguments: list[str]) -> int:
         return _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return 130
+    except OSError as error:
+        return _complain_of_machine(error)
     except Exception:
         return _report_defect(arguments)
+
+
+def _refuse_unreadable(arguments: list[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"cannot run `operations-center`: {argument!r} is not UTF-8; write it in UTF-8") from None
+
+
+def _complain_of_machine(error: OSError) -> int:
+    """A full disk or an output that cannot be written is no defect of ours. What was changed before, is changed."""
+    what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else " (writing the output?)")
+    try:
+        return _complain(f"cannot go on: {what}; what was changed before this is done", 1)
+    finally:
+        # Nothing more of the output is tried when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(lines: str, code: int) -> int:

@@ -33,8 +33,9 @@ def command(roles: Sequence[str], config_file: Path | None, as_json: bool) -> in
 def _names(center: Center, roles: Sequence[str]) -> Sequence[str]:
     supervised = children_of(look_at(center.state, SUPERVISOR))
     if not roles:
-        # Without a supervisor the first of them says so.
-        return list(supervised) or [*center.config.roles, WATCHDOG]
+        # Without a supervisor the first of them says so. A role that is configured no more would not come back.
+        configured = [*center.config.roles, WATCHDOG]
+        return [name for name in supervised if name in configured] or configured
     for role in roles:
         if role not in (*center.config.roles, WATCHDOG):
             known = ", ".join(center.config.roles)

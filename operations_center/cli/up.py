@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,28 +68,19 @@ def _tell_ready(descriptor: int | None) -> None:
 
 
 def _detach(log: Path, config_file: Path, only: Sequence[str], exit_when_idle: bool, as_json: bool) -> int:
-    read_end, write_end = os.pipe()
-    errors = os.open(log.with_suffix(".start"), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    arguments = ["--ready-fd", str(write_end), *(word for role in only for word in ("--only", role))]
-    popen = subprocess.Popen(
-        [
-            *(sys.executable, "-P", "-m", "operations_center", "up", "--config", str(config_file)),
-            *arguments,
-            *(["--exit-when-idle"] if exit_when_idle else []),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=errors,
-        stderr=errors,
-        start_new_session=True,
-        pass_fds=(write_end,),
-    )
-    os.close(write_end)
-    readable, _, _ = select.select([read_end], [], [], READY_WITHIN_S)
-    if readable and not os.read(read_end, 16):
-        # End of file without a word: it has ended, and said why.
-        code = popen.wait()
-        click.echo(os.pread(errors, 4096, 0).decode(errors="replace").strip(), err=True)
-        return code if code > 0 else 1
+    arguments = ["up", "--config", str(config_file), *(word for role in only for word in ("--only", role))]
+    if exit_when_idle:
+        arguments.append("--exit-when-idle")
+    with tempfile.TemporaryFile() as errors:
+        popen, ready = _start_detached(arguments, errors.fileno())
+        readable, _, _ = select.select([ready], [], [], READY_WITHIN_S)
+        if readable and not os.read(ready, 16):
+            # End of file without a word: it has ended, and said why.
+            code = popen.wait()
+            click.echo(os.pread(errors.fileno(), 4096, 0).decode(errors="replace").strip(), err=True)
+            return code if code > 0 else 1
+    # The child runs on; that it is not waited for is what --detach means.
+    popen.returncode = 0
     if not readable:
         raise OperationsCenterError(
             f"cannot say that the fleet is ready: it was not within {READY_WITHIN_S:.0f} s; "
@@ -98,6 +90,21 @@ def _detach(log: Path, config_file: Path, only: Sequence[str], exit_when_idle: b
         print_json({"pid": popen.pid, "log": str(log)})
     else:
         click.echo(f"up: the supervisor is process {popen.pid}; its log is {log}")
-    # The child runs on; that it is not waited for is what --detach means.
-    popen.returncode = 0
     return 0
+
+
+def _start_detached(arguments: Sequence[str], errors: int) -> "tuple[subprocess.Popen[bytes], int]":
+    """The supervisor in a session of its own, and a descriptor that it writes to when the fleet is ready."""
+    ready, write_end = os.pipe()
+    try:
+        popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", "operations_center", *arguments, "--ready-fd", str(write_end)],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            start_new_session=True,
+            pass_fds=(write_end,),
+        )
+    finally:
+        os.close(write_end)
+    return popen, ready

@@ -11,7 +11,7 @@ from operations_center.in_flight_reconcile.facts import Sighting
 from operations_center.in_flight_reconcile.plan import Action, Deed
 from operations_center.in_flight_reconcile.report import ActionReport, Done
 from operations_center.keeper import cgroup
-from operations_center.keeper.inspect import GateState
+from operations_center.keeper.inspect import GateState, TreeQuery, find_trees
 from operations_center.keeper.launch import revoke
 from operations_center.model import Run, RunState
 
@@ -80,11 +80,19 @@ def _barred(surroundings: Surroundings, action: Action) -> ActionReport | None:
     """Create the gate before the slot is freed: after this no keeper can start anything for the run."""
     if action.run is None or not _needs_gate(action):
         return None
+    directory = surroundings.directory_of(action.run.run_id)
     try:
-        won = revoke(surroundings.directory_of(action.run.run_id))
+        won = revoke(directory)
     except OSError as error:
         return ActionReport(action, Done.ERROR, f"cannot create the gate: {error}")
-    return None if won else ActionReport(action, Done.LOST_RACE)
+    if won and _is_gone(TreeQuery(action.run.run_id, action.run.keeper, cgroup_of(action.run, directory))):
+        return None
+    return ActionReport(action, Done.LOST_RACE)
+
+
+def _is_gone(query: TreeQuery) -> bool:
+    """Looked at once more: with the gate created, what lives on had passed another one, now deleted."""
+    return find_trees([query])[query.run_id].is_empty
 
 
 def _needs_gate(action: Action) -> bool:

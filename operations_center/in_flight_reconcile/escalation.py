@@ -12,6 +12,9 @@ from operations_center.keeper.stop import kill, kill_keeper, terminate
 from operations_center.ledger import Ledger
 from operations_center.model import Run
 
+TERM_WITHIN_MS = 1_000
+"""Between the record of a signal and the signal itself."""
+
 KEEPER_LAST_MS = 5_000
 """After the KILL of its tree a keeper has this long to record the exit before it is killed, too."""
 
@@ -24,12 +27,18 @@ def escalate(ledger: Ledger, clock: Clock, evidence: Evidence, order: StopOrder)
     if run.signalled_at is None:
         # Recorded first: an exit is taken for the run's own as long as the ledger knows of no signal.
         signalled = ledger.change_run(run, "run.signalled", holder=run.holder + 1, signalled_at=clock.now().wall)
-        if signalled is not None:
-            terminate(evidence.seen)
-        return signalled
+        return _terminate(ledger, clock, signalled, evidence.seen) if signalled is not None else None
+    if run.termed_at is None and abs(clock.now().wall - run.signalled_at) > TERM_WITHIN_MS:
+        # Whoever was about to send it has died.
+        return _terminate(ledger, clock, run, evidence.seen)
     if run.kill_mono is not None and clock.now().monotonic >= run.kill_mono:
         _kill(evidence.seen, clock.now().monotonic - run.kill_mono)
     return run
+
+
+def _terminate(ledger: Ledger, clock: Clock, run: Run, tree: Tree) -> Run | None:
+    terminate(tree)
+    return ledger.change_run(run, "run.signalled", holder=run.holder + 1, termed_at=clock.now().wall)
 
 
 def request_stop(ledger: Ledger, clock: Clock, run: Run, order: StopOrder) -> Run | None:

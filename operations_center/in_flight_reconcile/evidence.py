@@ -248,6 +248,6 @@ def _live_without_slot(ledger: Ledger, table: ProcessTable, open_runs: Sequence[
     for run_id in sorted(table.run_ids - holding):
         run = ledger.run(run_id)
         pids = sorted(table.pids_of_run(run_id))
-        if run is not None and run.state not in HOLDS_SLOT and run.started_at is not None:
+        if run is not None and run.state not in HOLDS_SLOT:
             found.append(f"processes {pids} of run {run_id} are alive, and it is {run.state}")
     return found

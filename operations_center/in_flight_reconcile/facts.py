@@ -83,6 +83,9 @@ class Evidence:
         """No keeper has passed the gate. A gate or a directory deleted under a live tree says nothing of that."""
         if self.run.keeper is not None or self.gate in (GateState.KEEPER, GateState.UNREADABLE) or self.output:
             return False
+        if self.gate is GateState.REVOKED:
+            # A keeper that lost the gate is gone in a moment; what lives on has begun all the same.
+            return self.seen is None or self.seen.is_empty
         return self.directory is Sighting.ALIVE or self.seen is None or self.seen.is_empty
 
     @property

@@ -133,6 +133,8 @@ def _never_started(judgement: Judgement) -> Ending:
     run = judgement.evidence.run
     if run.stop_outcome is not None:
         return Ending(run.stop_outcome, Proof.NEVER_STARTED, run.stop_reason)
+    if run.signalled_at is not None:
+        return Ending(Outcome.LOST, Proof.PROCESS_GONE, run.stop_reason)
     return Ending(Outcome.NEVER_STARTED, Proof.NEVER_STARTED, judgement.rule.reason)
 
 

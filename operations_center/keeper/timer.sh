@@ -59,7 +59,8 @@ signal_tree() {
 # An exit that is recorded is how the run ended, whatever it has left behind.
 has_not_ended() {
     recorded=
-    read -r recorded <exit
+    # A FIFO that the executor has put in its place would keep us waiting.
+    [ ! -f exit ] || read -r recorded <exit
     [ -z "$recorded" ]
 }
 

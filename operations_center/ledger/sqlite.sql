@@ -16,7 +16,7 @@ UPDATE runs SET
     keeper_pid = :keeper_pid, keeper_ticks = :keeper_ticks, cgroup = :cgroup, provider_job_id = :provider_job_id,
     started_at = :started_at, deadline_at = :deadline_at, deadline_mono = :deadline_mono,
     stop_outcome = :stop_outcome, stop_reason = :stop_reason, stop_then = :stop_then,
-    kill_mono = :kill_mono, signalled_at = :signalled_at, outcome = :outcome, proof = :proof,
+    kill_mono = :kill_mono, signalled_at = :signalled_at, termed_at = :termed_at, outcome = :outcome, proof = :proof,
     exit_code = :exit_code, reason = :reason, finish = :finish, settled_at = :settled_at,
     settled_mono = :settled_mono, closed_at = :closed_at
 WHERE run_id = :run_id AND fence = :fence AND holder = :old_holder AND state = :old_state;

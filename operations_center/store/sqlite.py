@@ -58,11 +58,12 @@ class Store:
         if self._depth:
             yield
             return
+        deadline = time.monotonic() + self._patience_s()
         self._turnstile.enter(self._patience_s())
         try:
             with _clear_errors(self.path):
                 self._refuse_a_replaced_ledger()
-                self._begin()
+                self._begin(max(0.0, deadline - time.monotonic()))
                 self._depth = 1
                 try:
                     yield
@@ -76,9 +77,9 @@ class Store:
         finally:
             self._turnstile.leave()
 
-    def _begin(self) -> None:
+    def _begin(self, within_s: float) -> None:
         # Behind the turnstile only a program that does not know it can be in the way.
-        self._connection.execute(f"PRAGMA busy_timeout = {round(self._patience_s() * 1000)}")
+        self._connection.execute(f"PRAGMA busy_timeout = {round(within_s * 1000)}")
         self._connection.execute("BEGIN IMMEDIATE")
 
     @contextmanager

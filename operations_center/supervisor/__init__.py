@@ -7,6 +7,7 @@ the watchers by their locks and goes on with them.
 import logging
 import random
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from operations_center.config import Config
 from operations_center.errors import OperationsCenterError
 from operations_center.heart import BEAT_EVERY_MS, Heart
-from operations_center.locks import take_lock
+from operations_center.locks import is_still_there, take_lock
 from operations_center.model import TaskState
 from operations_center.pulse import read_pulse
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
@@ -33,6 +34,8 @@ STOP_WITHIN_MS = 5_000
 
 START_WITHIN_S = 0.5
 """As long as a note in the log or the end of a drain may keep the fleet from starting."""
+
+AGAIN_WITHIN_S = 2
 
 EXIT_TEMPFAIL = 75
 
@@ -68,7 +71,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Until told to stop, or with ``exit_when_idle`` until nothing is left to do. Raises LockHeld."""
-        take_lock(self._center.state.supervisor_lock, "the supervisor")
+        lock_file = self._center.state.supervisor_lock
+        lock = take_lock(lock_file, "the supervisor")
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
         try:
             self._end_old_drain()
@@ -76,6 +80,9 @@ class Supervisor:
             self._recognise_survivors()
             while not self._waiting.stop_requests and not self._is_idle():
                 self._turn()
+                if not is_still_there(lock, lock_file):
+                    _log.error("the lock %s was removed: another supervisor may have taken this one's place", lock_file)
+                    break
             self._stop()
         finally:
             self._waiting.close()
@@ -228,20 +235,36 @@ class Supervisor:
                 self._alive.pop(name).exit_code()
                 self._children[name] = machine.stopped(self._children[name])
             self._waiting.take_wake_up()
+        self._wait_for_second_thoughts()
         if self._waiting.stop_requests > 1:
             self._end_executors()
         self._heart.beat("stopped", roles=self._roles, children=self._children_as_json())
         self._say_what_is_left()
 
-    def _say_what_is_left(self) -> None:
-        try:
-            running = len(self._center.ledger.open_runs())
-        except OperationsCenterError as error:
-            _log.warning("stopped; what runs on is not known: %s", error)
+    def _wait_for_second_thoughts(self) -> None:
+        """A person at a terminal could not press Ctrl-C twice before we are gone."""
+        running = self._executors_left()
+        if not running or not self._waiting.interrupted or not sys.stdin.isatty():
             return
-        self._note("supervisor.stopped", {"runs_left": running})
-        left = f"; {running} executors run on and are adopted by the next `up`" if running else ""
-        _log.info("stopped%s", left)
+        _log.info("%s on; press Ctrl-C again within %d s to end them", running, AGAIN_WITHIN_S)
+        deadline = self._now() + AGAIN_WITHIN_S * 1000
+        while self._waiting.stop_requests < 2 and self._now() < deadline:
+            self._waiting.wait((deadline - self._now()) / 1000)
+            self._waiting.take_wake_up()
+
+    def _say_what_is_left(self) -> None:
+        running = self._executors_left()
+        self._note("supervisor.stopped", {})
+        _log.info("stopped" + (f"; {running} on, to be adopted by the next `up`" if running else ""))
+
+    def _executors_left(self) -> str:
+        """ "2 executors run", empty for none or where the ledger cannot tell."""
+        try:
+            count = len(self._center.ledger.open_runs())
+        except OperationsCenterError as error:
+            _log.warning("%s", error)
+            return ""
+        return "" if not count else "1 executor runs" if count == 1 else f"{count} executors run"
 
     # Time and notes
 

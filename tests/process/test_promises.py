@@ -1,25 +1,28 @@
 """Schedules that once lost or doubled a run, hung a sweep or spun a watcher."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from operations_center.admission import Limits
 from operations_center.boards.local import NewTask
+from operations_center.clock import Now, SystemClock
 from operations_center.dispatch import Dispatcher, Started
 from operations_center.identity import Process
-from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
+from operations_center.in_flight_reconcile import StopOrder, Trigger, clear_orphaned_in_flight, request_stop
 from operations_center.keeper.inspect import ProcessTable, read_exit
 from operations_center.keeper.launch import revoke
 from operations_center.ledger import Admission
-from operations_center.model import Outcome, Run, RunState, TaskState
+from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
 from operations_center.wiring import Center
-from tests.fleet import Fleet, wait_until
+from tests.fleet import Fleet, is_dead, wait_until
 
 CONFIG = """
 [roles.goal]
@@ -346,3 +349,118 @@ def test_a_fleet_outlives_a_full_disk_and_works_on_when_there_is_room(fleet: Fle
 
 def all_done(fleet: Fleet) -> bool:
     return {task["state"] for task in fleet.json("task", "list")["tasks"]} == {"done"}
+
+
+def test_a_run_whose_start_is_not_recorded_keeps_its_slot_though_its_executor_empties_the_run_directory(
+    fleet: Fleet,
+) -> None:
+    configure(fleet, 'rm -rf "$OPERATIONS_CENTER_RUN_DIR"/*; exec sleep 60')
+    (task_id,) = fleet.add(1, "test")
+    with fleet.center() as center:
+        dispatcher = Dispatcher(
+            center.surroundings, center.config.roles["test"], center.backends(os.environ | {"HOME": str(fleet.root)})
+        )
+        task = center.board.task(task_id)
+        assert task is not None
+        started = dispatcher.dispatch(task)
+        assert isinstance(started, Started)
+        wait_until(lambda: times_run(fleet), "the executor")
+        wait_until(lambda: not (fleet.state.run(started.run.run_id) / "gate").exists(), "the empty directory")
+        forget_the_start(center, started.run)
+        for _ in range(3):
+            run = reconciled(replace(center, clock=LaterClock()), started.run.run_id)
+            alive = ProcessTable.scan().pids_of_run(run.run_id)
+            assert not alive or run.state in HOLDS_SLOT
+        wait_until(lambda: reconciled(center, started.run.run_id).state is RunState.CLOSED, "the end of the run")
+        assert not ProcessTable.scan().pids_of_run(started.run.run_id)
+        for child in started.children:
+            child.wait()
+
+
+def forget_the_start(center: Center, run: Run) -> None:
+    """As a watcher leaves it that was killed before it could record the start."""
+    with center.store.transaction():
+        center.store.execute(
+            "UPDATE runs SET state = 'reserved', keeper_pid = NULL, keeper_ticks = NULL, cgroup = NULL,"
+            " watcher_ticks = 1 WHERE run_id = :run_id",
+            {"run_id": run.run_id},
+        )
+
+
+class LaterClock(SystemClock):
+    """Eleven seconds ahead on both clocks: a reservation that was made just now is not young any more."""
+
+    def now(self) -> Now:
+        now = super().now()
+        return Now(now.wall + 11_000, now.monotonic + 11_000)
+
+
+def test_a_fleet_whose_lock_files_were_removed_makes_way_for_the_next(fleet: Fleet) -> None:
+    supervisor = fleet.up()
+    before = {name: fleet.pulse(name) for name in ("goal", "test", "@watchdog")}
+    fleet.state.supervisor_lock.unlink()
+    for name in before:
+        fleet.state.watcher_lock(name).unlink()
+    assert supervisor.wait(timeout=20) == 0
+    wait_until(lambda: all(is_dead(pulse) for pulse in before.values()), "the watchers end")
+
+
+def test_an_executor_cannot_switch_its_limit_off(fleet: Fleet) -> None:
+    configure(fleet, 'cd "$OPERATIONS_CENTER_RUN_DIR"; rm exit; mkfifo exit; exec sleep 60', timeout="700ms")
+    fleet.add(1, "test")
+    watcher = fleet.popen("watch", "--role", "test")
+    wait_until(lambda: times_run(fleet), "the executor")
+    watcher.kill()
+    watcher.wait()
+    (run,) = fleet.json("runs", "--open")["runs"]
+    wait_until(lambda: not ProcessTable.scan().pids_of_run(run["run_id"]), "the timer ends it")
+
+
+def test_a_term_that_was_recorded_and_never_sent_is_sent_by_the_next_pass(fleet: Fleet) -> None:
+    configure(fleet, "trap 'echo termed >\"$HOME/termed\"; exit 0' TERM; while :; do sleep 0.05; done")
+    fleet.configure((fleet.root / "operations_center.toml").read_text().replace('"300ms"\n[watch', '"60s"\n[watch'))
+    fleet.add(1, "test")
+    watcher = fleet.popen("watch", "--role", "test")
+    wait_until(lambda: times_run(fleet), "the executor")
+    watcher.kill()
+    watcher.wait()
+    with fleet.center() as center:
+        (run,) = center.ledger.open_runs()
+        stop = StopOrder(Outcome.STOPPED, "stopped", TaskState.BLOCKED)
+        stored = request_stop(center.ledger, center.clock, run, stop)
+        assert stored is not None
+        long_ago = center.clock.now().wall - 5_000
+        center.ledger.change_run(stored, "run.signalled", holder=stored.holder + 1, signalled_at=long_ago)
+        wait_until(lambda: reconciled(center, run.run_id).state is RunState.CLOSED, "the end of the run")
+        assert (fleet.root / "termed").exists()
+        assert reconciled(center, run.run_id).outcome is Outcome.STOPPED
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_hurt_no_command(fleet: Fleet, closed: str) -> None:
+    fleet.add(1, "test")
+    for words in ("status --json", "task list", "watch --role test --once", "up --exit-when-idle"):
+        command = " ".join(shlex.quote(word) for word in fleet.argv()) + f" {words} {closed}"
+        ended = subprocess.run(
+            ["sh", "-c", command], env=fleet.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ended.returncode in (0, 3), (words, ended.stderr)
+
+
+def test_an_output_that_cannot_be_written_is_told_in_one_line_and_is_no_defect(fleet: Fleet) -> None:
+    for words in ("task add x --kind test", "status --json", "--help", "config show"):
+        command = " ".join(shlex.quote(word) for word in fleet.argv()) + f" {words} >/dev/full"
+        ended = subprocess.run(
+            ["sh", "-c", command], env=fleet.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("cannot go on: No space left on device")
+        assert ended.stderr.count("\n") == 1
+
+
+def test_words_that_are_not_utf8_are_wrong_usage(fleet: Fleet) -> None:
+    for words in ("stop", "task show", "runs --task", "events --run"):
+        argv = [*fleet.argv(), *words.split()]
+        refused = subprocess.run([*argv, b"\xff"], env=fleet.environment, capture_output=True, timeout=60, check=False)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(b"cannot run `operations-center`")

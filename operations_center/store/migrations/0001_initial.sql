@@ -48,6 +48,7 @@ CREATE TABLE runs (
     stop_then TEXT,
     kill_mono INTEGER,
     signalled_at INTEGER,
+    termed_at INTEGER,
     outcome TEXT,
     proof TEXT,
     exit_code INTEGER,

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from operations_center import __version__
-from operations_center.errors import OperationsCenterError, UsageError
+from operations_center.errors import OperationsCenterError
 
 COMMANDS = {
     "init": "init",
@@ -84,7 +84,6 @@ def _open_closed_streams() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; its exit code. Errors become one line that starts with ``cannot``."""
     try:
-        _refuse_unreadable(arguments)
         answer: Any = cli.main(
             args=arguments,
             prog_name="operations-center",
@@ -105,18 +104,12 @@ def run(arguments: list[str]) -> int:
         return _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return 130
+    except UnicodeEncodeError as error:
+        return _complain(f"cannot run `operations-center`: {error.object!r:.80} is not UTF-8; write it in UTF-8", 2)
     except OSError as error:
         return _complain_of_machine(error)
     except Exception:
         return _report_defect(arguments)
-
-
-def _refuse_unreadable(arguments: list[str]) -> None:
-    for argument in arguments:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            raise UsageError(f"cannot run `operations-center`: {argument!r} is not UTF-8; write it in UTF-8") from None
 
 
 def _complain_of_machine(error: OSError) -> int:

@@ -81,6 +81,9 @@ class Story:
             spawner.go_on()
             spawner.wait()
             wait_until(lambda: everything_has_ended(center, self.task_id), f"the end of {self.task_id}")
+            # Where the revocation found something alive, the slot was freed only after the spawner had gone on.
+            self._start_if_ready(center)
+            wait_until(lambda: everything_has_ended(center, self.task_id), f"the end of {self.task_id}")
             task = center.board.task(self.task_id)
             assert task is not None
             self.state = task.state
@@ -91,6 +94,9 @@ class Story:
             return
         later = replace(center, clock=LaterClock())
         clear_orphaned_in_flight(later.surroundings, trigger=Trigger.CLI)
+        self._start_if_ready(center)
+
+    def _start_if_ready(self, center: Center) -> None:
         task = center.board.task(self.task_id)
         assert task is not None
         if task.state is TaskState.READY:

@@ -53,7 +53,7 @@ def _batches(actions: Sequence[Action]) -> Iterator[list[Action]]:
 
 def _free(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> list[ActionReport]:
     """Settle all, then tell the board of all, then close all: three syncs, however many runs."""
-    barred = {id(action): report for action in batch if (report := _barred(surroundings, action))}
+    barred = _close_gates(surroundings, [action for action in batch if _needs_gate(action)])
     free = [action for action in batch if id(action) not in barred]
     return [*barred.values(), *_settle_and_finish(surroundings, free, trigger)]
 
@@ -76,23 +76,43 @@ def _settle_and_finish(surroundings: Surroundings, batch: Sequence[Action], trig
     return [_freed(action, run, told) for action, run in settled]
 
 
-def _barred(surroundings: Surroundings, action: Action) -> ActionReport | None:
-    """Create the gate before the slot is freed: after this no keeper can start anything for the run."""
-    if action.run is None or not _needs_gate(action):
-        return None
-    directory = surroundings.directory_of(action.run.run_id)
+def _close_gates(surroundings: Surroundings, actions: Sequence[Action]) -> dict[int, ActionReport]:
+    """Create the gates before slots are freed: after this no keeper can start anything for these runs.
+
+    The reports of those that must not be freed, by the action's ``id``. Looked at once more: with the gate
+    created, what lives on had passed another one, which was deleted.
+    """
+    barred = {}
+    queries = []
+    for action in actions:
+        report = _close_gate(surroundings, action)
+        if report is not None:
+            barred[id(action)] = report
+        else:
+            queries.append(_query(surroundings, action))
+    trees = find_trees(queries)
+    for action in actions:
+        if id(action) not in barred and not trees[_run_of(action).run_id].is_empty:
+            barred[id(action)] = ActionReport(action, Done.LOST_RACE)
+    return barred
+
+
+def _close_gate(surroundings: Surroundings, action: Action) -> ActionReport | None:
     try:
-        won = revoke(directory)
+        won = revoke(surroundings.directory_of(_run_of(action).run_id))
     except OSError as error:
         return ActionReport(action, Done.ERROR, f"cannot create the gate: {error}")
-    if won and _is_gone(TreeQuery(action.run.run_id, action.run.keeper, cgroup_of(action.run, directory))):
-        return None
-    return ActionReport(action, Done.LOST_RACE)
+    return None if won else ActionReport(action, Done.LOST_RACE)
 
 
-def _is_gone(query: TreeQuery) -> bool:
-    """Looked at once more: with the gate created, what lives on had passed another one, now deleted."""
-    return find_trees([query])[query.run_id].is_empty
+def _query(surroundings: Surroundings, action: Action) -> TreeQuery:
+    run = _run_of(action)
+    return TreeQuery(run.run_id, run.keeper, cgroup_of(run, surroundings.directory_of(run.run_id)))
+
+
+def _run_of(action: Action) -> Run:
+    assert action.run is not None
+    return action.run
 
 
 def _needs_gate(action: Action) -> bool:
@@ -119,12 +139,12 @@ def _failed(action: Action, error: Exception) -> ActionReport:
 
 
 def _settle(surroundings: Surroundings, action: Action, trigger: str) -> Run | None:
-    assert action.run is not None
+    run = _run_of(action)
     if action.deed is Deed.REPLAY:
-        return surroundings.settlement.take_over(action.run, surroundings.me)
+        return surroundings.settlement.take_over(run, surroundings.me)
     assert action.ending is not None
     note = {"trigger": trigger, "rule": action.rule, "verdict": action.verdict, "evidence": action.reason}
-    return surroundings.settlement.settle(action.run, action.ending, surroundings.me, note)
+    return surroundings.settlement.settle(run, action.ending, surroundings.me, note)
 
 
 def _remove_cgroup(surroundings: Surroundings, run: Run) -> None:
@@ -165,9 +185,8 @@ def _stop(surroundings: Surroundings, action: Action) -> bool:
 
 
 def _adopt(surroundings: Surroundings, action: Action) -> bool:
-    assert action.run is not None
     assert action.evidence is not None
-    run, tree = action.run, action.evidence.seen
+    run, tree = _run_of(action), action.evidence.seen
     keeper = tree.query.keeper if tree else run.keeper
     adopted = surroundings.ledger.change_run(
         run,

@@ -14,7 +14,8 @@ from typing import Any
 
 from operations_center.config import load_config
 from operations_center.identity import is_alive
-from operations_center.keeper.inspect import ProcessTable
+from operations_center.keeper import cgroup
+from operations_center.keeper.inspect import ProcessTable, read_cgroup
 from operations_center.locks import lock_holder
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.state_directory import SUPERVISOR, StateDirectory
@@ -169,6 +170,15 @@ class Fleet:
         for run_id in table.run_ids & ours:
             for pid in table.pids_of_run(run_id):
                 kill_if_there(pid)
+        for path in self.state.runs.glob("*"):
+            remove_cgroup_of(path)
+
+
+def remove_cgroup_of(run_directory: Path) -> None:
+    path = read_cgroup(run_directory)
+    if path is not None and path.is_dir():
+        cgroup.kill(path)
+        wait_until(lambda: cgroup.remove(path), f"{path} is empty")
 
 
 def kill_if_there(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

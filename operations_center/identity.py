@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-CLOCK_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-
 
 class Process(NamedTuple):
     """A process that cannot be mistaken for a later one with the same pid."""

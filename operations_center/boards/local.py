@@ -12,8 +12,6 @@ from operations_center.store import Store, load_queries
 
 _SQL = load_queries(__package__, "local.sql")
 
-FINAL = frozenset({TaskState.DONE, TaskState.CANCELLED})
-
 
 @dataclass(frozen=True, slots=True)
 class NewTask:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +158,14 @@ def test_row_20_a_living_run_past_its_deadline_is_stopped() -> None:
 def test_row_21_a_living_run_is_cancelled_when_its_task_was_read_as_cancelled_or_done() -> None:
     assert verdict(LIVING, task=TaskState.CANCELLED) == (21, Verdict.CANCEL, None)
     assert verdict(LIVING, task=TaskState.DONE) == (21, Verdict.CANCEL, None)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"run": LATE}, {"run": STOPPED}, {"task": TaskState.CANCELLED}, {"task": TaskState.DONE}]
+)
+def test_rows_20_and_21_leave_a_run_whose_exit_is_recorded_to_row_23(asked: dict[str, Any]) -> None:
+    """A finish that is recorded is never undone: what it left behind is only reaped."""
+    assert verdict(LIVING, exit_record=ExitRecord(0), exit_age_ms=60_000, **asked) == (23, Verdict.REAP, None)
 
 
 def test_row_21_a_task_that_is_not_found_stops_nothing() -> None:

@@ -296,7 +296,9 @@ def end_tree(run_id: str) -> None:
         kill(tree)
 
 
-@pytest.mark.parametrize("spoil", [None, damage, lambda line: line.state.ledger.unlink()], ids=str)
+@pytest.mark.parametrize(
+    "spoil", [None, damage, lambda line: line.state.ledger.unlink()], ids=["sound", "damaged", "missing"]
+)
 def test_restore_refuses_while_a_run_lives(
     line: CommandLine, living: Run, spoil: Callable[[CommandLine], None] | None
 ) -> None:

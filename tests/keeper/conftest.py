@@ -167,6 +167,3 @@ os.execve('/bin/sleep', ['sleep', '300'], {})
 """Leaves a process behind that has a session of its own, no parent of the run and no environment."""
 
 SIGNALS_THAT_END = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
-
-FORKS_BESIDE_THREADS = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-"""Python 3.12 and later warn of what may deadlock in the child; ours takes no lock."""

@@ -14,7 +14,7 @@ import pytest
 from operations_center.keeper.inspect import GateState, ProcessTable, TreeQuery, read_gate, tree_of
 from operations_center.keeper.launch import RunDirectoryExists, prepare, revoke, start
 
-from .conftest import FORKS_BESIDE_THREADS, Bench, exit_code, wait_until
+from .conftest import Bench, exit_code, wait_until
 
 
 def has_run(directory: Path) -> bool:
@@ -59,7 +59,6 @@ def test_a_gate_that_is_not_whole_is_unreadable_and_not_absent(tmp_path: Path, c
     assert not revoke(tmp_path)
 
 
-@FORKS_BESIDE_THREADS
 def test_of_keeper_and_revoker_exactly_one_wins(bench: Bench) -> None:
     revoked = 0
     for turn in range(200):

@@ -28,7 +28,6 @@ from operations_center.locks import is_locked
 
 from .conftest import (
     DAEMON,
-    FORKS_BESIDE_THREADS,
     SIGNALS_THAT_END,
     Bench,
     exit_code,
@@ -257,7 +256,6 @@ def test_starting_a_run_leaves_no_descriptor(bench_both_ways: Bench) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@FORKS_BESIDE_THREADS
 def test_a_run_can_be_started_from_a_thread(bench: Bench) -> None:
     threads = [threading.Thread(target=bench.finish, args=("sh", "-c", "exit 3")) for _ in range(8)]
     for thread in threads:

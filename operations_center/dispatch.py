@@ -21,7 +21,7 @@ from operations_center.in_flight_reconcile import (
     clear_orphaned_in_flight,
     may_be_orphaned,
 )
-from operations_center.keeper.launch import LaunchedRun, RunDirectoryExists, prepare, revoke, start
+from operations_center.keeper.launch import LaunchedRun, RunDirectoryExists, prepare, revoke
 from operations_center.ledger import Admission
 from operations_center.model import Outcome, Proof, Run, RunState, Task
 from operations_center.outcomes import Ending
@@ -125,7 +125,7 @@ class Dispatcher:
         plan = self.backends[run.backend].launch_plan(run, task, directory)
         try:
             prepare(plan)
-            return start(plan)
+            return self.surroundings.processes.start(plan)
         except RunDirectoryExists:
             _log.warning("run %s was revoked before it was launched", run.run_id)
             return None

@@ -13,6 +13,7 @@ from operations_center.config import Config, Role
 from operations_center.identity import Host, Process, identify_host
 from operations_center.in_flight_reconcile import Surroundings
 from operations_center.keeper.cgroup import usable_cgroup_parent
+from operations_center.keeper.processes import KERNEL, Processes
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import refuse_broken_locks
 from operations_center.settlement import Settlement
@@ -29,6 +30,7 @@ class Center:
     clock: Clock
     host: Host
     me: Process
+    processes: Processes
     store: Store
     ledger: SqliteLedger
     board: LocalBoard
@@ -42,6 +44,7 @@ class Center:
             clock=self.clock,
             host=self.host,
             me=self.me,
+            processes=self.processes,
             settlement=self.settlement,
             directory_of=self.state.run,
             wake_everybody=self.wake_everybody,
@@ -83,6 +86,7 @@ def open_center(config: Config) -> Center:
         clock=clock,
         host=identify_host(state.root),
         me=Process.current(),
+        processes=KERNEL,
         store=store,
         ledger=ledger,
         board=board,

@@ -15,7 +15,6 @@ from typing import Any
 
 from operations_center.boards import Board
 from operations_center.errors import BoardUnreachable, OperationsCenterError
-from operations_center.identity import is_alive
 from operations_center.in_flight_reconcile.apply import apply_actions
 from operations_center.in_flight_reconcile.escalation import request_stop
 from operations_center.in_flight_reconcile.evidence import Gathered, Scope, Surroundings, gather_evidence
@@ -129,7 +128,7 @@ def adopt_own_runs(surroundings: Surroundings, role: str) -> list[Report]:
     return [
         clear_orphaned_in_flight(surroundings, trigger=Trigger.WATCHER, scope=Scope(run_id=run.run_id), adopt_role=role)
         for run in surroundings.ledger.open_runs(role=role)
-        if run.watcher != surroundings.me and not is_alive(run.watcher)
+        if run.watcher != surroundings.me and not surroundings.processes.is_alive(run.watcher)
     ]
 
 
@@ -148,9 +147,9 @@ def may_be_orphaned(surroundings: Surroundings, run: Run) -> bool:
     directory = surroundings.directory_of(run.run_id)
     keeper = run.keeper or read_gate(directory).keeper
     if keeper is not None:
-        return not is_alive(keeper) or read_exit(directory) is not None
+        return not surroundings.processes.is_alive(keeper) or read_exit(directory) is not None
     age = surroundings.clock.now().monotonic - run.reserved_mono
-    return not is_alive(run.watcher) or not 0 <= age < RESERVATION_YOUNG_MS
+    return not surroundings.processes.is_alive(run.watcher) or not 0 <= age < RESERVATION_YOUNG_MS
 
 
 def needs_attention(surroundings: Surroundings, runs: Sequence[Run]) -> list[str]:

@@ -90,7 +90,7 @@ def _close_gates(surroundings: Surroundings, actions: Sequence[Action]) -> dict[
             barred[id(action)] = report
         else:
             queries.append(_query(surroundings, action))
-    trees = find_trees(queries)
+    trees = find_trees(queries, surroundings.processes.scan)
     for action in actions:
         if id(action) not in barred and not trees[_run_of(action).run_id].is_empty:
             barred[id(action)] = ActionReport(action, Done.LOST_RACE)
@@ -181,7 +181,8 @@ def _apply_one(surroundings: Surroundings, action: Action) -> ActionReport:
 def _stop(surroundings: Surroundings, action: Action) -> bool:
     assert action.evidence is not None
     assert action.order is not None
-    return escalate(surroundings.ledger, surroundings.clock, action.evidence, action.order) is not None
+    ledger, clock, processes = surroundings.ledger, surroundings.clock, surroundings.processes
+    return escalate(ledger, clock, processes, action.evidence, action.order) is not None
 
 
 def _adopt(surroundings: Surroundings, action: Action) -> bool:

@@ -8,6 +8,7 @@ from operations_center.clock import Clock
 from operations_center.in_flight_reconcile.facts import Evidence
 from operations_center.in_flight_reconcile.plan import StopOrder
 from operations_center.keeper.inspect import Tree
+from operations_center.keeper.processes import Processes
 from operations_center.keeper.stop import kill, kill_keeper, terminate
 from operations_center.ledger import Ledger
 from operations_center.model import Run
@@ -19,7 +20,7 @@ KEEPER_LAST_MS = 5_000
 """After the KILL of its tree a keeper has this long to record the exit before it is killed, too."""
 
 
-def escalate(ledger: Ledger, clock: Clock, evidence: Evidence, order: StopOrder) -> Run | None:
+def escalate(ledger: Ledger, clock: Clock, processes: Processes, evidence: Evidence, order: StopOrder) -> Run | None:
     """The run as it is now; None when somebody else has changed it meanwhile."""
     run = request_stop(ledger, clock, evidence.run, order)
     if run is None or evidence.seen is None:
@@ -27,17 +28,17 @@ def escalate(ledger: Ledger, clock: Clock, evidence: Evidence, order: StopOrder)
     if run.signalled_at is None:
         # Recorded first: an exit is taken for the run's own as long as the ledger knows of no signal.
         signalled = ledger.change_run(run, "run.signalled", holder=run.holder + 1, signalled_at=clock.now().wall)
-        return _terminate(ledger, clock, signalled, evidence.seen) if signalled is not None else None
+        return _terminate(ledger, clock, processes, signalled, evidence.seen) if signalled is not None else None
     if run.termed_at is None and abs(clock.now().wall - run.signalled_at) > TERM_WITHIN_MS:
         # Whoever was about to send it has died.
-        return _terminate(ledger, clock, run, evidence.seen)
+        return _terminate(ledger, clock, processes, run, evidence.seen)
     if run.kill_mono is not None and clock.now().monotonic >= run.kill_mono:
-        _kill(evidence.seen, clock.now().monotonic - run.kill_mono)
+        _kill(processes, evidence.seen, clock.now().monotonic - run.kill_mono)
     return run
 
 
-def _terminate(ledger: Ledger, clock: Clock, run: Run, tree: Tree) -> Run | None:
-    terminate(tree)
+def _terminate(ledger: Ledger, clock: Clock, processes: Processes, run: Run, tree: Tree) -> Run | None:
+    terminate(tree, processes)
     return ledger.change_run(run, "run.signalled", holder=run.holder + 1, termed_at=clock.now().wall)
 
 
@@ -56,7 +57,7 @@ def request_stop(ledger: Ledger, clock: Clock, run: Run, order: StopOrder) -> Ru
     )
 
 
-def _kill(tree: Tree, overdue_ms: int) -> None:
-    kill(tree)
+def _kill(processes: Processes, tree: Tree, overdue_ms: int) -> None:
+    kill(tree, processes)
     if tree.keeper_alive and tree.query.keeper is not None and overdue_ms >= KEEPER_LAST_MS:
-        kill_keeper(tree.query.keeper)
+        kill_keeper(tree.query.keeper, processes)

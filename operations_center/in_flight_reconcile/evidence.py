@@ -11,7 +11,7 @@ from pathlib import Path
 from operations_center.boards import Board, Claim
 from operations_center.clock import Clock, Now
 from operations_center.errors import BoardUnreachable
-from operations_center.identity import Host, Process, is_alive
+from operations_center.identity import Host, Process
 from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting
 from operations_center.in_flight_reconcile.plan import stale_claims
 from operations_center.keeper.inspect import (
@@ -26,6 +26,7 @@ from operations_center.keeper.inspect import (
     read_gate,
     read_timed_out,
 )
+from operations_center.keeper.processes import Processes
 from operations_center.keeper.result import read_result
 from operations_center.ledger import Lease, Ledger
 from operations_center.locks import is_locked
@@ -40,9 +41,10 @@ RECORD_OLD_MS = 60_000
 class Surroundings:
     """What reconciliation reads and writes through.
 
-    ``me`` is this process; ``directory_of`` maps a run id to its directory; ``wake_everybody`` tells the
-    others that a slot or a task is free; ``childless_since`` remembers, for as long as this process lives,
-    since when (monotonic ms) a keeper has been seen without an executor.
+    ``me`` is this process; ``processes`` are all that it can see; ``directory_of`` maps a run id to its
+    directory; ``wake_everybody`` tells the others that a slot or a task is free; ``childless_since``
+    remembers, for as long as this process lives, since when (monotonic ms) a keeper has been seen without
+    an executor.
     """
 
     ledger: Ledger
@@ -50,6 +52,7 @@ class Surroundings:
     clock: Clock
     host: Host
     me: Process
+    processes: Processes
     settlement: Settlement
     directory_of: Callable[[str], Path]
     wake_everybody: Callable[[], None]
@@ -78,7 +81,7 @@ def gather_evidence(surroundings: Surroundings, scope: Scope) -> Gathered:
     """Read everything that judging the open runs of a scope needs. Raises LedgerBusy, never for the board."""
     claims, tasks, unreachable = _read_board(surroundings, scope)
     runs = _open_runs(surroundings.ledger, scope)
-    table = ProcessTable.scan() if runs or scope == Scope() else None
+    table = surroundings.processes.scan() if runs or scope == Scope() else None
     evidence = _look_at(surroundings, runs, tasks, table) if table else []
     everything = scope == Scope()
     return Gathered(
@@ -111,9 +114,9 @@ def _look_at(
     surroundings: Surroundings, runs: Sequence[Run], tasks: Mapping[str, TaskState | None], table: ProcessTable
 ) -> list[Evidence]:
     leases = surroundings.ledger.leases()
-    watchers = {run.watcher: is_alive(run.watcher) for run in runs}
+    watchers = {run.watcher: surroundings.processes.is_alive(run.watcher) for run in runs}
     looks = [_Look(surroundings, run, read_gate(surroundings.directory_of(run.run_id))) for run in runs]
-    trees = _find_trees([look.query for look in looks if look.has_tree_here], table)
+    trees = _find_trees(surroundings, [look.query for look in looks if look.has_tree_here], table)
     now = surroundings.clock.now()
     return [
         look.evidence(
@@ -127,10 +130,10 @@ def _look_at(
     ]
 
 
-def _find_trees(queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, Tree]:
+def _find_trees(surroundings: Surroundings, queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, Tree]:
     """The table that is there serves as the first of the passes."""
     tables = [table]
-    return find_trees(queries, scan=lambda: tables.pop() if tables else ProcessTable.scan())
+    return find_trees(queries, scan=lambda: tables.pop() if tables else surroundings.processes.scan())
 
 
 @dataclass(frozen=True, slots=True)

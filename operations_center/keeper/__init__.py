@@ -5,6 +5,7 @@
     timer.sh     lives as long as the keeper and ends the run when it is past its limits
     inspect.py   what the run's files and the process table say
     result.py    what the executor says of itself
+    processes.py the processes themselves, as a parameter: who lives, signals, starts
     stop.py      signals to a run's tree
     cgroup.py    a cgroup for each run, where the machine lets us
 

@@ -4,42 +4,37 @@ The keeper gets no TERM and no KILL with the others: it has to record the exit. 
 the reason in the ledger first.
 """
 
-import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from operations_center.identity import Process, read_stat
+from operations_center.identity import Process
 from operations_center.keeper import cgroup
-from operations_center.keeper.inspect import ProcessTable, Tree, tree_of
+from operations_center.keeper.inspect import Tree, tree_of
+from operations_center.keeper.processes import KERNEL, Processes
 
 KILL_WITHIN_SECONDS = 2.0
 
 
-def signal_processes(processes: Iterable[Process], number: signal.Signals) -> int:
+def signal_processes(targets: Iterable[Process], number: signal.Signals, processes: Processes = KERNEL) -> int:
     """Signal those that still are who they were; returns how many took the signal."""
-    return sum(_signal(process, number) for process in processes)
+    return sum(processes.signal(target, number) for target in targets)
 
 
-def terminate(tree: Tree) -> int:
+def terminate(tree: Tree, processes: Processes = KERNEL) -> int:
     """Ask every member to end, waking up the stopped ones; returns how many were asked."""
-    asked = signal_processes(tree.members, signal.SIGTERM)
-    wake(tree)
+    asked = signal_processes(tree.members, signal.SIGTERM, processes)
+    wake(tree, processes)
     return asked
 
 
-def wake(tree: Tree) -> None:
+def wake(tree: Tree, processes: Processes = KERNEL) -> None:
     """Continue what was stopped: a stopped keeper cannot record an exit."""
     keeper = [tree.query.keeper] if tree.query.keeper is not None else []
-    signal_processes([*tree.members, *keeper], signal.SIGCONT)
+    signal_processes([*tree.members, *keeper], signal.SIGCONT, processes)
 
 
-def kill(
-    tree: Tree,
-    *,
-    within_seconds: float = KILL_WITHIN_SECONDS,
-    scan: Callable[[], ProcessTable] = ProcessTable.scan,
-) -> int:
+def kill(tree: Tree, processes: Processes = KERNEL, *, within_seconds: float = KILL_WITHIN_SECONDS) -> int:
     """KILL everything but the keeper, scanning again until no new process shows up or the time is over.
 
     Returns how many processes were signalled. What is left when it returns is found by the next pass.
@@ -49,41 +44,15 @@ def kill(
     deadline = time.monotonic() + within_seconds
     killed: set[Process] = set()
     while new := set(tree.members) - killed:
-        signal_processes(new, signal.SIGKILL)
+        signal_processes(new, signal.SIGKILL, processes)
         killed |= new
         if time.monotonic() > deadline:
             break
-        tree = tree_of(scan(), tree.query)
-    wake(tree)
+        tree = tree_of(processes.scan(), tree.query)
+    wake(tree, processes)
     return len(killed)
 
 
-def kill_keeper(keeper: Process) -> bool:
+def kill_keeper(keeper: Process, processes: Processes = KERNEL) -> bool:
     """The last resort, after its tree: no exit is recorded then. False if it is gone already."""
-    return _signal(keeper, signal.SIGKILL)
-
-
-def _signal(process: Process, number: signal.Signals) -> bool:
-    pidfd = _hold(process)
-    if pidfd is None:
-        return False
-    try:
-        signal.pidfd_send_signal(pidfd, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    finally:
-        os.close(pidfd)
-    return True
-
-
-def _hold(process: Process) -> int | None:
-    # Not identity.open_pidfd: that takes a process whose main thread has ended for a zombie.
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return None
-    facts = read_stat(process.pid)
-    if facts is not None and facts.start_ticks == process.start_ticks:
-        return pidfd
-    os.close(pidfd)
-    return None
+    return processes.signal(keeper, signal.SIGKILL)

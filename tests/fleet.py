@@ -16,10 +16,12 @@ from operations_center.config import load_config
 from operations_center.identity import is_alive
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import ProcessTable, read_cgroup
-from operations_center.locks import lock_holder
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.wiring import Center, open_center
+
+PATIENCE_S = 60.0
+"""How long a test waits for what must happen: many times what it takes, for a machine that has much else to do."""
 
 WITNESS = """
 import os, sys, time
@@ -79,7 +81,7 @@ class Fleet:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=2 * PATIENCE_S,
             check=False,
         )
         assert expect is None or done.returncode == expect, (words, done.returncode, done.stdout, done.stderr)
@@ -97,7 +99,7 @@ class Fleet:
     def up(self, *words: str) -> "subprocess.Popen[bytes]":
         """Start the supervisor in the foreground and wait until all of its watchers are ready."""
         process = self.popen("up", *words)
-        wait_until(lambda: self.is_up(process), "the fleet is up", seconds=30)
+        wait_until(lambda: self.is_up(process), "the fleet is up")
         return process
 
     def is_up(self, process: "subprocess.Popen[bytes]") -> bool:
@@ -161,17 +163,26 @@ class Fleet:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        for path in (self.root / ".operations_center" / "watchers").glob("*.lock"):
-            holder = lock_holder(path)
-            if holder is not None:
-                os.kill(holder, signal.SIGKILL)
-        table = ProcessTable.scan()
-        ours = {path.name for path in self.state.runs.glob("*")}
-        for run_id in table.run_ids & ours:
-            for pid in table.pids_of_run(run_id):
-                kill_if_there(pid)
+        wait_until(lambda: not self._kill_all(), "everything of the fleet is gone")
         for path in self.state.runs.glob("*"):
             remove_cgroup_of(path)
+
+    def _kill_all(self) -> set[int]:
+        """What there was to kill: the processes of its runs, and all that were started with its environment."""
+        table = ProcessTable.scan()
+        ours = {path.name for path in self.state.runs.glob("*")}
+        pids = {pid for run_id in table.run_ids & ours for pid in table.pids_of_run(run_id)}
+        pids |= {pid for pid in table.processes if self._is_of_this_fleet(pid)}
+        for pid in pids:
+            kill_if_there(pid)
+        return pids
+
+    def _is_of_this_fleet(self, pid: int) -> bool:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return f"HOME={self.root}".encode() in environment.split(b"\0")
 
 
 def remove_cgroup_of(run_directory: Path) -> None:
@@ -188,7 +199,7 @@ def kill_if_there(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         pass
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
     """For what no descriptor tells of: a row of the ledger, a line in a file."""
     deadline = time.monotonic() + seconds
     while True:
@@ -196,7 +207,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -
         if answer:
             return answer
         assert time.monotonic() < deadline, f"still waiting for: {what}"
-        time.sleep(0.01)
+        time.sleep(0.005)
 
 
 def is_dead(pulse: Pulse) -> bool:

@@ -5,8 +5,7 @@ import secrets
 import select
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,21 +25,15 @@ from operations_center.keeper.inspect import (
 )
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan, prepare, start
 from operations_center.keeper.stop import kill, kill_keeper
+from tests.fleet import PATIENCE_S, wait_until
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"still waiting for: {what}"
-        time.sleep(0.002)
-
-
-def wait_for_end(process: Process, seconds: float = 20.0) -> None:
+def wait_for_end(process: Process) -> None:
     pidfd = open_pidfd(process)
     if pidfd is None:
         return
     try:
-        assert select.select([pidfd], [], [], seconds)[0], f"process {process.pid} does not end"
+        assert select.select([pidfd], [], [], PATIENCE_S)[0], f"process {process.pid} does not end"
     finally:
         os.close(pidfd)
 
@@ -91,7 +84,7 @@ class Bench:
     def finish(self, *argv: str, **changes: object) -> LaunchPlan:
         """Start a run and wait for its keeper's end."""
         plan, run = self.launch(*argv, **changes)
-        run.children[0].wait(timeout=30)
+        run.children[0].wait(timeout=PATIENCE_S)
         return plan
 
     def tree(self, plan: LaunchPlan, keeper: Process | None = None) -> Tree:
@@ -106,7 +99,7 @@ class Bench:
         for run in self.runs:
             kill_keeper(run.keeper)
             for child in run.children:
-                child.wait(timeout=20)
+                child.wait(timeout=PATIENCE_S)
         for plan in self.plans:
             path = read_cgroup(plan.run_directory)
             if path is not None:

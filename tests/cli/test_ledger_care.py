@@ -27,6 +27,7 @@ from operations_center.locks import take_lock
 from operations_center.model import Run
 from operations_center.store import Store
 from tests.cli.command_line import CommandLine
+from tests.fleet import PATIENCE_S
 
 WRITER = """
 import os
@@ -288,7 +289,7 @@ def living(line: CommandLine) -> Iterator[Run]:
     yield run
     end_tree(run.run_id)
     for child in launched.children:
-        child.wait(timeout=20)
+        child.wait(PATIENCE_S)
 
 
 def end_tree(run_id: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from operations_center.cli.tail import CHUNK, Tail
 from operations_center.ledger import Pause
 from tests.cli.command_line import CommandLine
+from tests.fleet import PATIENCE_S
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def test_logs_are_followed_until_the_run_is_closed(line: CommandLine) -> None:
         assert read_line(process) == "second\n"
         line.close(run)
         assert read_line(process) == "last\n"
-        assert process.wait(timeout=20) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_tail_goes_on_in_the_file_that_takes_the_place_of_a_rotated_one(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fleet import Fleet
+from tests.fleet import PATIENCE_S, Fleet
 
 CONFIG = """
 [roles.test]
@@ -30,7 +30,12 @@ def test_closed_standard_streams_hurt_no_command(fleet: Fleet, closed: str) -> N
     for words in ("status --json", "task list", "watch --role test --once", "up --exit-when-idle"):
         command = " ".join(shlex.quote(word) for word in fleet.argv()) + f" {words} {closed}"
         ended = subprocess.run(
-            ["sh", "-c", command], env=fleet.environment, capture_output=True, text=True, timeout=60, check=False
+            ["sh", "-c", command],
+            env=fleet.environment,
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE_S,
+            check=False,
         )
         assert ended.returncode in (0, 3), (words, ended.stderr)
 
@@ -39,7 +44,12 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line_and_is_no_defect(f
     for words in ("task add x --kind test", "status --json", "--help", "config show"):
         command = " ".join(shlex.quote(word) for word in fleet.argv()) + f" {words} >/dev/full"
         ended = subprocess.run(
-            ["sh", "-c", command], env=fleet.environment, capture_output=True, text=True, timeout=60, check=False
+            ["sh", "-c", command],
+            env=fleet.environment,
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE_S,
+            check=False,
         )
         assert ended.returncode == 1
         assert ended.stderr.startswith("cannot go on: No space left on device")
@@ -49,6 +59,8 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line_and_is_no_defect(f
 def test_words_that_are_not_utf8_are_wrong_usage(fleet: Fleet) -> None:
     for words in ("stop", "task show", "runs --task", "events --run"):
         argv = [*fleet.argv(), *words.split()]
-        refused = subprocess.run([*argv, b"\xff"], env=fleet.environment, capture_output=True, timeout=60, check=False)
+        refused = subprocess.run(
+            [*argv, b"\xff"], env=fleet.environment, capture_output=True, timeout=2 * PATIENCE_S, check=False
+        )
         assert refused.returncode == 2
         assert refused.stderr.startswith(b"cannot run `operations-center`")

@@ -22,7 +22,13 @@ from operations_center.boards import Claim
 from operations_center.boards.local import NewTask
 from operations_center.errors import BoardUnreachable
 from operations_center.identity import Process, read_stat
-from operations_center.in_flight_reconcile import Report, Surroundings, reconcile_in_flight_on_startup
+from operations_center.in_flight_reconcile import (
+    LOCK_WITHIN_S,
+    STARTUP_BUDGET_S,
+    Report,
+    Surroundings,
+    reconcile_in_flight_on_startup,
+)
 from operations_center.ledger import Admission
 from operations_center.model import Finish, Outcome, Proof, Run, RunState, Task, TaskState
 from operations_center.settlement import Settlement
@@ -31,6 +37,8 @@ from tests.fleet import Fleet
 from tests.points import Stepped
 
 RUNS = 300
+AMPLE_S = 60.0
+"""The budget of a sweep that is not about its budget: the machine may have much else to do."""
 KILLS = 25
 MODULES = frozenset(
     f"operations_center.{name}" for name in ("in_flight_reconcile.apply", "settlement", "ledger.sqlite", "boards.local")
@@ -106,7 +114,7 @@ def fleet(fleet: Fleet, template: Path) -> Fleet:
 
 def sweep(fleet: Fleet) -> Report:
     with fleet.center() as center:
-        return reconcile_in_flight_on_startup(center.surroundings, role="goal")
+        return reconcile_in_flight_on_startup(center.surroundings, role="goal", budget_s=AMPLE_S)
 
 
 def in_a_process(body: Callable[[], Report]) -> Callable[[], dict[str, Any]]:
@@ -157,18 +165,20 @@ def assert_everything_is_swept(fleet: Fleet) -> None:
 def assert_a_further_sweep_does_nothing(fleet: Fleet) -> None:
     with fleet.center() as center:
         before = center.ledger.last_event()
-        report = reconcile_in_flight_on_startup(center.surroundings, role="goal")
+        report = reconcile_in_flight_on_startup(center.surroundings, role="goal", budget_s=AMPLE_S)
         assert (report.actions, report.scanned_count, report.error, report.skipped) == ((), 0, None, None)
         assert center.ledger.last_event() == before
 
 
 def test_300_dead_runs_are_freed_with_proof_within_the_budget(fleet: Fleet) -> None:
+    before = time.process_time()
     report = sweep(fleet)
+    # The processor's time: what else the machine does at the moment is not the program's doing.
+    assert time.process_time() - before < STARTUP_BUDGET_S
 
     assert (report.verdicts, report.skipped, report.error) == ((("orphan", RUNS),), None, None)
     assert report.applied == report.scanned_count == RUNS
     assert {each.action.proof for each in report.actions} == {Proof.PROCESS_GONE}
-    assert report.wall_ms < 5_000
     assert_everything_is_swept(fleet)
     assert_a_further_sweep_does_nothing(fleet)
 
@@ -239,11 +249,9 @@ def test_of_four_that_start_at_once_one_sweeps_and_none_raises(fleet: Fleet) -> 
 
 def test_whoever_finds_the_start_up_lock_held_skips_the_sweep_in_time(fleet: Fleet) -> None:
     with FileLock(fleet.state.startup_lock):
-        begun = time.monotonic()
         report = in_a_process(partial(sweep, fleet))()
-        assert time.monotonic() - begun < 2.5 + 1.0
     assert (report["skipped"], report["error"], report["count"]) == ("lock_held", None, 0)
-    assert report["wall_ms"] < 2_500
+    assert LOCK_WITHIN_S <= report["wall_ms"] / 1000 < LOCK_WITHIN_S + 5.0
     assert {run.state for run in runs(fleet)} == {RunState.RUNNING}
     sweep(fleet)
     assert_everything_is_swept(fleet)
@@ -303,7 +311,7 @@ def with_board(center: Center, board: DeadBoard) -> Surroundings:
 def sweep_without_board(fleet: Fleet, answers: int) -> Report:
     with fleet.center() as center:
         surroundings = with_board(center, DeadBoard(center.board, answers))
-        return reconcile_in_flight_on_startup(surroundings, role="goal")
+        return reconcile_in_flight_on_startup(surroundings, role="goal", budget_s=AMPLE_S)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +340,7 @@ def test_without_a_board_slots_are_freed_and_the_board_is_told_by_the_next_sweep
 
 
 def test_without_a_board_nothing_that_lives_is_freed(fleet: Fleet, dead_process: Process) -> None:
-    script = ["sh", "-c", "sleep 60 >/dev/null & echo; wait"]
+    script = ["sh", "-c", "sleep 300 >/dev/null & echo; wait"]
     with subprocess.Popen(script, start_new_session=True, stdout=subprocess.PIPE) as living:
         assert living.stdout is not None
         assert living.stdout.readline() == b"\n"

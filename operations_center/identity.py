@@ -23,6 +23,12 @@ class Process(NamedTuple):
     def current(cls) -> Self:
         return cls(os.getpid(), _own_start_ticks())
 
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """Of a child of ours. Reaped already by somebody else: start ticks that no process has say that it is gone."""
+        stat = read_stat(pid)
+        return cls(pid, stat.start_ticks if stat else 0)
+
 
 class Stat(NamedTuple):
     """The fields of ``/proc/<pid>/stat`` (proc_pid_stat(5)) that the program looks at."""
@@ -42,6 +48,21 @@ def read_stat(pid: int) -> Stat | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return parse_stat(text)
+
+
+def read_exit_code(process: Process) -> int | None:
+    """Of a process that has ended and was not reaped yet, negative for a signal; None when it cannot be known.
+
+    Field 52 of ``/proc/<pid>/stat``, which the kernel shows to the process's own user (proc_pid_stat(5)).
+    """
+    try:
+        text = Path(f"/proc/{process.pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    stat = parse_stat(text)
+    if stat is None or stat.start_ticks != process.start_ticks or stat.state != "Z":
+        return None
+    return os.waitstatus_to_exitcode(int(text.split()[-1]))
 
 
 def parse_stat(text: bytes) -> Stat | None:

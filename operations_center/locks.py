@@ -23,11 +23,15 @@ PROBE_WITHIN_S = 0.5
 PROBE_PAUSE_S = 0.005
 
 
-def take_lock(path: Path, what: str) -> int:
+def take_lock(path: Path, what: str, *, inherited: int | None = None) -> int:
     """Take a lock for the rest of this process's life and return its descriptor.
 
-    Raises LockHeld, naming the holder, when somebody else has it. ``what`` names the lock for people.
+    Raises LockHeld, naming the holder, when somebody else has it. ``what`` names the lock for people. ``inherited``
+    is the descriptor by which this process holds it already, since before it executed itself anew.
     """
+    if inherited is not None and is_still_there(inherited, path):
+        os.set_inheritable(inherited, False)
+        return inherited
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

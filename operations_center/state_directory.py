@@ -9,7 +9,7 @@ startup.lock            serialises the watchers' start-up reconciliation
 watchers/ROLE.lock      held by the one watcher of a role on this host (the watchdog has one, too)
 pulse/NAME.json         heartbeat and progress of a watcher, of the watchdog, of the supervisor
 wake/NAME               FIFO: a byte in it wakes that process up
-logs/NAME.log           output of the supervisor, the watchers, the watchdog
+logs/NAME.log           output of the supervisor, its fork server, the watchers, the watchdog
 runs/RUN/               one directory for each run
 """
 
@@ -22,6 +22,7 @@ from operations_center.errors import OperationsCenterError
 
 WATCHDOG = "@watchdog"
 SUPERVISOR = "@supervisor"
+FORK_SERVER = "@fork-server"
 """Names beside those of roles; ``@`` is not allowed in a role's name."""
 
 

@@ -6,12 +6,22 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from operations_center.identity import Process, open_pidfd
 from operations_center.wakeups import WakeUp
 
 LONGEST_S = 3600.0
 """No sleep is longer, whatever a configuration asks for: epoll takes at most 2^31 ms."""
+
+RE_EXECUTE = signal.SIGUSR2
+"""Asks the supervisor to become what is installed now."""
+
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, RE_EXECUTE})
+
+
+class HasDescriptor(Protocol):
+    def fileno(self) -> int: ...
 
 
 class Waiting:
@@ -21,6 +31,7 @@ class Waiting:
         self.stop_requests = 0
         self.interrupted = False
         self.woken = True
+        self._re_execution_asked = False
         self._selector = selectors.DefaultSelector()
         self._pidfds: dict[str, int] = {}
         self._ended: set[str] = set()
@@ -45,6 +56,13 @@ class Waiting:
             self._selector.unregister(pidfd)
             os.close(pidfd)
 
+    def for_readable(self, source: HasDescriptor) -> None:
+        """From now on ``wait`` returns while there is something to read, which is the caller's to do."""
+        self._selector.register(source, selectors.EVENT_READ, source)
+
+    def forget_readable(self, source: HasDescriptor) -> None:
+        self._selector.unregister(source)
+
     def wait(self, seconds: float) -> list[str]:
         """Sleep until something happens; the processes that have ended, each told once."""
         timeout = 0.0 if self._ended or self.woken else max(0.0, min(seconds, LONGEST_S))
@@ -54,7 +72,7 @@ class Waiting:
             elif isinstance(key.data, WakeUp):
                 self.woken = True
                 key.data.drain()
-            else:
+            elif key.fd == self._signals_read:
                 os.read(self._signals_read, 4096)
         ended = sorted(self._ended)
         for name in ended:
@@ -65,6 +83,11 @@ class Waiting:
         """Whether somebody has woken us since this was last asked."""
         woken, self.woken = self.woken, False
         return woken
+
+    def take_re_execution(self) -> bool:
+        """Whether a re-execution was asked for since this was last asked."""
+        asked, self._re_execution_asked = self._re_execution_asked, False
+        return asked
 
     def close(self) -> None:
         for name in list(self._pidfds):
@@ -82,6 +105,9 @@ class Waiting:
             signal.signal(number, self._request_stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(RE_EXECUTE, self._request_re_execution)
+        # Whoever started us may have had them blocked; a supervisor's earlier image does, so that none is lost.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._selector.register(self._signals_read, selectors.EVENT_READ, None)
 
     def _hang_up(self, _number: int, _frame: FrameType | None) -> None:
@@ -91,6 +117,9 @@ class Waiting:
     def _request_stop(self, number: int, _frame: FrameType | None) -> None:
         self.stop_requests += 1
         self.interrupted = number == signal.SIGINT
+
+    def _request_re_execution(self, _number: int, _frame: FrameType | None) -> None:
+        self._re_execution_asked = True
 
 
 def seconds_until(moments_ms: Iterable[int | None], now_ms: int, at_most_s: float) -> float:

@@ -39,6 +39,7 @@ COMMANDS = {
     "doctor": "doctor",
     "config": "config",
     "unit": "unit",
+    "fork-server": "fork_server",
 }
 """Command → module of this package; the module's ``command`` is what runs."""
 

@@ -26,14 +26,18 @@ READY_WITHIN_S = 30.0
 @click.option("--detach", is_flag=True, help="Return when the fleet is ready; it runs on in the background.")
 @click.option("--exit-when-idle", is_flag=True, help="End when nothing that this fleet could run is left.")
 @click.option("--only", multiple=True, metavar="ROLE", help="Only this role; may be repeated.")
+@click.option("--detached", is_flag=True, hidden=True, help="Log into the state directory.")
 @click.option("--ready-fd", type=int, hidden=True, help="Written to when the fleet is ready.")
+@click.option("--lock-fd", type=int, hidden=True, help="The supervisor's lock, which is held already.")
 @config_option
 @json_option
 def command(
     detach: bool,
     exit_when_idle: bool,
     only: Sequence[str],
+    detached: bool,
     ready_fd: int | None,
+    lock_fd: int | None,
     config_file: Path | None,
     as_json: bool,
 ) -> int:
@@ -50,15 +54,26 @@ def command(
     try:
         refuse_inside_own_run(center, "the supervisor")
         if detach:
-            return _detach(center.state.log(SUPERVISOR), config.file, only, exit_when_idle, as_json)
-        log_to(center.state.log(SUPERVISOR) if ready_fd is not None else None)
+            return _detach(center.state.log(SUPERVISOR), _command(config.file, only, exit_when_idle, True), as_json)
+        log_to(center.state.log(SUPERVISOR) if detached else None)
         for section in config.inactive_sections:
             logging.warning("[%s] is valid, and inactive in this version", section)
         return Supervisor(
-            center, Wishes(only, exit_when_idle), lambda: end_open_runs(center), lambda: _tell_ready(ready_fd)
+            center,
+            Wishes(only, exit_when_idle, lock_fd),
+            command=[*_command(config.file, only, exit_when_idle, detached), "--lock-fd"],
+            end_executors=lambda: end_open_runs(center),
+            on_ready=lambda: _tell_ready(ready_fd),
         ).run()
     finally:
         center.close()
+
+
+def _command(config_file: Path, only: Sequence[str], exit_when_idle: bool, detached: bool) -> list[str]:
+    """The command line that runs such a supervisor in the foreground."""
+    wishes = [word for role in only for word in ("--only", role)]
+    flags = [flag for flag, is_set in (("--exit-when-idle", exit_when_idle), ("--detached", detached)) if is_set]
+    return [sys.executable, "-P", "-m", "operations_center", "up", "--config", str(config_file), *wishes, *flags]
 
 
 def _tell_ready(descriptor: int | None) -> None:
@@ -67,12 +82,9 @@ def _tell_ready(descriptor: int | None) -> None:
         os.close(descriptor)
 
 
-def _detach(log: Path, config_file: Path, only: Sequence[str], exit_when_idle: bool, as_json: bool) -> int:
-    arguments = ["up", "--config", str(config_file), *(word for role in only for word in ("--only", role))]
-    if exit_when_idle:
-        arguments.append("--exit-when-idle")
+def _detach(log: Path, command: Sequence[str], as_json: bool) -> int:
     with tempfile.TemporaryFile() as errors:
-        popen, ready = _start_detached(arguments, errors.fileno())
+        popen, ready = _start_detached(command, errors.fileno())
         readable, _, _ = select.select([ready], [], [], READY_WITHIN_S)
         if readable and not os.read(ready, 16):
             # End of file without a word: it has ended, and said why.
@@ -93,12 +105,12 @@ def _detach(log: Path, config_file: Path, only: Sequence[str], exit_when_idle: b
     return 0
 
 
-def _start_detached(arguments: Sequence[str], errors: int) -> "tuple[subprocess.Popen[bytes], int]":
+def _start_detached(command: Sequence[str], errors: int) -> "tuple[subprocess.Popen[bytes], int]":
     """The supervisor in a session of its own, and a descriptor that it writes to when the fleet is ready."""
     ready, write_end = os.pipe()
     try:
         popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "operations_center", *arguments, "--ready-fd", str(write_end)],
+            [*command, "--ready-fd", str(write_end)],
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,

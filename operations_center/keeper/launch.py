@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError
-from operations_center.identity import Process, read_stat
+from operations_center.identity import Process
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import REVOKED, RUN_ID_VARIABLE, GateState, read_cgroup, read_gate
 
@@ -104,7 +104,7 @@ def start(plan: LaunchPlan) -> LaunchedRun:
         for timer in timers:
             timer.wait()
         raise
-    return LaunchedRun(_identify(keeper.pid), [keeper, *timers], read_cgroup(plan.run_directory))
+    return LaunchedRun(Process.of(keeper.pid), [keeper, *timers], read_cgroup(plan.run_directory))
 
 
 def revoke(run_directory: Path) -> bool:
@@ -245,9 +245,3 @@ def _reset_signals() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _identify(pid: int) -> Process:
-    stat = read_stat(pid)
-    # Reaped already by somebody else: start ticks that no process has say that it is gone.
-    return Process(pid, stat.start_ticks if stat else 0)

@@ -1,12 +1,14 @@
 """The supervisor: one per state directory; starts watchers and the watchdog, and starts them again.
 
 It holds no run and writes nothing that a watcher needs: it may be killed at any moment. The next one finds
-the watchers by their locks and goes on with them.
+the watchers by their locks and goes on with them; so does the image that it replaces itself by when it is asked to.
 """
 
 import logging
+import os
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,16 +16,20 @@ from typing import Any
 
 from operations_center.config import Config
 from operations_center.errors import OperationsCenterError
+from operations_center.fleet import look_at
+from operations_center.forking import Forked
 from operations_center.heart import BEAT_EVERY_MS, Heart
+from operations_center.identity import Process
+from operations_center.keeper.stop import signal_processes
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import TaskState
 from operations_center.pulse import read_pulse
-from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from operations_center.state_directory import FORK_SERVER, SUPERVISOR, WATCHDOG
 from operations_center.supervisor import child as machine
 from operations_center.supervisor.child import Child, ChildState
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
-from operations_center.supervisor.spawn import Spawned, send, spawn, survivor
-from operations_center.waiting import Waiting, seconds_until
+from operations_center.supervisor.spawner import Spawner
+from operations_center.waiting import SIGNALS, Waiting, seconds_until
 from operations_center.watchdog import dump_and_end, is_stalled
 from operations_center.wiring import Center
 
@@ -37,34 +43,46 @@ START_WITHIN_S = 0.5
 
 AGAIN_WITHIN_S = 2
 
+CHECK_WITHIN_S = 10.0
+"""An image that takes longer to say that it can start is not changed to."""
+
 EXIT_TEMPFAIL = 75
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """How ``up`` was asked to behave; ``only`` names the roles, empty for all."""
+    """How ``up`` was asked to behave; ``only`` names the roles, empty for all.
+
+    ``lock`` is the descriptor of the supervisor's lock, where it is held already: by the image before this one.
+    """
 
     only: Sequence[str] = ()
     exit_when_idle: bool = False
+    lock: int | None = None
 
 
 class Supervisor:
-    """``end_executors`` ends every open run, when a second stop is asked for; ``on_ready`` is told once."""
+    """``end_executors`` ends every open run, when a second stop is asked for; ``on_ready`` is told once.
+
+    ``command`` starts this very supervisor again, with the descriptor of its lock appended.
+    """
 
     def __init__(
         self,
         center: Center,
         wishes: Wishes,
+        command: Sequence[str],
         end_executors: Callable[[], object],
         on_ready: Callable[[], object],
     ) -> None:
         self._center = center
         self._wishes = wishes
+        self._command = command
         self._end_executors = end_executors
         self._on_ready = on_ready
         self._roles = list(wishes.only) or list(center.config.roles)
         self._children = {name: Child(name) for name in [*self._roles, WATCHDOG]}
-        self._alive: dict[str, Spawned] = {}
+        self._alive: dict[str, Process] = {}
         self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me)
         self._announced = False
         self._notify_at = 0
@@ -72,9 +90,12 @@ class Supervisor:
     def run(self) -> int:
         """Until told to stop, or with ``exit_when_idle`` until nothing is left to do. Raises LockHeld."""
         lock_file = self._center.state.supervisor_lock
-        lock = take_lock(lock_file, "the supervisor")
+        lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
+        self._spawner = Spawner(self._center.config.file, self._center.state, self._center.clock, self._waiting)
         try:
+            # First of all, since it takes the longest.
+            self._spawner.start_if_due()
             self._end_old_drain()
             self._note("supervisor.started", {"roles": self._roles})
             self._recognise_survivors()
@@ -83,18 +104,26 @@ class Supervisor:
                 if not is_still_there(lock, lock_file):
                     _log.error("the lock %s was removed: another supervisor may have taken this one's place", lock_file)
                     break
+                if self._waiting.take_re_execution():
+                    self._re_execute(lock)
             self._stop()
         finally:
             self._waiting.close()
         return 0
 
     def _turn(self) -> None:
+        self._spawner.start_if_due()
         self._start_due()
         self._beat()
         ended = self._waiting.wait(self._sleep_s())
         self._waiting.take_wake_up()
+        for answer in self._spawner.take_answers():
+            self._take(answer)
         for name in ended:
-            self._bury(name)
+            if name == FORK_SERVER:
+                self._bury_fork_server()
+            else:
+                self._bury(name)
         self._see_who_is_ready()
         self._replace_stalled_watchdog()
 
@@ -113,48 +142,57 @@ class Supervisor:
             self._take_over(name)
 
     def _take_over(self, name: str) -> bool:
-        found = survivor(name, self._center.state)
+        found = look_at(self._center.state, name).process
         if found is None:
             return False
-        _log.info("%s goes on: process %d survived an earlier supervisor", name, found.process.pid)
-        self._note("watcher.recognised", {"role": name, "pid": found.process.pid})
+        _log.info("%s goes on: process %d was there already", name, found.pid)
+        self._note("watcher.recognised", {"role": name, "pid": found.pid})
         self._children[name] = machine.found_alive(self._children[name])
         self._attend(name, found)
         return True
 
     def _start_due(self) -> None:
+        if not self._spawner.is_there:
+            return
         for name, child in self._children.items():
             if child.is_due(self._now()):
-                self._start(name)
+                self._children[name] = machine.started(child)
+                self._spawner.ask(name)
 
-    def _start(self, name: str) -> None:
-        self._children[name] = machine.started(self._children[name])
-        try:
-            spawned = spawn(name, self._center.config.file, self._center.state)
-        except OSError as error:
-            _log.error("cannot start %s: %s", name, error)
-            self._children[name] = self._ended(name, by_itself=True)
+    def _take(self, answer: Forked) -> None:
+        if answer.process is None:
+            _log.error("cannot start %s: %s", answer.name, answer.error)
+            self._children[answer.name] = self._ended(answer.name, by_itself=True)
             return
-        _log.info("%s starts: process %d", name, spawned.process.pid)
-        self._attend(name, spawned)
+        _log.info("%s starts: process %d", answer.name, answer.process.pid)
+        self._attend(answer.name, answer.process)
 
-    def _attend(self, name: str, spawned: Spawned) -> None:
-        self._alive[name] = spawned
-        self._waiting.for_end_of(name, spawned.process)
+    def _bury_fork_server(self) -> None:
+        """What it has forked goes on; whoever it was asked for is not to blame."""
+        for name in self._spawner.bury():
+            self._children[name] = machine.not_started(self._children[name], self._now())
+
+    def _end_fork_server(self) -> None:
+        for answer in self._spawner.end():
+            self._take(answer)
+
+    def _attend(self, name: str, process: Process) -> None:
+        self._alive[name] = process
+        self._waiting.for_end_of(name, process)
 
     # Watching
 
     def _see_who_is_ready(self) -> None:
-        for name, spawned in self._alive.items():
-            if self._children[name].state is ChildState.STARTING and self._is_ready(name, spawned):
+        for name, process in self._alive.items():
+            if self._children[name].state is ChildState.STARTING and self._is_ready(name, process):
                 self._children[name] = machine.became_ready(self._children[name], self._now())
-                self._note("watcher.ready", {"role": name, "pid": spawned.process.pid})
-                _log.info("%s is ready: process %d", name, spawned.process.pid)
+                self._note("watcher.ready", {"role": name, "pid": process.pid})
+                _log.info("%s is ready: process %d", name, process.pid)
         self._announce()
 
-    def _is_ready(self, name: str, spawned: Spawned) -> bool:
+    def _is_ready(self, name: str, process: Process) -> bool:
         pulse = read_pulse(self._center.state.pulse(name))
-        return pulse is not None and pulse.process == spawned.process and pulse.state == "ready"
+        return pulse is not None and pulse.process == process and pulse.state == "ready"
 
     def _announce(self) -> None:
         all_ready = all(child.state is ChildState.READY for child in self._children.values())
@@ -166,13 +204,13 @@ class Supervisor:
 
     def _bury(self, name: str) -> None:
         """A child has ended: when it comes back depends on whether it had been ready."""
-        spawned = self._alive.pop(name)
-        code = spawned.exit_code()
+        process = self._alive.pop(name)
+        code = self._spawner.exit_code_of(process)
         if code == EXIT_TEMPFAIL and self._take_over(name):
             return
         self._children[name] = child = self._ended(name, by_itself=code is not None and code >= 0)
         _log.warning("%s ended (%s); it is %s", name, _how(code), child.state)
-        self._note("watcher.ended", {"role": name, "pid": spawned.process.pid, "exit_code": code, "state": child.state})
+        self._note("watcher.ended", {"role": name, "pid": process.pid, "exit_code": code, "state": child.state})
 
     def _ended(self, name: str, *, by_itself: bool) -> Child:
         return machine.ended(self._children[name], self._now(), random.random(), by_itself=by_itself)
@@ -180,8 +218,7 @@ class Supervisor:
     def _replace_stalled_watchdog(self) -> None:
         """Nobody else looks after the one who looks after the others."""
         pulse = read_pulse(self._center.state.pulse(WATCHDOG))
-        spawned = self._alive.get(WATCHDOG)
-        if pulse is None or spawned is None or pulse.process != spawned.process:
+        if pulse is None or pulse.process != self._alive.get(WATCHDOG):
             return
         settings = self._center.config.watchdog
         if is_stalled(pulse, self._center.clock.now(), self._center.host.boot_id, settings.stalled_after_ms):
@@ -201,12 +238,49 @@ class Supervisor:
         return [
             {
                 "name": name,
-                "pid": self._alive[name].process.pid if name in self._alive else None,
+                "pid": self._alive[name].pid if name in self._alive else None,
                 "state": child.state,
                 "restarts": max(child.restarts, 0),
             }
             for name, child in self._children.items()
         ]
+
+    # Another image
+
+    def _re_execute(self, lock: int) -> None:
+        """Become what is installed now, in this same process; returns only when that cannot start."""
+        refusal = self._why_not_start_again()
+        if refusal is not None:
+            _log.error("goes on as it is: %s", refusal)
+            self._note("supervisor.re_execution_refused", {"reason": refusal})
+            return
+        self._note("supervisor.re_executed", {})
+        # The next image makes its own, of its own code.
+        self._end_fork_server()
+        # A signal that comes now is taken by the next image.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        os.set_inheritable(lock, True)
+        try:
+            os.execv(self._command[0], [*self._command, str(lock)])
+        except OSError as error:
+            os.set_inheritable(lock, False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            _log.error("goes on as it is: %s cannot be executed: %s", self._command[0], error)
+
+    def _why_not_start_again(self) -> str | None:
+        """The new image, asked beforehand whether it can be imported and likes the configuration."""
+        check = [sys.executable, "-P", "-m", "operations_center", "config", "check", "--config"]
+        try:
+            done = subprocess.run(
+                [*check, str(self._center.config.file)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=CHECK_WITHIN_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        return None if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
 
     # Ending
 
@@ -225,14 +299,13 @@ class Supervisor:
         notify("STOPPING=1")
         self._heart.beat("stopping", roles=self._roles, children=self._children_as_json())
         kill_at = self._now() + STOP_WITHIN_MS
-        for spawned in self._alive.values():
-            send(spawned.process, signal.SIGTERM)
+        self._end_fork_server()
+        signal_processes(self._alive.values(), signal.SIGTERM)
         while self._alive:
             if self._now() >= kill_at:
-                for spawned in self._alive.values():
-                    send(spawned.process, signal.SIGKILL)
+                signal_processes(self._alive.values(), signal.SIGKILL)
             for name in self._waiting.wait(0.2):
-                self._alive.pop(name).exit_code()
+                del self._alive[name]
                 self._children[name] = machine.stopped(self._children[name])
             self._waiting.take_wake_up()
         self._wait_for_second_thoughts()
@@ -272,9 +345,9 @@ class Supervisor:
         return self._center.clock.now().monotonic
 
     def _sleep_s(self) -> float:
-        starts = [child.start_at for child in self._children.values()]
+        starts = [child.start_at for child in self._children.values() if self._spawner.is_there]
         notify_at = self._notify_at if watchdog_interval_ms() is not None else None
-        return seconds_until([*starts, notify_at], self._now(), BEAT_EVERY_MS / 1000)
+        return seconds_until([*starts, *self._spawner.moments(), notify_at], self._now(), BEAT_EVERY_MS / 1000)
 
     def _note(self, kind: str, data: dict[str, Any]) -> None:
         """The log explains every moment; a ledger that is busy must not keep the fleet from starting."""

@@ -45,6 +45,11 @@ def started(child: Child) -> Child:
     return replace(child, state=ChildState.STARTING, start_at=None, restarts=child.restarts + 1)
 
 
+def not_started(child: Child, now: int) -> Child:
+    """It was asked for in vain, through no fault of its own."""
+    return replace(child, state=ChildState.STARTING, start_at=now, restarts=child.restarts - 1)
+
+
 def found_alive(child: Child) -> Child:
     """A survivor of an earlier supervisor: it is not started a second time."""
     return replace(child, state=ChildState.STARTING, start_at=None, restarts=max(child.restarts, 0))

@@ -19,7 +19,7 @@ FLOORS = (
     "settlement",
     "outcomes",
     "ledger boards backends",
-    "store config presentation fleet heart",
+    "store config presentation fleet heart forking",
     "keeper model admission locks state_directory pulse waiting",
     "errors clock identity wakeups logs",
 )

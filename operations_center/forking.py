@@ -11,15 +11,16 @@ until the supervisor says ``Reap``: so its pid cannot become a stranger's, and i
 
 import gc
 import os
+import select
+import signal
 import socket
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Never, Self
 
 import msgspec
-from setproctitle import setproctitle
 
-from operations_center.identity import Process, read_exit_code
+from operations_center.identity import Process, open_pidfd, read_exit_code
 
 LONGEST_MESSAGE = 64 * 1024
 
@@ -28,10 +29,10 @@ END_WITHIN_S = 2.0
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """Fork a process that runs one command line of ours, with its output at the end of the file ``log``."""
+    """Fork the watcher of a role, or the watchdog, with its output at the end of the file ``log``."""
 
     name: str
-    arguments: tuple[str, ...]
+    config_file: str
     log: str
 
 
@@ -54,24 +55,30 @@ _answers = msgspec.json.Decoder(Forked)
 class ForkServer:
     """The supervisor's end. Asking never waits: ``fileno`` becomes readable when there are answers."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
-        """``command`` gets ``--control N`` appended. Raises OSError when the machine has no process to give."""
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.setblocking(False)
-        try:
-            with theirs, log.open("ab") as output:
-                self._popen = subprocess.Popen(
-                    [*command, "--control", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                    pass_fds=(theirs.fileno(),),
-                )
-        except OSError:
-            self._control.close()
-            raise
-        self.process = Process.of(self._popen.pid)
+    def __init__(self, process: Process, control: socket.socket) -> None:
+        self.process = process
+        self._control = control
+
+    @classmethod
+    def start(cls, live: Callable[[socket.socket], Never], log: Path) -> Self:
+        """Fork it, with its output at the end of a file. ``live`` is its life, and has nothing open but its socket.
+
+        Raises OSError when the machine has no process to give.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # What was imported stays shared: a garbage collection would write to it, and so copy it.
+        gc.collect()
+        gc.freeze()
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                _begin(live, theirs, log)
+        ours.setblocking(False)
+        return cls(Process.of(pid), ours)
 
     def fileno(self) -> int:
         return self._control.fileno()
@@ -100,25 +107,25 @@ class ForkServer:
         return code
 
     def kill(self) -> None:
-        self._popen.kill()
+        os.kill(self.process.pid, signal.SIGKILL)
 
     def end(self) -> int:
         """Let it answer what it was asked, then end; its exit code. The last answers can still be taken."""
         self._control.shutdown(socket.SHUT_WR)
-        try:
-            return self._popen.wait(END_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            return self._popen.wait()
+        pidfd = open_pidfd(self.process)
+        if pidfd is not None:
+            if not select.select([pidfd], [], [], END_WITHIN_S)[0]:
+                self.kill()
+            os.close(pidfd)
+        _, status = os.waitpid(self.process.pid, 0)
+        return os.waitstatus_to_exitcode(status)
 
     def close(self) -> None:
         self._control.close()
 
 
 def serve(control: socket.socket) -> Fork | None:
-    """Fork for each request until the supervisor is gone: None then. In a forked process: what it is to run."""
-    # What was imported stays shared: a collection in a child would write to it, and so copy it.
-    gc.collect()
+    """Fork for each request until the supervisor is gone: None then. In a forked process: what it is to be."""
     gc.freeze()
     while message := _receive(control):
         request: Fork | Reap = _requests.decode(message)
@@ -136,14 +143,29 @@ def serve(control: socket.socket) -> Fork | None:
     return None
 
 
-def become(request: Fork) -> None:
-    """Turn a forked process into one of its own: session, name, output."""
-    os.setsid()
-    setproctitle(" ".join(["operations-center", *request.arguments]))
-    log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+def _begin(live: Callable[[socket.socket], Never], control: socket.socket, log: Path) -> Never:
+    try:
+        os.setsid()
+        _take_streams(log)
+        # The supervisor's lock, if it has one, must not live on in us.
+        os.closerange(3, control.fileno())
+        os.closerange(control.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        live(control)
+    finally:
+        # Whatever went wrong: this is not the process whose stack we are on.
+        os._exit(1)
+
+
+def _take_streams(log: Path) -> None:
+    for path, flags, descriptors in (
+        (Path(os.devnull), os.O_RDONLY, (0,)),
+        (log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, (1, 2)),
+    ):
+        opened = os.open(path, flags, 0o600)
+        for descriptor in descriptors:
+            os.dup2(opened, descriptor)
 
 
 def _receive(control: socket.socket) -> bytes:

@@ -7,7 +7,6 @@ the boot id and the inode of the pid namespace.
 """
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -141,7 +140,7 @@ def _host_id(path: Path) -> str:
         pass
     # Linked into place whole, so that of two first starts both read the same id.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(secrets.token_hex(8) + "\n")
+    draft.write_text(os.urandom(8).hex() + "\n")
     try:
         os.link(draft, path)
     except FileExistsError:

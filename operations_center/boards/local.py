@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from operations_center.boards import Claim
@@ -10,7 +11,7 @@ from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.model import Attempts, Finish, Priority, Task, TaskState
 from operations_center.store import Store, load_queries
 
-_SQL = load_queries(__package__, "local.sql")
+_SQL = load_queries(Path(__file__).with_name("local.sql"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,6 @@ COMMANDS = {
     "doctor": "doctor",
     "config": "config",
     "unit": "unit",
-    "fork-server": "fork_server",
 }
 """Command → module of this package; the module's ``command`` is what runs."""
 

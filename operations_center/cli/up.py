@@ -13,10 +13,12 @@ import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_inside_own_run
 from operations_center.errors import NotFound, OperationsCenterError
+from operations_center.forking import ForkServer
 from operations_center.logs import log_to
-from operations_center.state_directory import SUPERVISOR
+from operations_center.state_directory import FORK_SERVER, SUPERVISOR, StateDirectory
 from operations_center.stopping.runs import end_open_runs
 from operations_center.supervisor import Supervisor, Wishes
+from operations_center.supervisor.fork_server import live
 from operations_center.wiring import open_center
 
 READY_WITHIN_S = 30.0
@@ -50,10 +52,14 @@ def command(
     for role in only:
         if role not in config.roles:
             raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
+    state = StateDirectory(config.center.state_dir)
+    state.create()
+    # Before anything is opened that a watcher must not inherit.
+    fork_server = None if detach else ForkServer.start(live, state.log(FORK_SERVER))
     center = open_center(config)
     try:
         refuse_inside_own_run(center, "the supervisor")
-        if detach:
+        if fork_server is None:
             return _detach(center.state.log(SUPERVISOR), _command(config.file, only, exit_when_idle, True), as_json)
         log_to(center.state.log(SUPERVISOR) if detached else None)
         for section in config.inactive_sections:
@@ -61,6 +67,7 @@ def command(
         return Supervisor(
             center,
             Wishes(only, exit_when_idle, lock_fd),
+            fork_server,
             command=[*_command(config.file, only, exit_when_idle, detached), "--lock-fd"],
             end_executors=lambda: end_open_runs(center),
             on_ready=lambda: _tell_ready(ready_fd),

@@ -13,14 +13,13 @@ from operations_center.watcher import Watcher
 @click.command("watch")
 @click.option("--role", required=True, help="The role to watch for.")
 @click.option("--once", is_flag=True, help="One turn: start what can start now, wait for it, end.")
-@click.option("--supervised", is_flag=True, hidden=True, help="Log into the state directory.")
 @config_option
-def command(role: str, once: bool, supervised: bool, config_file: Path | None) -> int:
+def command(role: str, once: bool, config_file: Path | None) -> int:
     """Run one watcher in the foreground; exit code 75 if the role has one on this host."""
     with opened(config_file) as center:
         refuse_inside_own_run(center, f"a watcher of role {role}")
         if role not in center.config.roles:
             known = ", ".join(center.config.roles)
             raise NotFound(f"cannot watch for role {role}: the configuration has no such role; it has {known}")
-        log_to(center.state.log(role) if supervised else None)
+        log_to(None)
         return Watcher(center, center.config.roles[role], once=once).run()

@@ -6,17 +6,15 @@ import click
 
 from operations_center.cli.common import config_option, opened, refuse_inside_own_run
 from operations_center.logs import log_to
-from operations_center.state_directory import WATCHDOG
 from operations_center.watchdog import Watchdog
 
 
 @click.command("watchdog")
 @click.option("--once", is_flag=True, help="One cycle, then end.")
-@click.option("--supervised", is_flag=True, hidden=True, help="Log into the state directory.")
 @config_option
-def command(once: bool, supervised: bool, config_file: Path | None) -> int:
+def command(once: bool, config_file: Path | None) -> int:
     """Reconcile on a timer and look after the watchers; exit code 75 if one does already."""
     with opened(config_file) as center:
         refuse_inside_own_run(center, "the watchdog")
-        log_to(center.state.log(WATCHDOG) if supervised else None)
+        log_to(None)
         return Watchdog(center, once=once).run()

@@ -7,7 +7,6 @@ docs.kernel.org/admin-guide/cgroup-v2.html).
 
 import errno
 import os
-import secrets
 import subprocess
 import time
 from collections.abc import Iterator
@@ -121,7 +120,7 @@ def _mount() -> tuple[Path, Path] | None:
 
 
 def _probe(parent: Path) -> bool:
-    path = create(parent, f"probe-{os.getpid()}-{secrets.token_hex(4)}")
+    path = create(parent, f"probe-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         if not (path / "cgroup.kill").exists():
             return False

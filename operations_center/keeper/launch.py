@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError
@@ -21,8 +20,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SHELL = "/bin/sh"
 
 # Read once: a code pull must not change the keeper of a process that is running.
-_KEEPER = files(__package__).joinpath("keeper.sh").read_text()
-_TIMER = files(__package__).joinpath("timer.sh").read_text()
+_KEEPER = Path(__file__).with_name("keeper.sh").read_text()
+_TIMER = Path(__file__).with_name("timer.sh").read_text()
 # Loaded before any fork, and called with the interpreter's lock kept: a forked child has no other thread.
 _libc = ctypes.PyDLL(None)
 

@@ -1,7 +1,7 @@
 """The ledger on SQLite."""
 
 import json
-import secrets
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,7 +22,7 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 EVENTS_PER_READ = 500
 
-_SQL = load_queries(__package__, "sqlite.sql")
+_SQL = load_queries(Path(__file__).with_name("sqlite.sql"))
 
 
 class SqliteLedger:
@@ -78,7 +78,7 @@ class SqliteLedger:
         fence = self._store.next_number("fence")
         timeout = admission.timeout_ms
         run = Run(
-            run_id=f"r{fence}-{secrets.token_hex(3)}",
+            run_id=f"r{fence}-{os.urandom(3).hex()}",
             task_id=admission.task_id,
             role=admission.role,
             backend=admission.backend,

@@ -6,13 +6,12 @@ SELECT …
 """
 
 import re
-from importlib.resources import files
+from pathlib import Path
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
-def load_queries(package: str, file: str) -> dict[str, str]:
+def load_queries(file: Path) -> dict[str, str]:
     """Statements by name. Raises KeyError at use, not here, for a name that the file does not have."""
-    text = files(package).joinpath(file).read_text("utf-8")
-    parts = _NAME.split(text)
+    parts = _NAME.split(file.read_text("utf-8"))
     return {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ WRITE_WITHIN_S = 10.0
 APPLICATION_ID = 0x0C0C0C01
 """Marks the file as ours in its header (sqlite.org/pragma.html#pragma_application_id)."""
 
-_SQL = load_queries(__package__, "events.sql")
+_SQL = load_queries(Path(__file__).with_name("events.sql"))
 
 
 class Store:
@@ -201,10 +200,7 @@ class Store:
             self._turnstile.leave()
 
     def _migrate(self) -> None:
-        migrations = sorted(
-            (entry for entry in files(__package__).joinpath("migrations").iterdir() if entry.name.endswith(".sql")),
-            key=lambda entry: entry.name,
-        )
+        migrations = sorted(Path(__file__).with_name("migrations").glob("*.sql"))
         if self._schema() == len(migrations):
             return
         with self.transaction():

@@ -17,7 +17,7 @@ from typing import Any
 from operations_center.config import Config
 from operations_center.errors import OperationsCenterError
 from operations_center.fleet import look_at
-from operations_center.forking import Forked
+from operations_center.forking import Forked, ForkServer
 from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.identity import Process
 from operations_center.keeper.stop import signal_processes
@@ -64,19 +64,22 @@ class Wishes:
 class Supervisor:
     """``end_executors`` ends every open run, when a second stop is asked for; ``on_ready`` is told once.
 
-    ``command`` starts this very supervisor again, with the descriptor of its lock appended.
+    ``fork_server`` was forked before anything was opened. ``command`` starts this very supervisor again, with the
+    descriptor of its lock appended.
     """
 
     def __init__(
         self,
         center: Center,
         wishes: Wishes,
+        fork_server: ForkServer,
         command: Sequence[str],
         end_executors: Callable[[], object],
         on_ready: Callable[[], object],
     ) -> None:
         self._center = center
         self._wishes = wishes
+        self._fork_server = fork_server
         self._command = command
         self._end_executors = end_executors
         self._on_ready = on_ready
@@ -92,10 +95,10 @@ class Supervisor:
         lock_file = self._center.state.supervisor_lock
         lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
-        self._spawner = Spawner(self._center.config.file, self._center.state, self._center.clock, self._waiting)
+        self._spawner = Spawner(
+            self._fork_server, self._center.config.file, self._center.state, self._center.clock, self._waiting
+        )
         try:
-            # First of all, since it takes the longest.
-            self._spawner.start_if_due()
             self._end_old_drain()
             self._note("supervisor.started", {"roles": self._roles})
             self._recognise_survivors()

@@ -2,15 +2,15 @@
 
 import logging
 import random
-import sys
 from pathlib import Path
 
 from operations_center.clock import Clock
 from operations_center.forking import Fork, Forked, ForkServer
 from operations_center.identity import Process
-from operations_center.state_directory import FORK_SERVER, WATCHDOG, StateDirectory
+from operations_center.state_directory import FORK_SERVER, StateDirectory
 from operations_center.supervisor import child as machine
 from operations_center.supervisor.child import Child, ChildState
+from operations_center.supervisor.fork_server import live_anew
 from operations_center.waiting import Waiting
 
 _log = logging.getLogger(__name__)
@@ -22,14 +22,17 @@ ANSWER_WITHIN_MS = 10_000
 class Spawner:
     """``ask`` for a watcher by name; sooner or later the name is in ``take_answers`` or in ``bury``."""
 
-    def __init__(self, config_file: Path, state: StateDirectory, clock: Clock, waiting: Waiting) -> None:
+    def __init__(
+        self, server: ForkServer, config_file: Path, state: StateDirectory, clock: Clock, waiting: Waiting
+    ) -> None:
         self._config_file = config_file
         self._state = state
         self._clock = clock
         self._waiting = waiting
-        self._child = Child(FORK_SERVER)
+        self._child = machine.started(Child(FORK_SERVER))
         self._server: ForkServer | None = None
         self._asked: dict[str, int] = {}
+        self._take(server)
 
     @property
     def is_there(self) -> bool:
@@ -39,22 +42,22 @@ class Spawner:
         if not self._child.is_due(self._now()):
             return
         self._child = machine.started(self._child)
-        # -P: the directory that we happen to be in must not lend its modules to the watchers.
-        command = [sys.executable, "-P", "-m", "operations_center", "fork-server"]
         try:
-            self._server = ForkServer(command, self._state.log(FORK_SERVER))
+            server = ForkServer.start(live_anew, self._state.log(FORK_SERVER))
         except OSError as error:
             _log.error("cannot start the fork server: %s", error)
             self._child = self._ended(by_itself=True)
-            return
-        self._waiting.for_end_of(FORK_SERVER, self._server.process)
-        self._waiting.for_readable(self._server)
+        else:
+            self._take(server)
+
+    def _take(self, server: ForkServer) -> None:
+        self._server = server
+        self._waiting.for_end_of(FORK_SERVER, server.process)
+        self._waiting.for_readable(server)
 
     def ask(self, name: str) -> None:
         assert self._server is not None
-        subcommand = ("watchdog",) if name == WATCHDOG else ("watch", "--role", name)
-        arguments = (*subcommand, "--supervised", "--config", str(self._config_file))
-        self._server.ask(Fork(name, arguments, str(self._state.log(name))))
+        self._server.ask(Fork(name, str(self._config_file), str(self._state.log(name))))
         self._asked[name] = self._now() + ANSWER_WITHIN_MS
 
     def take_answers(self) -> list[Forked]:

@@ -1,0 +1,69 @@
+"""The life of the fork server, and of what it forks: a watcher, or the watchdog."""
+
+import logging
+import os
+import socket
+import sys
+import traceback
+from contextlib import closing
+from pathlib import Path
+from typing import Never
+
+from setproctitle import setproctitle
+
+from operations_center.config import load_config
+from operations_center.errors import NotFound, OperationsCenterError
+from operations_center.forking import Fork, serve
+from operations_center.logs import log_to
+from operations_center.state_directory import WATCHDOG
+from operations_center.watchdog import Watchdog
+from operations_center.watcher import Watcher
+from operations_center.wiring import Center, open_center
+
+
+def live(control: socket.socket) -> Never:
+    """With the code that this process has imported."""
+    with control:
+        request = serve(control)
+    code = 0 if request is None else _live_as(request)
+    logging.shutdown()
+    os._exit(code)
+
+
+def live_anew(control: socket.socket) -> Never:
+    """With the code that is there now, and nothing of this process but the socket."""
+    control.set_inheritable(True)
+    # -P: the directory that we happen to be in must not lend its modules to the watchers.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", __package__, str(control.fileno())])
+
+
+def main() -> Never:
+    live(socket.socket(fileno=int(sys.argv[1])))
+
+
+def _live_as(request: Fork) -> int:
+    """Its exit code. What goes wrong is said in its log."""
+    os.setsid()
+    setproctitle(f"operations-center {request.name} --config {request.config_file}")
+    try:
+        log_to(Path(request.log))
+        with closing(open_center(load_config(Path(request.config_file), os.environ))) as center:
+            return _run(center, request.name)
+    except OperationsCenterError as error:
+        logging.error("%s", error)
+        return error.exit_code
+    except OSError as error:
+        logging.error("cannot go on: %s", error)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _run(center: Center, name: str) -> int:
+    if name == WATCHDOG:
+        return Watchdog(center).run()
+    role = center.config.roles.get(name)
+    if role is None:
+        raise NotFound(f"cannot watch for role {name}: the configuration has it no more")
+    return Watcher(center, role).run()

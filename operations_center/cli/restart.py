@@ -1,4 +1,4 @@
-"""``restart [ROLE]…``: replace watchers one by one."""
+"""``restart [ROLE]…``: replace watchers one by one; without a role, the supervisor first."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from operations_center.cli.common import config_option, json_option, opened, pri
 from operations_center.errors import NotFound
 from operations_center.fleet import called, children_of, look_at
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
-from operations_center.stopping.restart import Restarted, restart_watchers
+from operations_center.stopping.restart import Restarted, renew_supervisor, restart_watchers
 from operations_center.wiring import Center
 
 
@@ -19,12 +19,17 @@ from operations_center.wiring import Center
 @config_option
 @json_option
 def command(roles: Sequence[str], config_file: Path | None, as_json: bool) -> int:
-    """Restart watchers one after the other; without ROLE all of them and the watchdog.
+    """Restart watchers one after the other; without ROLE the whole fleet, with the code that is installed now.
 
-    Executors run on: the new watcher adopts them.
+    Executors run on: the new watcher adopts them. The supervisor keeps its process.
     """
     with opened(config_file) as center:
-        restarted = restart_watchers(center, _names(center, roles), lambda each: None if as_json else _tell(each))
+        names = _names(center, roles)
+        if not roles:
+            pid = renew_supervisor(center)
+            if not as_json:
+                click.echo(f"the supervisor has started anew: process {pid}")
+        restarted = restart_watchers(center, names, lambda each: None if as_json else _tell(each))
     if as_json:
         print_json({"restarted": [asdict(each) for each in restarted]})
     return 0

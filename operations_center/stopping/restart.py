@@ -1,14 +1,16 @@
-"""Restart watchers one after the other; no executor is interrupted."""
+"""Restart the fleet, one process after the other; no executor is interrupted."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from operations_center.errors import OperationsCenterError
-from operations_center.fleet import called, look_at
+from operations_center.fleet import Member, called, look_at
+from operations_center.keeper.stop import signal_processes
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.stopping.ends import LOOK_EVERY_S, end_processes
 from operations_center.stopping.fleet import WATCHER_KILL_AFTER_S
+from operations_center.waiting import RE_EXECUTE
 from operations_center.wiring import Center
 
 READY_WITHIN_S = 30.0
@@ -19,6 +21,38 @@ class Restarted:
     role: str
     old_pid: int | None
     pid: int
+
+
+def renew_supervisor(center: Center) -> int:
+    """Let the supervisor become what is installed now, in its own process; its pid.
+
+    From then on watchers are forked from that code, too. Raises OperationsCenterError without a supervisor, or when
+    what is installed cannot start: then everything goes on as it was.
+    """
+    _refuse_without_supervisor(center.state, SUPERVISOR)
+    old = look_at(center.state, SUPERVISOR)
+    last_event = center.ledger.last_event()
+    signal_processes([old.process] if old.process else [], RE_EXECUTE)
+    until = time.monotonic() + READY_WITHIN_S
+    while not _is_another_image(old, new := look_at(center.state, SUPERVISOR)):
+        _refuse_without_supervisor(center.state, SUPERVISOR)
+        for event in center.ledger.events(after=last_event):
+            if event.kind == "supervisor.re_execution_refused":
+                raise OperationsCenterError(
+                    f"cannot restart the supervisor: it goes on as it is: {event.data['reason']}"
+                )
+        if time.monotonic() > until:
+            raise OperationsCenterError(
+                f"cannot restart the supervisor: it is not ready again after {READY_WITHIN_S:.0f} s; "
+                f"see {center.state.log(SUPERVISOR)}"
+            )
+        time.sleep(LOOK_EVERY_S / 5)
+    assert new.pid is not None
+    return new.pid
+
+
+def _is_another_image(old: Member, new: Member) -> bool:
+    return new.pulse is not None and (old.pulse is None or new.pulse.started_at != old.pulse.started_at)
 
 
 def restart_watchers(center: Center, names: Sequence[str], tell: Callable[[Restarted], None]) -> list[Restarted]:

@@ -5,10 +5,8 @@ the watchers by their locks and goes on with them; so does the image that it rep
 """
 
 import logging
-import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,9 +25,10 @@ from operations_center.pulse import read_pulse
 from operations_center.state_directory import FORK_SERVER, SUPERVISOR, WATCHDOG
 from operations_center.supervisor import child as machine
 from operations_center.supervisor.child import Child, ChildState
+from operations_center.supervisor.image import execute, why_not_start
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
 from operations_center.supervisor.spawner import Spawner
-from operations_center.waiting import SIGNALS, Waiting, seconds_until
+from operations_center.waiting import Waiting, seconds_until
 from operations_center.watchdog import dump_and_end, is_stalled
 from operations_center.wiring import Center
 
@@ -42,9 +41,6 @@ START_WITHIN_S = 0.5
 """As long as a note in the log or the end of a drain may keep the fleet from starting."""
 
 AGAIN_WITHIN_S = 2
-
-CHECK_WITHIN_S = 10.0
-"""An image that takes longer to say that it can start is not changed to."""
 
 EXIT_TEMPFAIL = 75
 
@@ -89,6 +85,7 @@ class Supervisor:
         self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me)
         self._announced = False
         self._notify_at = 0
+        self._untold: list[tuple[str, dict[str, Any]]] = []
 
     def run(self) -> int:
         """Until told to stop, or with ``exit_when_idle`` until nothing is left to do. Raises LockHeld."""
@@ -117,6 +114,7 @@ class Supervisor:
     def _turn(self) -> None:
         self._spawner.start_if_due()
         self._start_due()
+        self._write_notes()
         self._beat()
         ended = self._waiting.wait(self._sleep_s())
         self._waiting.take_wake_up()
@@ -252,38 +250,15 @@ class Supervisor:
 
     def _re_execute(self, lock: int) -> None:
         """Become what is installed now, in this same process; returns only when that cannot start."""
-        refusal = self._why_not_start_again()
-        if refusal is not None:
-            _log.error("goes on as it is: %s", refusal)
-            self._note("supervisor.re_execution_refused", {"reason": refusal})
-            return
-        self._note("supervisor.re_executed", {})
-        # The next image makes its own, of its own code.
-        self._end_fork_server()
-        # A signal that comes now is taken by the next image.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        os.set_inheritable(lock, True)
-        try:
-            os.execv(self._command[0], [*self._command, str(lock)])
-        except OSError as error:
-            os.set_inheritable(lock, False)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            _log.error("goes on as it is: %s cannot be executed: %s", self._command[0], error)
-
-    def _why_not_start_again(self) -> str | None:
-        """The new image, asked beforehand whether it can be imported and likes the configuration."""
-        check = [sys.executable, "-P", "-m", "operations_center", "config", "check", "--config"]
-        try:
-            done = subprocess.run(
-                [*check, str(self._center.config.file)],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=CHECK_WITHIN_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return str(error)
-        return None if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
+        refusal = why_not_start(self._center.config.file)
+        if refusal is None:
+            self._note("supervisor.re_executed", {})
+            self._write_notes()
+            # The next image makes its own, of its own code.
+            self._end_fork_server()
+            refusal = f"cannot execute {self._command[0]}: {execute(self._command, lock)}"
+        _log.error("goes on as it is: %s", refusal)
+        self._note("supervisor.re_execution_refused", {"reason": refusal})
 
     # Ending
 
@@ -331,6 +306,7 @@ class Supervisor:
     def _say_what_is_left(self) -> None:
         running = self._executors_left()
         self._note("supervisor.stopped", {})
+        self._write_notes()
         _log.info("stopped" + (f"; {running} on, to be adopted by the next `up`" if running else ""))
 
     def _executors_left(self) -> str:
@@ -353,12 +329,20 @@ class Supervisor:
         return seconds_until([*starts, *self._spawner.moments(), notify_at], self._now(), BEAT_EVERY_MS / 1000)
 
     def _note(self, kind: str, data: dict[str, Any]) -> None:
-        """The log explains every moment; a ledger that is busy must not keep the fleet from starting."""
+        """The log explains every moment; it is written when whoever is due has been started."""
+        self._untold.append((kind, {"supervisor": self._center.me.pid, **data}))
+
+    def _write_notes(self) -> None:
+        """A ledger that is busy must not keep the fleet from starting."""
+        if not self._untold:
+            return
         try:
-            with self._center.ledger.within(START_WITHIN_S):
-                self._center.ledger.note(kind, {"supervisor": self._center.me.pid, **data})
+            with self._center.ledger.within(START_WITHIN_S), self._center.ledger.transaction():
+                for kind, data in self._untold:
+                    self._center.ledger.note(kind, data)
         except OperationsCenterError as error:
-            _log.warning("cannot note %s: %s", kind, error)
+            _log.warning("cannot note %s: %s", ", ".join(kind for kind, _ in self._untold), error)
+        self._untold.clear()
 
 
 def is_idle(center: Center, roles: Sequence[str]) -> bool:

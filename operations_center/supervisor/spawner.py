@@ -15,8 +15,9 @@ from operations_center.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 
-ANSWER_WITHIN_MS = 10_000
-"""Its start, with all imports, included; a fork server that is slower hangs, and is replaced."""
+ANSWER_WITHIN_MS = 2_000
+START_WITHIN_MS = 30_000
+"""A fork server that is slower than this hangs, and is replaced; one that starts anew has to import the program."""
 
 
 class Spawner:
@@ -58,7 +59,8 @@ class Spawner:
     def ask(self, name: str) -> None:
         assert self._server is not None
         self._server.ask(Fork(name, str(self._config_file), str(self._state.log(name))))
-        self._asked[name] = self._now() + ANSWER_WITHIN_MS
+        is_new = self._child.state is ChildState.STARTING
+        self._asked[name] = self._now() + (START_WITHIN_MS if is_new else ANSWER_WITHIN_MS)
 
     def take_answers(self) -> list[Forked]:
         if self._server is None:

@@ -1,69 +1,48 @@
-"""A task is committed to an idle fleet → its executor's first instruction: median of 20, in ms.
+"""A task is committed → its executor's first instruction.
 
-The floor beside it: a bare ``fork`` and ``exec`` of the same executor.
+The fleet is idle. The beginning is the moment after the task's commit, before anybody is woken; the end is that the
+executor, a shell, has written its pid into a FIFO as its first act. In between the watcher wakes, admits, claims, makes
+the run directory and starts timer and keeper. The floor is posix_spawn of the same shell, one for each run.
 """
 
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
+import random
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import floors
+from benchmarks.figures import Options, Row, main, milliseconds, summary
+from benchmarks.fleets import Announcements, LedgerEye, add_task, directory, one_role, running_fleet
 
-from operations_center.boards.local import NewTask
-from tests.fleet import Fleet, wait_until
-
-CONFIG = """
-[roles.goal]
-backend = "agent"
-[backends.agent]
-kind = "command"
-argv = ["sh", "-c", "read up rest </proc/uptime; date +%s%N >>'{root}/begun'"]
-max_concurrent = 1
-timeout = "1h"
-"""
-TRIES = 20
+TASKS = 60
+TARGET_MS = 15.0
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="oc bench ") as name:
-        fleet = Fleet(Path(name))
-        fleet.configure(CONFIG.format(root=name))
-        try:
-            fleet.up()
-            ours = [measure(fleet, number) for number in range(1, TRIES + 1)]
-        finally:
-            fleet.run("down", "--now", expect=None)
-            fleet.clean_up()
-        floor = [bare(Path(name)) for _ in range(TRIES)]
-    print(f"commit → first instruction: median {statistics.median(ours):.1f} ms, max {max(ours):.1f} ms")
-    print(f"bare fork and exec:         median {statistics.median(floor):.1f} ms, max {max(floor):.1f} ms")
+def measure(options: Options) -> list[Row]:
+    with directory() as root:
+        ours, spawned = first_instructions(root, options.several(TASKS))
+    spread = summary(milliseconds(ours))
+    beside = {"posix_spawn alone": summary(milliseconds(spawned))["p50"]}
+    return [Row("committed → first instruction, median", "ms", spread["p50"], beside, TARGET_MS, spread=spread)]
 
 
-def measure(fleet: Fleet, number: int) -> float:
-    with fleet.center() as center:
-        center.board.add([NewTask(f"task {number}", "goal")])
-        committed = time.time_ns()
-        center.wake_everybody()
-        wait_until(lambda: len(begun(fleet.root)) == number, "the executor begins")
-        wait_until(lambda: not center.ledger.open_runs(), "the run is closed")
-    return (begun(fleet.root)[-1] - committed) / 1e6
-
-
-def begun(root: Path) -> list[int]:
-    path = root / "begun"
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-
-def bare(root: Path) -> float:
-    path = root / "bare"
-    asked = time.time_ns()
-    subprocess.run(["sh", "-c", f"read up rest </proc/uptime; date +%s%N >'{path}'"], check=True, env=os.environ)
-    return (int(path.read_text()) - asked) / 1e6
+def first_instructions(root: Path, tasks: int) -> tuple[list[int], list[int]]:
+    """ns to the executor's first instruction, and ns of a bare spawn."""
+    announcements, bare = Announcements(root / "announcements"), Announcements(root / "bare")
+    took, floor = [], []
+    with (
+        running_fleet(root, one_role(announcements.executor("exit 0"))) as fleet,
+        fleet.center() as center,
+        LedgerEye(fleet.state.ledger) as eye,
+    ):
+        for _ in range(tasks):
+            task_id, committed = add_task(center)
+            _, at = announcements.next()
+            took.append(at - committed)
+            eye.when("SELECT state = 'closed' FROM runs WHERE task_id = ?", task_id)
+            floor.append(floors.spawn(bare))
+            time.sleep(random.uniform(0.02, 0.05))
+    return took, floor
 
 
 if __name__ == "__main__":
-    main()
+    main(measure)

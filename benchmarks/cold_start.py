@@ -1,10 +1,10 @@
 """Everything was killed → `up` → the first admission, with 1000 open runs whose trees are gone.
 
-Supervisor, watchers, watchdog, keepers and executors are dead: their runs lie in the ledger and in their directories as
-a kill leaves them (faked by records.py), and hold every slot of the backend. One task waits. The beginning is the moment
-before the process `operations-center up` is started, the end is that the waiting task is in the ledger as a run, which
-takes a slot that was freed; seen as in keeper_killed. Four roles share the runs. Beside it the same with no open run,
-and a Python interpreter that imports what `up` does and ends.
+Supervisor, watchers, watchdog, keepers and executors are dead: their runs lie in the ledger and in their directories
+as a kill leaves them (faked by records.py), and hold every slot of the backend. One task waits. The beginning is the
+moment before the process `operations-center up` is started, the end is that the waiting task is in the ledger as a run,
+which takes a slot that was freed; seen as in keeper_killed. Four roles share the runs. Beside it the same with no open
+run, and a Python interpreter that imports what `up` and `watch` do, and ends.
 """
 
 import subprocess
@@ -64,7 +64,9 @@ def stopped_fleet(root: Path, runs: int) -> Iterator[Fleet]:
 def import_everything() -> int:
     """ns."""
     begun = now_ns()
-    subprocess.run([sys.executable, "-P", "-c", "import operations_center.cli.up, operations_center.cli.watch"], check=True)
+    subprocess.run(
+        [sys.executable, "-P", "-c", "import operations_center.cli.up, operations_center.cli.watch"], check=True
+    )
     return now_ns() - begun
 
 

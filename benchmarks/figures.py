@@ -20,7 +20,7 @@ class Options:
 
     def several(self, count: int) -> int:
         """How often something is tried."""
-        return 3 if self.quick else count
+        return 2 if self.quick else count
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,18 +37,25 @@ def directory() -> Iterator[Path]:
 @contextmanager
 def running_fleet(root: Path, config: str, environment: Mapping[str, str] | None = None) -> Iterator[Fleet]:
     """A fleet with all of its watchers ready; ended with its executors."""
-    fleet = Fleet(root)
+    fleet = _FleetWith(root, more=environment or {})
     fleet.configure(config)
-    before = dict(os.environ)
-    os.environ.update(environment or {})
     try:
         fleet.up()
         yield fleet
     finally:
         fleet.run("down", "--now", expect=None)
         fleet.clean_up()
-        os.environ.clear()
-        os.environ.update(before)
+
+
+@dataclass
+class _FleetWith(Fleet):
+    """``more`` is set in its environment."""
+
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | dict(self.more)
 
 
 def one_role(argv: list[str], *, cap: int = 1, more: str = "") -> str:

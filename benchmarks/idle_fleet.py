@@ -42,7 +42,8 @@ def measure(options: Options) -> list[Row]:
             "CPU in 10 s",
             "ms",
             nanoseconds / 1e6,
-            {"by ticks": ticks * 1000 / os.sysconf("SC_CLK_TCK")} | {name: cpu for name, (cpu, _) in footprints.items()},
+            {"by ticks": ticks * 1000 / os.sysconf("SC_CLK_TCK")}
+            | {name: cpu for name, (cpu, _) in footprints.items()},
             TARGET_MS,
         ),
         Row(

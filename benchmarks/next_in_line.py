@@ -4,8 +4,8 @@ A task waits while the only slot is held. The holder's keeper and executor get S
 signal is the beginning, and the end is that the next task's executor, a shell, has written its pid into a FIFO as its
 first act. In between the death is proven, the slot freed, the killed task's end told to the board, the next task
 admitted, claimed and launched. The floors are a bare Python loop of waitpid and posix_spawn that starts the same shell
-again after a kill, and posix_spawn of that shell alone. With --peers: job queues at their most aggressive sane settings,
-from the kill of a worker to the start of its own job on another (peers/b_recovery.py); its median of three.
+again after a kill, and posix_spawn of that shell alone. With --peers: job queues at their most aggressive sane
+settings, from the kill of a worker to the start of its own job on another (peers/b_recovery.py).
 """
 
 import random

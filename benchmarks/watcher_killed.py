@@ -13,7 +13,6 @@ The floor is a bare Python loop of waitpid and posix_spawn of a shell. With --pe
 at other supervisors (peers/a_restart.py, which also has our watchers among its rows); the target is runit's median.
 """
 
-import os
 import random
 import time
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from benchmarks.fleets import (
     announcing_interpreters,
     directory,
     kill,
-    now_ns,
     one_role,
     running_fleet,
     when_each,
@@ -68,7 +66,9 @@ def moments_after_kills(root: Path, kills: int) -> dict[str, list[int]]:
     executors, watchers = Announcements(root / "executors"), Announcements(root / "watchers")
     took: dict[str, list[int]] = {"first": [], "ready": [], "adopted": [], "admitted": []}
     with (
-        running_fleet(root, one_role(executors.executor(), cap=RUNS + kills), announcing_interpreters(watchers)) as fleet,
+        running_fleet(
+            root, one_role(executors.executor(), cap=RUNS + kills), announcing_interpreters(watchers)
+        ) as fleet,
         fleet.center() as center,
         LedgerEye(fleet.state.ledger) as eye,
     ):
@@ -86,7 +86,7 @@ def moments_after_kills(root: Path, kills: int) -> dict[str, list[int]]:
     return took
 
 
-def look_at_replacement(fleet: Fleet, _: Center, eye: LedgerEye, watchers: Announcements) -> dict[str, int]:
+def look_at_replacement(fleet: Fleet, _center: Center, eye: LedgerEye, watchers: Announcements) -> dict[str, int]:
     old = fleet.pulse("goal").pid
     begun = kill(old)
     moments = when_each(
@@ -102,7 +102,7 @@ def look_at_replacement(fleet: Fleet, _: Center, eye: LedgerEye, watchers: Annou
     return {name: at - begun for name, at in moments.items()}
 
 
-def look_at_admission(fleet: Fleet, center: Center, eye: LedgerEye, _: Announcements) -> dict[str, int]:
+def look_at_admission(fleet: Fleet, center: Center, eye: LedgerEye, _watchers: Announcements) -> dict[str, int]:
     begun = kill(fleet.pulse("goal").pid)
     task_id, _ = add_task(center)
     return {"admitted": eye.when("SELECT 1 FROM runs WHERE task_id = ?", task_id) - begun}

@@ -1,0 +1,33 @@
+"""What a fleet must not leave behind when it is down: processes, zombies, cgroups, reports of defects."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from demo.kernel import Seen
+from soak.breaches import Breach
+from soak.fleet import Fleet
+
+PREFIX = "operations_center-"
+
+
+def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mapping[str, Any]]) -> Iterable[Breach]:
+    """``ours``: every process that was ever seen of the fleet and its runs."""
+    table = fleet.kernel.scan()
+    for process in table.processes:
+        words = " ".join(process.argv)[:120]
+        yield Breach("nothing left", str(process.seen.pid), f"process {process.seen.pid} ({process.kind}) lives: {words}")
+    names = {f"{PREFIX}{run['run_id']}" for run in runs}
+    pids = {str(seen.pid) for seen in ours}
+    for path in cgroups():
+        if path.name in names or path.name.removeprefix(f"{PREFIX}probe-").partition("-")[0] in pids:
+            yield Breach("nothing left", path.name, f"the cgroup {path} was left behind")
+    for path in sorted((fleet.state / "reports").glob("*")):
+        yield Breach("no traceback", path.name, f"{path.name}: {path.read_text()[-1500:]}")
+
+
+def cgroups() -> list[Path]:
+    """Every cgroup that the program made on this machine, for whatever fleet."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    roots = [Path(words[1]) for words in mounts if words[2] == "cgroup2"]
+    return sorted(path for root in roots for path in root.rglob(f"{PREFIX}*"))

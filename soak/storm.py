@@ -1,0 +1,172 @@
+"""The chaos: which process is killed or stopped next, drawn from a seeded chance.
+
+The sequence of deeds and of the numbers drawn for each is determined by the seed; whom they hit depends on who
+lives at that moment, and is in the journal.
+"""
+
+import random
+import signal
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+from soak.agenda import Agenda
+from soak.fleet import Fleet
+from soak.journal import Journal
+from soak.kernel import (
+    EXECUTOR,
+    FLEET,
+    FORK_SERVER,
+    KEEPER,
+    NEWCOMER,
+    SUPERVISOR,
+    TIMER,
+    WATCHDOG,
+    WATCHER,
+    Process,
+    Table,
+    catches,
+    send,
+)
+
+T = TypeVar("T")
+
+TREE = "tree"
+SEVERAL = "several"
+EVERYTHING = "everything"
+NEWBORN = "newborn"
+REEXEC = "re-exec"
+
+KILLS = {
+    WATCHER: 14,
+    WATCHDOG: 5,
+    SUPERVISOR: 6,
+    FORK_SERVER: 6,
+    KEEPER: 7,
+    TIMER: 4,
+    EXECUTOR: 9,
+    TREE: 6,
+    SEVERAL: 5,
+    EVERYTHING: 2,
+    NEWBORN: 12,
+    REEXEC: 4,
+}
+STOPS = {
+    WATCHER: 6,
+    WATCHDOG: 3,
+    SUPERVISOR: 3,
+    FORK_SERVER: 3,
+    KEEPER: 4,
+    TIMER: 2,
+    EXECUTOR: 4,
+    TREE: 3,
+    SEVERAL: 3,
+    EVERYTHING: 1,
+    NEWBORN: 5,
+}
+DEEDS = {f"kill {whom}": weight for whom, weight in KILLS.items()} | {
+    f"stop {whom}": weight for whom, weight in STOPS.items()
+}
+
+MEAN_WAIT_S = 0.45
+NEWBORN_WITHIN_S = 0.1
+HUNT_S = 2.0
+REEXEC_WITHIN_S = 0.3
+
+
+class Storm:
+    def __init__(self, fleet: Fleet, journal: Journal, agenda: Agenda, seed: int) -> None:
+        self._fleet = fleet
+        self._kernel = fleet.kernel
+        self._journal = journal
+        self._agenda = agenda
+        self._chance = random.Random(f"{seed} storm")
+
+    def next_wait_s(self) -> float:
+        return min(self._chance.expovariate(1 / MEAN_WAIT_S), 3.0)
+
+    def act(self) -> None:
+        [deed] = self._chance.choices(list(DEEDS), list(DEEDS.values()))
+        pick, moment, stopped_s = self._chance.random(), self._chance.random(), self._chance.uniform(0.1, 3.0)
+        verb, _, whom = deed.partition(" ")
+        match whom:
+            case "newborn":
+                self._hunt(verb, moment * NEWBORN_WITHIN_S, stopped_s)
+            case "re-exec":
+                self._re_execute(moment * REEXEC_WITHIN_S)
+            case "everything" if verb == "kill":
+                self._kill_everything()
+            case _:
+                self._strike(deed, verb, choose(self._kernel.scan(), whom, pick), stopped_s)
+
+    def _strike(self, deed: str, verb: str, victims: Sequence[Process], stopped_s: float) -> None:
+        number = signal.SIGKILL if verb == "kill" else signal.SIGSTOP
+        # Written before it is done: what follows from it is never older than its line.
+        self._journal.write("storm", deed, victims, stopped_s=stopped_s if verb == "stop" else None)
+        hit = [victim for victim in victims if send(victim, number)]
+        if verb == "stop":
+            self._agenda.after(stopped_s, lambda: self._let_go_on(hit))
+
+    def _let_go_on(self, stopped: Sequence[Process]) -> None:
+        for process in stopped:
+            send(process, signal.SIGCONT)
+
+    def _kill_everything(self) -> None:
+        self._journal.write("storm", "kill everything", self._kernel.scan().processes)
+        self._fleet.kill_all()
+
+    def _hunt(self, verb: str, age_s: float, stopped_s: float) -> None:
+        """Wait for the next process of the fleet that is born, and strike it so long after its birth."""
+        known = {process.seen for process in self._kernel.scan().processes}
+        until = time.monotonic() + HUNT_S
+
+        def look() -> None:
+            table = self._kernel.scan()
+            born = [each for each in table.processes if each.seen not in known and _is_of_the_fleet(each, table)]
+            if born:
+                pids = {each.seen for each in born[:1]}
+                self._agenda.after(age_s, lambda: strike_newborn(pids))
+            elif time.monotonic() < until:
+                self._agenda.after(0.0, look)
+
+        def strike_newborn(pids: set[object]) -> None:
+            victims = [each for each in self._kernel.scan().processes if each.seen in pids]
+            self._strike(f"{verb} newborn", verb, victims, stopped_s)
+
+        look()
+
+    def _re_execute(self, moment_s: float) -> None:
+        """A supervisor that can re-execute itself is told to, and killed in the midst of it."""
+        supervisors = self._kernel.scan().of(SUPERVISOR)
+        able = [process for process in supervisors if catches(process.seen.pid, signal.SIGUSR2)]
+        if not able:
+            return
+        self._journal.write("storm", "re-exec supervisor", able)
+        for process in able:
+            send(process, signal.SIGUSR2)
+        self._agenda.after(moment_s, lambda: self._strike("kill re-exec", "kill", able, 0.0))
+
+
+def choose(table: Table, whom: str, pick: float) -> list[Process]:
+    """Whom a deed hits; ``pick`` (0 to 1) decides between several of a kind."""
+    match whom:
+        case "everything":
+            return list(table.processes)
+        case "several":
+            chance = random.Random(pick)
+            return chance.sample(table.processes, min(len(table.processes), chance.randint(2, 6)))
+        case "tree":
+            runs = table.runs()
+            return table.of_run(_picked(runs, pick)[0]) if runs else []
+        case _:
+            return _picked(sorted(table.of(whom), key=lambda process: process.seen.pid), pick)
+
+
+def _picked(candidates: Sequence[T], pick: float) -> list[T]:
+    return [candidates[int(pick * len(candidates))]] if candidates else []
+
+
+def _is_of_the_fleet(process: Process, table: Table) -> bool:
+    """Also a keeper or a timer that is just being started; not a command of ours."""
+    fleet = {each.seen.pid for each in table.of(*FLEET)}
+    return process.parent in fleet or process.kind in (NEWCOMER, KEEPER, TIMER)

@@ -1,0 +1,237 @@
+"""The work: tasks are added, and people's commands are given, all the while; some are killed or stopped midway.
+
+What a command that was killed has done is unknown; what it may have done is remembered, so that a cancelled
+task or a stopped run can be told from one that nobody asked for.
+"""
+
+import json
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from soak.acts import Wish, draw_wish
+from soak.agenda import Agenda
+from soak.breaches import Breach
+from soak.fleet import CAPS, ROLES, Ended, Fleet
+from soak.journal import Journal
+from soak.kernel import COMMAND, NEWCOMER, SUPERVISOR, Process, send
+from soak.ledger import LedgerReader, is_whole
+
+T = TypeVar("T")
+
+MOST_READY = 25
+"""More would only wait: with work that waits, every slot that becomes free is taken at once."""
+
+KILLED_SHARE = 0.25
+STOPPED_SHARE = 0.1
+KILLED_WITHIN_S = 0.35
+
+KNOWN_CODES = frozenset({0, 1, 3, 4, 75})
+
+
+@dataclass
+class Wishes:
+    """What was asked for. ``batches``: all lines of one are added, or none."""
+
+    batches: list[tuple[Wish, ...]] = field(default_factory=list)
+    acknowledged: set[str] = field(default_factory=set)
+    """Titles of tasks that a command said were added."""
+    cancelled: set[str] = field(default_factory=set)
+    """Tasks that somebody asked to cancel."""
+    stopped: set[str] = field(default_factory=set)
+    """Runs that somebody asked to stop."""
+    downs: int = 0
+    """How often the fleet was told to go down."""
+
+
+class Crowd:
+    """People, who add tasks and give commands."""
+
+    def __init__(self, fleet: Fleet, ledger: LedgerReader, journal: Journal, agenda: Agenda) -> None:
+        self.fleet = fleet
+        self.ledger = ledger
+        self.journal = journal
+        self.agenda = agenda
+        self.wishes = Wishes()
+        self.defects: list[Breach] = []
+
+    def give(
+        self,
+        *words: str,
+        chance: random.Random,
+        stdin: str = "",
+        on_end: Callable[[Ended], None] = lambda _: None,
+    ) -> None:
+        """Start a command; the chance decides whether it is killed or stopped midway."""
+        fate, moment, stopped_s = chance.random(), chance.random() * KILLED_WITHIN_S, chance.uniform(0.1, 3.0)
+
+        def ended(command: Ended) -> None:
+            self._look_for_defects(command)
+            self.journal.write("crowd", "ended", words=words, code=command.code, errors=command.errors[-500:])
+            on_end(command)
+
+        running = self.fleet.start(*words, stdin=stdin, on_end=ended)
+        self.journal.write("crowd", "command", words=words, pid=running.popen.pid)
+        if fate < KILLED_SHARE:
+            self.agenda.after(moment, lambda: self._signal(running.popen.pid, signal.SIGKILL))
+        elif fate < KILLED_SHARE + STOPPED_SHARE:
+            self.agenda.after(moment, lambda: self._signal(running.popen.pid, signal.SIGSTOP))
+            self.agenda.after(moment + stopped_s, lambda: self._signal(running.popen.pid, signal.SIGCONT))
+
+    def _signal(self, pid: int, number: signal.Signals) -> None:
+        found = [each for each in self.fleet.kernel.scan().processes if each.seen.pid == pid]
+        victims: list[Process] = [each for each in found if each.kind in (COMMAND, NEWCOMER, SUPERVISOR)]
+        verb = {signal.SIGKILL: "kill", signal.SIGSTOP: "stop"}.get(number)
+        if verb and victims:
+            self.journal.write("crowd", f"{verb} command", victims)
+        for victim in victims:
+            send(victim, number)
+
+    def _look_for_defects(self, command: Ended) -> None:
+        words = " ".join(command.words)
+        if "Traceback" in command.errors or "defect" in command.errors:
+            self.defects.append(Breach("no traceback", words, f"`{words}` failed: {command.errors.strip()}"))
+        elif command.code >= 0 and command.code not in KNOWN_CODES:
+            text = f"`{words}` ended with {command.code}: {command.errors.strip()}"
+            self.defects.append(Breach("exit codes", words, text))
+
+
+class TaskGiver:
+    """Adds tasks, one or several at a time."""
+
+    def __init__(self, crowd: Crowd, seed: int) -> None:
+        self._crowd = crowd
+        self._chance = random.Random(f"{seed} tasks")
+        self._number = 0
+
+    def next_wait_s(self) -> float:
+        return self._chance.uniform(0.2, 1.2)
+
+    def act(self) -> None:
+        wishes = tuple(self._draw() for _ in range(self._chance.randint(1, 5)))
+        chance = random.Random(self._chance.random())
+        if self._crowd.ledger.ready() >= MOST_READY:
+            return
+        self._crowd.wishes.batches.append(wishes)
+        if len(wishes) == 1:
+            words = ("task", "add", wishes[0].title, "--kind", wishes[0].kind, "--body", json.dumps(wishes[0].body))
+            self._crowd.give(*words, chance=chance, on_end=lambda ended: self._acknowledge(wishes, ended))
+        else:
+            lines = "".join(json.dumps(wish.as_json()) + "\n" for wish in wishes)
+            self._crowd.give(
+                *("task", "import", "-"),
+                chance=chance,
+                stdin=lines,
+                on_end=lambda ended: self._acknowledge(wishes, ended),
+            )
+
+    def _draw(self) -> Wish:
+        self._number += 1
+        return draw_wish(self._chance, self._number)
+
+    def _acknowledge(self, wishes: tuple[Wish, ...], ended: Ended) -> None:
+        if ended.code == 0:
+            self._crowd.wishes.acknowledged |= {wish.title for wish in wishes}
+
+
+class Commander:
+    """Gives every other command."""
+
+    WEIGHTS = {
+        "cancel": 12,
+        "stop": 10,
+        "pause": 8,
+        "restart role": 8,
+        "restart": 4,
+        "reconcile twice": 12,
+        "backup": 5,
+        "up": 6,
+        "drain": 3,
+        "down": 3,
+        "down now": 1,
+        "verify": 6,
+        "status": 6,
+        "why": 3,
+        "dry run": 3,
+        "explain": 4,
+    }
+
+    def __init__(self, crowd: Crowd, seed: int) -> None:
+        self._crowd = crowd
+        self._chance = random.Random(f"{seed} commands")
+        self._backups = 0
+
+    def next_wait_s(self) -> float:
+        return self._chance.uniform(0.3, 1.6)
+
+    def act(self) -> None:
+        [deed] = self._chance.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))
+        pick = self._chance.random()
+        self._give(deed, pick, random.Random(self._chance.random()))
+
+    def _give(self, deed: str, pick: float, chance: random.Random) -> None:
+        crowd = self._crowd
+        match deed:
+            case "cancel":
+                for task in _one(crowd.ledger.open_tasks(), pick):
+                    crowd.wishes.cancelled.add(task)
+                    crowd.give("task", "cancel", task, chance=chance)
+            case "stop":
+                for run in _one(sorted(crowd.ledger.view().runs), pick):
+                    crowd.wishes.stopped.add(run)
+                    crowd.give("stop", run, chance=chance)
+            case "pause":
+                names = [[], *([name] for name in (*ROLES, *CAPS))]
+                [words] = _one(names, pick)
+                crowd.give("pause", *words, chance=chance)
+                crowd.agenda.after(chance.uniform(0.2, 3.0), lambda: crowd.give("resume", *words, chance=chance))
+            case "restart role":
+                crowd.give("restart", *_one([*ROLES, "@watchdog"], pick), chance=chance)
+            case "reconcile twice":
+                for _ in range(2):
+                    crowd.give("reconcile", chance=chance)
+            case "backup":
+                self._back_up(chance)
+            case "up":
+                crowd.journal.write("crowd", "up twice")
+                for _ in range(2):
+                    crowd.fleet.up()
+            case "drain":
+                crowd.wishes.downs += 1
+                crowd.give("down", "--drain", "--timeout", f"{1 + round(pick * 4)}s", chance=chance)
+            case "down now":
+                crowd.wishes.downs += 1
+                crowd.give("down", "--now", chance=chance)
+            case "down":
+                crowd.wishes.downs += 1
+                crowd.give("down", chance=chance)
+            case "explain":
+                for run in _one(sorted(crowd.ledger.view().runs), pick):
+                    crowd.give("explain", run, chance=chance)
+            case "verify":
+                crowd.give("ledger", "verify", chance=chance, on_end=self._verified)
+            case "dry run":
+                crowd.give("reconcile", "--dry-run", chance=chance)
+            case _:
+                crowd.give(deed, chance=chance)
+
+    def _back_up(self, chance: random.Random) -> None:
+        self._backups += 1
+        copy = self._crowd.fleet.root / f"backup {self._backups}.db"
+        self._crowd.give("ledger", "backup", str(copy), chance=chance, on_end=lambda ended: self._check_copy(copy, ended))
+
+    def _check_copy(self, copy: Path, ended: Ended) -> None:
+        if ended.code == 0 and not is_whole(copy):
+            self._crowd.defects.append(Breach("backup", copy.name, f"the backup {copy} is not whole"))
+        copy.unlink(missing_ok=True)
+
+    def _verified(self, ended: Ended) -> None:
+        if "differences" in ended.output:
+            self._crowd.defects.append(Breach("I8", "ledger verify", f"ledger verify: {ended.output.strip()}"))
+
+
+def _one(candidates: list[T], pick: float) -> list[T]:
+    return [candidates[int(pick * len(candidates))]] if candidates else []

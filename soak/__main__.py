@@ -23,7 +23,7 @@ class Interrupted(BaseException):
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/soak",
-        description="A real fleet under random kills and stops, and an observer that checks its promises all the while.",
+        description="A real fleet under random kills and stops; an observer checks its promises all the while.",
     )
     parser.add_argument("--seconds", type=float, default=60, metavar="N", help="how long the storm lasts (60)")
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="of every decision (a random one)")

@@ -170,7 +170,7 @@ class Judge:
         self._zombies = {zombie: self._zombies.get(zombie, look.at_s) for zombie in look.zombies}
         for zombie, since in self._zombies.items():
             if look.at_s - since > LONGEST_S:
-                text = f"process {zombie.pid} has been dead for {look.at_s - since:.0f} s, and its parent has not reaped it"
+                text = f"process {zombie.pid} died {look.at_s - since:.0f} s ago, and its parent has not reaped it"
                 yield Breach("reaped", str(zombie.pid), text, look.at_s)
 
 

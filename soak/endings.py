@@ -126,7 +126,9 @@ def check_follow_ups(story: Story) -> Iterable[Breach]:
     for task in story.tasks:
         wanted = len(json.loads(task["body"]).get("follow_ups", ())) if task["state"] == "done" else 0
         if children[task["task_id"]] != wanted:
-            text = f"task {task['task_id']} is {task['state']} and has {children[task['task_id']]} of {wanted} follow-ups"
+            text = (
+                f"task {task['task_id']} is {task['state']} and has {children[task['task_id']]} of {wanted} follow-ups"
+            )
             yield Breach("I4", task["task_id"], text)
 
 

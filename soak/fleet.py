@@ -20,10 +20,10 @@ COMMAND = Path(sys.executable).with_name("operations-center")
 
 CAPS = {"agent": 3, "tests": 2}
 ROLES = ("goal", "improve", "test")
-MAX_ATTEMPTS = 4
+MAX_ATTEMPTS = 3
 MAX_RETRIES = 6
-TIMEOUT_MS = 8_000
-IDLE_TIMEOUT_MS = 5_000
+TIMEOUT_MS = 5_000
+IDLE_TIMEOUT_MS = 4_000
 WATCHDOG_EVERY_S = 1.0
 
 CONFIG = """\
@@ -161,7 +161,7 @@ class Fleet:
 
     def start(self, *words: str, stdin: str = "", on_end: Callable[[Ended], None] = lambda _: None) -> Running:
         """Does not wait; ``reap`` tells ``on_end``."""
-        output, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        output, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is reaped
         with tempfile.TemporaryFile() as given:
             given.write(stdin.encode())
             given.seek(0)

@@ -79,6 +79,10 @@ class LedgerReader:
         rows = self._database.execute("SELECT task_id FROM tasks WHERE state IN ('ready', 'running') ORDER BY number")
         return [row["task_id"] for row in rows]
 
+    def open_runs(self) -> list[str]:
+        rows = self._database.execute("SELECT run_id FROM runs WHERE state <> 'closed' ORDER BY fence")
+        return [row["run_id"] for row in rows]
+
     def runs(self) -> list[dict[str, Any]]:
         return [dict(row) for row in self._database.execute("SELECT * FROM runs ORDER BY fence")]
 

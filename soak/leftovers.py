@@ -16,7 +16,9 @@ def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mappi
     table = fleet.kernel.scan()
     for process in table.processes:
         words = " ".join(process.argv)[:120]
-        yield Breach("nothing left", str(process.seen.pid), f"process {process.seen.pid} ({process.kind}) lives: {words}")
+        yield Breach(
+            "nothing left", str(process.seen.pid), f"process {process.seen.pid} ({process.kind}) lives: {words}"
+        )
     names = {f"{PREFIX}{run['run_id']}" for run in runs}
     pids = {str(seen.pid) for seen in ours}
     for path in cgroups():

@@ -14,8 +14,8 @@ from soak.endings import Story, ending_breaches
 from soak.fleet import Fleet
 from soak.journal import Journal
 from soak.kernel import FLEET, Table, open_descriptors, resident_kib
-from soak.leftovers import leftover_breaches
 from soak.ledger import LedgerReader
+from soak.leftovers import leftover_breaches
 from soak.observer import Observer
 from soak.storm import Storm
 from soak.work import Commander, Crowd, TaskGiver

@@ -7,15 +7,15 @@ lives at that moment, and is in the journal.
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
+from demo.kernel import Seen
 from soak.agenda import Agenda
 from soak.fleet import Fleet
 from soak.journal import Journal
 from soak.kernel import (
     EXECUTOR,
-    FLEET,
     FORK_SERVER,
     KEEPER,
     NEWCOMER,
@@ -35,6 +35,7 @@ TREE = "tree"
 SEVERAL = "several"
 EVERYTHING = "everything"
 NEWBORN = "newborn"
+REPLACEMENT = "replacement"
 REEXEC = "re-exec"
 
 KILLS = {
@@ -48,7 +49,8 @@ KILLS = {
     TREE: 6,
     SEVERAL: 5,
     EVERYTHING: 2,
-    NEWBORN: 12,
+    NEWBORN: 6,
+    REPLACEMENT: 8,
     REEXEC: 4,
 }
 STOPS = {
@@ -62,7 +64,8 @@ STOPS = {
     TREE: 3,
     SEVERAL: 3,
     EVERYTHING: 1,
-    NEWBORN: 5,
+    NEWBORN: 3,
+    REPLACEMENT: 3,
 }
 DEEDS = {f"kill {whom}": weight for whom, weight in KILLS.items()} | {
     f"stop {whom}": weight for whom, weight in STOPS.items()
@@ -91,7 +94,10 @@ class Storm:
         verb, _, whom = deed.partition(" ")
         match whom:
             case "newborn":
-                self._hunt(verb, moment * NEWBORN_WITHIN_S, stopped_s)
+                self._hunt(verb, (NEWCOMER, FORK_SERVER, KEEPER, TIMER), pick, moment * NEWBORN_WITHIN_S, stopped_s)
+            case "replacement":
+                self._strike("kill replaced", "kill", choose(self._kernel.scan(), WATCHER, pick), 0.0)
+                self._hunt(verb, (NEWCOMER,), pick, moment * NEWBORN_WITHIN_S, stopped_s)
             case "re-exec":
                 self._re_execute(moment * REEXEC_WITHIN_S)
             case "everything" if verb == "kill":
@@ -115,22 +121,22 @@ class Storm:
         self._journal.write("storm", "kill everything", self._kernel.scan().processes)
         self._fleet.kill_all()
 
-    def _hunt(self, verb: str, age_s: float, stopped_s: float) -> None:
-        """Wait for the next process of the fleet that is born, and strike it so long after its birth."""
+    def _hunt(self, verb: str, kinds: Sequence[str], pick: float, age_s: float, stopped_s: float) -> None:
+        """Wait for the next process of the fleet that is born, and strike it so long after it was seen first."""
         known = {process.seen for process in self._kernel.scan().processes}
         until = time.monotonic() + HUNT_S
 
         def look() -> None:
-            table = self._kernel.scan()
-            born = [each for each in table.processes if each.seen not in known and _is_of_the_fleet(each, table)]
+            born = [each for each in self._kernel.scan().of(*kinds) if each.seen not in known]
             if born:
-                pids = {each.seen for each in born[:1]}
-                self._agenda.after(age_s, lambda: strike_newborn(pids))
+                prey = _picked(born, pick)
+                self._agenda.after(age_s, lambda: strike({each.seen for each in prey}))
             elif time.monotonic() < until:
-                self._agenda.after(0.0, look)
+                self._agenda.after(0.002, look)
 
-        def strike_newborn(pids: set[object]) -> None:
-            victims = [each for each in self._kernel.scan().processes if each.seen in pids]
+        def strike(prey: Collection[Seen]) -> None:
+            # Looked at again: it may have become a watcher meanwhile.
+            victims = [each for each in self._kernel.scan().processes if each.seen in prey]
             self._strike(f"{verb} newborn", verb, victims, stopped_s)
 
         look()
@@ -164,9 +170,3 @@ def choose(table: Table, whom: str, pick: float) -> list[Process]:
 
 def _picked(candidates: Sequence[T], pick: float) -> list[T]:
     return [candidates[int(pick * len(candidates))]] if candidates else []
-
-
-def _is_of_the_fleet(process: Process, table: Table) -> bool:
-    """Also a keeper or a timer that is just being started; not a command of ours."""
-    fleet = {each.seen.pid for each in table.of(*FLEET)}
-    return process.parent in fleet or process.kind in (NEWCOMER, KEEPER, TIMER)

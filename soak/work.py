@@ -25,7 +25,7 @@ T = TypeVar("T")
 MOST_READY = 25
 """More would only wait: with work that waits, every slot that becomes free is taken at once."""
 
-KILLED_SHARE = 0.25
+KILLED_SHARE = 0.18
 STOPPED_SHARE = 0.1
 KILLED_WITHIN_S = 0.35
 
@@ -111,7 +111,7 @@ class TaskGiver:
         return self._chance.uniform(0.2, 1.2)
 
     def act(self) -> None:
-        wishes = tuple(self._draw() for _ in range(self._chance.randint(1, 5)))
+        wishes = tuple(self._draw() for _ in range(self._chance.randint(1, 6)))
         chance = random.Random(self._chance.random())
         if self._crowd.ledger.ready() >= MOST_READY:
             return
@@ -140,88 +140,82 @@ class TaskGiver:
 class Commander:
     """Gives every other command."""
 
-    WEIGHTS = {
-        "cancel": 12,
-        "stop": 10,
-        "pause": 8,
-        "restart role": 8,
-        "restart": 4,
-        "reconcile twice": 12,
-        "backup": 5,
-        "up": 6,
-        "drain": 3,
-        "down": 3,
-        "down now": 1,
-        "verify": 6,
-        "status": 6,
-        "why": 3,
-        "dry run": 3,
-        "explain": 4,
-    }
-
     def __init__(self, crowd: Crowd, seed: int) -> None:
         self._crowd = crowd
         self._chance = random.Random(f"{seed} commands")
         self._backups = 0
+        self._commands: dict[Callable[[float, random.Random], None], int] = {
+            self._cancel: 12,
+            self._stop: 10,
+            self._pause: 8,
+            self._restart: 12,
+            self._reconcile_twice: 12,
+            self._up_twice: 6,
+            self._down: 6,
+            self._back_up: 5,
+            self._verify: 6,
+            self._ask: 16,
+        }
 
     def next_wait_s(self) -> float:
         return self._chance.uniform(0.3, 1.6)
 
     def act(self) -> None:
-        [deed] = self._chance.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))
+        [command] = self._chance.choices(list(self._commands), list(self._commands.values()))
         pick = self._chance.random()
-        self._give(deed, pick, random.Random(self._chance.random()))
+        command(pick, random.Random(self._chance.random()))
 
-    def _give(self, deed: str, pick: float, chance: random.Random) -> None:
-        crowd = self._crowd
-        match deed:
-            case "cancel":
-                for task in _one(crowd.ledger.open_tasks(), pick):
-                    crowd.wishes.cancelled.add(task)
-                    crowd.give("task", "cancel", task, chance=chance)
-            case "stop":
-                for run in _one(sorted(crowd.ledger.view().runs), pick):
-                    crowd.wishes.stopped.add(run)
-                    crowd.give("stop", run, chance=chance)
-            case "pause":
-                names = [[], *([name] for name in (*ROLES, *CAPS))]
-                [words] = _one(names, pick)
-                crowd.give("pause", *words, chance=chance)
-                crowd.agenda.after(chance.uniform(0.2, 3.0), lambda: crowd.give("resume", *words, chance=chance))
-            case "restart role":
-                crowd.give("restart", *_one([*ROLES, "@watchdog"], pick), chance=chance)
-            case "reconcile twice":
-                for _ in range(2):
-                    crowd.give("reconcile", chance=chance)
-            case "backup":
-                self._back_up(chance)
-            case "up":
-                crowd.journal.write("crowd", "up twice")
-                for _ in range(2):
-                    crowd.fleet.up()
-            case "drain":
-                crowd.wishes.downs += 1
-                crowd.give("down", "--drain", "--timeout", f"{1 + round(pick * 4)}s", chance=chance)
-            case "down now":
-                crowd.wishes.downs += 1
-                crowd.give("down", "--now", chance=chance)
-            case "down":
-                crowd.wishes.downs += 1
-                crowd.give("down", chance=chance)
-            case "explain":
-                for run in _one(sorted(crowd.ledger.view().runs), pick):
-                    crowd.give("explain", run, chance=chance)
-            case "verify":
-                crowd.give("ledger", "verify", chance=chance, on_end=self._verified)
-            case "dry run":
-                crowd.give("reconcile", "--dry-run", chance=chance)
-            case _:
-                crowd.give(deed, chance=chance)
+    # What changes something
 
-    def _back_up(self, chance: random.Random) -> None:
+    def _cancel(self, pick: float, chance: random.Random) -> None:
+        for task in _one(self._crowd.ledger.open_tasks(), pick):
+            self._crowd.wishes.cancelled.add(task)
+            self._crowd.give("task", "cancel", task, chance=chance)
+
+    def _stop(self, pick: float, chance: random.Random) -> None:
+        for run in _one(self._crowd.ledger.open_runs(), pick):
+            self._crowd.wishes.stopped.add(run)
+            self._crowd.give("stop", run, chance=chance)
+
+    def _pause(self, pick: float, chance: random.Random) -> None:
+        [words] = _one([[], *([name] for name in (*ROLES, *CAPS))], pick)
+        self._crowd.give("pause", *words, chance=chance)
+        self._crowd.agenda.after(chance.uniform(0.2, 3.0), lambda: self._crowd.give("resume", *words, chance=chance))
+
+    def _restart(self, pick: float, chance: random.Random) -> None:
+        [words] = _one([[], [], *([name] for name in (*ROLES, "@watchdog"))], pick)
+        self._crowd.give("restart", *words, chance=chance)
+
+    def _reconcile_twice(self, _pick: float, chance: random.Random) -> None:
+        for _ in range(2):
+            self._crowd.give("reconcile", chance=chance)
+
+    def _up_twice(self, _pick: float, _chance: random.Random) -> None:
+        self._crowd.journal.write("crowd", "up twice")
+        for _ in range(2):
+            self._crowd.fleet.up()
+
+    def _down(self, pick: float, chance: random.Random) -> None:
+        [words] = _one([(), (), (), ("--drain", "--timeout", "1s"), ("--drain", "--timeout", "4s"), ("--now",)], pick)
+        self._crowd.wishes.downs += 1
+        self._crowd.give("down", *words, chance=chance)
+
+    # What only looks
+
+    def _ask(self, pick: float, chance: random.Random) -> None:
+        explained = (["explain", run] for run in _one(self._crowd.ledger.open_runs(), chance.random()))
+        [words] = _one([["status"], ["status"], ["why"], ["reconcile", "--dry-run"], *explained], pick)
+        self._crowd.give(*words, chance=chance)
+
+    def _verify(self, _pick: float, chance: random.Random) -> None:
+        self._crowd.give("ledger", "verify", chance=chance, on_end=self._verified)
+
+    def _back_up(self, _pick: float, chance: random.Random) -> None:
         self._backups += 1
         copy = self._crowd.fleet.root / f"backup {self._backups}.db"
-        self._crowd.give("ledger", "backup", str(copy), chance=chance, on_end=lambda ended: self._check_copy(copy, ended))
+        self._crowd.give(
+            "ledger", "backup", str(copy), chance=chance, on_end=lambda ended: self._check_copy(copy, ended)
+        )
 
     def _check_copy(self, copy: Path, ended: Ended) -> None:
         if ended.code == 0 and not is_whole(copy):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ TRY_LATER = 75
 
 
 def say(word: str, **more: Any) -> None:
-    line = {"word": word, "run": RUN, "task": TASK, "backend": BACKEND, "pid": os.getpid(), "at_ns": time.monotonic_ns()}
+    line = {
+        "word": word,
+        "run": RUN,
+        "task": TASK,
+        "backend": BACKEND,
+        "pid": os.getpid(),
+        "at_ns": time.monotonic_ns(),
+    }
     file = os.open(SHELF / "witness.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(file, json.dumps({**line, **more}).encode() + b"\n")
     os.close(file)
@@ -125,53 +133,84 @@ def tries() -> int:
         return len(file.read()) - 1
 
 
-def act(wish: dict[str, Any]) -> int:
-    name, seconds = wish["act"], wish["seconds"]
-    match name:
-        case "follow":
-            work(seconds)
-            result(summary="asked for more", follow_ups=wish["follow_ups"])
-        case "claim":
-            work(seconds)
-            result(outcome="succeeded", summary="said so before it ended")
-            work(0.2)
-        case "fail":
-            work(seconds)
-            return 3
-        case "give up":
-            work(seconds)
-            result(outcome="blocked", summary="somebody has to look")
-        case "later":
-            work(seconds)
-            return TRY_LATER if tries() < wish["times"] else 0
-        case "stubborn":
-            ignore_signals()
-            work(seconds)
-        case "children":
-            children = start_children(wish["count"], seconds)
-            for child in children:
-                child.wait()
-        case "leave":
-            ignore_signals()
-            start_children(wish["count"], seconds)
-        case "daemon":
-            start_daemon(seconds + wish["after"])
-            work(seconds)
-        case "session":
-            if os.fork() == 0:
-                os.setsid()
-                work(seconds)
-                os._exit(0)
-            os.wait()
-        case "overrun":
-            if wish["stubborn"]:
-                ignore_signals()
-            work(600)
-        case "silent":
-            time.sleep(600)
-        case _:
-            work(seconds)
-    return 0
+# Each act is given its task's wish and returns the exit code, None for 0.
+
+
+def follow(wish: dict[str, Any]) -> None:
+    work(wish["seconds"])
+    result(summary="asked for more", follow_ups=wish["follow_ups"])
+
+
+def claim(wish: dict[str, Any]) -> None:
+    work(wish["seconds"])
+    result(outcome="succeeded", summary="said so before it ended")
+    work(0.2)
+
+
+def fail(wish: dict[str, Any]) -> int:
+    work(wish["seconds"])
+    return 3
+
+
+def give_up(wish: dict[str, Any]) -> None:
+    work(wish["seconds"])
+    result(outcome="blocked", summary="somebody has to look")
+
+
+def later(wish: dict[str, Any]) -> int:
+    work(wish["seconds"])
+    return TRY_LATER if tries() < wish["times"] else 0
+
+
+def stubborn(wish: dict[str, Any]) -> None:
+    ignore_signals()
+    work(wish["seconds"])
+
+
+def children(wish: dict[str, Any]) -> None:
+    for child in start_children(wish["count"], wish["seconds"]):
+        child.wait()
+
+
+def leave(wish: dict[str, Any]) -> None:
+    ignore_signals()
+    start_children(wish["count"], wish["seconds"])
+
+
+def daemon(wish: dict[str, Any]) -> None:
+    start_daemon(wish["seconds"] + wish["after"])
+    work(wish["seconds"])
+
+
+def session(wish: dict[str, Any]) -> None:
+    if os.fork() == 0:
+        os.setsid()
+        work(wish["seconds"])
+        os._exit(0)
+    os.wait()
+
+
+def overrun(wish: dict[str, Any]) -> None:
+    if wish["stubborn"]:
+        ignore_signals()
+    work(600)
+
+
+def silent(_wish: dict[str, Any]) -> None:
+    time.sleep(600)
+
+
+def plain(wish: dict[str, Any]) -> None:
+    work(wish["seconds"])
+
+
+ACTS: dict[str, Callable[[dict[str, Any]], int | None]] = {
+    act.__name__.replace("_", " "): act
+    for act in (
+        *(plain, follow, claim, fail, give_up, later, stubborn),
+        *(children, leave, daemon, session, overrun, silent),
+    )
+}
 
 
 def main() -> int:
@@ -179,7 +218,7 @@ def main() -> int:
     first = is_first()
     alone = locked(SHELF / "tasks" / TASK)
     say("begin", act=wish["act"], first=first, alone=alone, crowd=join_crowd(), cap=CAP)
-    code = act(wish)
+    code = ACTS[wish["act"]](wish) or 0
     say("end", code=code)
     return code
 

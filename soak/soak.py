@@ -18,7 +18,7 @@ from soak.ledger import LedgerReader
 from soak.leftovers import leftover_breaches
 from soak.observer import Observer
 from soak.storm import Storm
-from soak.work import Commander, Crowd, TaskGiver
+from soak.work import FIRST_TASKS, Commander, Crowd, TaskGiver
 
 UP_WITHIN_S = 60.0
 IDLE_WITHIN_S = 240.0
@@ -78,11 +78,10 @@ class Soak:
 
     def _storm(self) -> None:
         until = time.monotonic() + self._seconds
-        for actor in (
-            Storm(self._fleet, self._journal, self._agenda, self._seed),
-            TaskGiver(self._crowd, self._seed),
-            Commander(self._crowd, self._seed),
-        ):
+        storm = Storm(self._fleet, self._journal, self._agenda, self._seed)
+        giver = TaskGiver(self._crowd, self._seed)
+        giver.give(FIRST_TASKS)
+        for actor in (storm, giver, Commander(self._crowd, self._seed)):
             self._agenda.engage(actor, until)
         self._agenda.run(until, self._keep_up)
 

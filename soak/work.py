@@ -22,6 +22,8 @@ from soak.ledger import LedgerReader, is_whole
 
 T = TypeVar("T")
 
+FIRST_TASKS = 12
+"""The storm finds work in flight."""
 MOST_READY = 25
 """More would only wait: with work that waits, every slot that becomes free is taken at once."""
 
@@ -111,7 +113,10 @@ class TaskGiver:
         return self._chance.uniform(0.2, 1.2)
 
     def act(self) -> None:
-        wishes = tuple(self._draw() for _ in range(self._chance.randint(1, 6)))
+        self.give(self._chance.randint(1, 6))
+
+    def give(self, count: int) -> None:
+        wishes = tuple(self._draw() for _ in range(count))
         chance = random.Random(self._chance.random())
         if self._crowd.ledger.ready() >= MOST_READY:
             return

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from demo.kernel import look_at
-from soak.kernel import Kernel, send
+from demo.kernel import Seen, look_at
+from soak.kernel import Kernel, Process, send
 
 PROGRAM = Path(__file__).resolve().parent / "programs" / "executor.py"
 COMMAND = Path(sys.executable).with_name("operations-center")
@@ -201,19 +201,19 @@ class Fleet:
             start_new_session=True,
         )
 
-    def kill_all(self) -> list[int]:
+    def kill_all(self) -> list[Process]:
         """Everything of ours, as a power cut would: stopped until nothing new is born, then killed."""
-        stopped: dict[int, int] = {}
-        while new := [each for each in self.kernel.scan().processes if each.seen.pid not in stopped]:
+        stopped: dict[Seen, Process] = {}
+        while new := [each for each in self.kernel.scan().processes if each.seen not in stopped]:
             for process in new:
                 send(process, signal.SIGSTOP)
-                stopped[process.seen.pid] = process.seen.ticks
-        for process in self.kernel.scan().processes:
+                stopped[process.seen] = process
+        for process in stopped.values():
             send(process, signal.SIGKILL)
         deadline = time.monotonic() + 10
         while self.kernel.scan().processes and time.monotonic() < deadline:
             time.sleep(0.005)
-        return sorted(stopped)
+        return list(stopped.values())
 
     def clean_up(self) -> None:
         self.kill_all()

@@ -1,5 +1,7 @@
 """What a fleet must not leave behind when it is down: processes, zombies, cgroups, reports of defects."""
 
+import os
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from soak.breaches import Breach
 from soak.fleet import Fleet
 
 PREFIX = "operations_center-"
+PROBED_WITHIN_S = 10.0
+"""A process probes for cgroups when it starts, and may be stopped for some seconds before."""
 
 
 def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mapping[str, Any]]) -> Iterable[Breach]:
@@ -20,12 +24,19 @@ def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mappi
             "nothing left", str(process.seen.pid), f"process {process.seen.pid} ({process.kind}) lives: {words}"
         )
     names = {f"{PREFIX}{run['run_id']}" for run in runs}
-    pids = {str(seen.pid) for seen in ours}
     for path in cgroups():
-        if path.name in names or path.name.removeprefix(f"{PREFIX}probe-").partition("-")[0] in pids:
+        if path.name in names or _is_probe_of(path, ours):
             yield Breach("nothing left", path.name, f"the cgroup {path} was left behind")
     for path in sorted((fleet.state / "reports").glob("*")):
         yield Breach("no traceback", path.name, f"{path.name}: {path.read_text()[-1500:]}")
+
+
+def _is_probe_of(path: Path, ours: Collection[Seen]) -> bool:
+    """Made by one of ours soon after it was born; pids come again."""
+    pid = path.name.removeprefix(f"{PREFIX}probe-").partition("-")[0]
+    made_s = path.stat().st_mtime - (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
+    born_s = [seen.ticks / os.sysconf("SC_CLK_TCK") for seen in ours if str(seen.pid) == pid]
+    return any(-1 < made_s - each < PROBED_WITHIN_S for each in born_s)
 
 
 def cgroups() -> list[Path]:

@@ -118,8 +118,7 @@ class Storm:
             send(process, signal.SIGCONT)
 
     def _kill_everything(self) -> None:
-        self._journal.write("storm", "kill everything", self._kernel.scan().processes)
-        self._fleet.kill_all()
+        self._journal.write("storm", "kill everything", self._fleet.kill_all())
 
     def _hunt(self, verb: str, kinds: Sequence[str], pick: float, age_s: float, stopped_s: float) -> None:
         """Wait for the next process of the fleet that is born, and strike it so long after it was seen first."""

@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from operations_center.identity import Process, is_alive
+
 PREFIX = "operations_center-"
 EXECUTOR = "executor"
+_PROBE = "probe-"
 
 
 def usable_cgroup_parent() -> Path | None:
@@ -23,14 +26,20 @@ def usable_cgroup_parent() -> Path | None:
     if parent is None:
         return None
     try:
+        _remove_probes_of_the_dead(parent)
         return parent if _probe(parent) else None
     except OSError:
         return None
 
 
+def path_of(parent: Path, run_id: str) -> Path:
+    """Where a run's cgroup is, or would be."""
+    return parent / f"{PREFIX}{run_id}"
+
+
 def create(parent: Path, run_id: str) -> Path:
     """Make a run's cgroup. Raises OSError; then nothing is left of it."""
-    path = parent / f"{PREFIX}{run_id}"
+    path = path_of(parent, run_id)
     path.mkdir()
     try:
         (path / EXECUTOR).mkdir()
@@ -120,7 +129,8 @@ def _mount() -> tuple[Path, Path] | None:
 
 
 def _probe(parent: Path) -> bool:
-    path = create(parent, f"probe-{os.getpid()}-{os.urandom(4).hex()}")
+    me = Process.current()
+    path = create(parent, f"{_PROBE}{me.pid}-{me.start_ticks}-{_pid_namespace()}")
     try:
         if not (path / "cgroup.kill").exists():
             return False
@@ -131,6 +141,18 @@ def _probe(parent: Path) -> bool:
         return False
     finally:
         _remove_soon(path)
+
+
+def _remove_probes_of_the_dead(parent: Path) -> None:
+    """One that was killed while it probed has left its cgroup behind."""
+    for path in parent.glob(f"{PREFIX}{_PROBE}*-*-{_pid_namespace()}"):
+        pid, start_ticks, _ = path.name.removeprefix(f"{PREFIX}{_PROBE}").split("-")
+        if not is_alive(Process(int(pid), int(start_ticks))):
+            remove(path)
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 @contextmanager

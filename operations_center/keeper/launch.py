@@ -144,12 +144,14 @@ def _sync_directory(directory: Path) -> None:
 def _make_cgroup(plan: LaunchPlan) -> None:
     if plan.cgroup_parent is None:
         return
+    # Noted before it is made: if we die in between, whoever settles the run removes it.
+    note = plan.run_directory / "cgroup"
+    _write(note, os.fsencode(cgroup.path_of(plan.cgroup_parent, plan.run_id)))
     try:
-        path = cgroup.create(plan.cgroup_parent, plan.run_id)
+        cgroup.create(plan.cgroup_parent, plan.run_id)
     except OSError:
         # A run without a cgroup is still found by its environment, its session and its parents.
-        return
-    _write(plan.run_directory / "cgroup", os.fsencode(path))
+        note.unlink()
 
 
 def _take_lock(directory: Path, ours: ExitStack) -> int:

@@ -289,6 +289,50 @@ def test_probing_for_a_cgroup_leaves_none(cgroup_parent: Path) -> None:
     assert list(cgroup_parent.glob(f"operations_center-probe-{os.getpid()}-*")) == []
 
 
+def test_a_probe_that_was_killed_is_removed_by_the_next_one(cgroup_parent: Path) -> None:
+    killed_at_step = (
+        "import os, signal, sys; from pathlib import Path; from operations_center.keeper import cgroup\n"
+        "cgroup.is_populated = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "cgroup.usable_cgroup_parent()"
+    )
+    done = subprocess.Popen([sys.executable, "-c", killed_at_step])
+    assert done.wait(timeout=PATIENCE_S) == -signal.SIGKILL
+    # The child that it had put into its cgroup reads the end of its input, and ends.
+    wait_until(lambda: probes_of(cgroup_parent, done.pid) and not populated(cgroup_parent, done.pid), "an empty probe")
+    cgroup.usable_cgroup_parent()
+    assert probes_of(cgroup_parent, done.pid) == []
+
+
+def probes_of(parent: Path, pid: int) -> list[Path]:
+    return list(parent.glob(f"operations_center-probe-{pid}-*"))
+
+
+def populated(parent: Path, pid: int) -> bool:
+    return any(cgroup.is_populated(path) for path in probes_of(parent, pid))
+
+
+def test_a_launch_that_was_killed_when_it_made_the_cgroup_has_noted_it(
+    bench: Bench, cgroup_parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cgroup.create
+
+    def die(parent: Path, run_id: str) -> Path:
+        made(parent, run_id)
+        raise InterruptedHere
+
+    monkeypatch.setattr(cgroup, "create", die)
+    plan = bench.plan("true", cgroup_parent=cgroup_parent)
+    with pytest.raises(InterruptedHere):
+        prepare(plan)
+    path = read_cgroup(plan.run_directory)
+    assert path == cgroup_parent / f"operations_center-{plan.run_id}"
+    assert cgroup.remove(path)
+
+
+class InterruptedHere(BaseException):
+    pass
+
+
 def test_a_run_whose_cgroup_cannot_be_made_runs_without_one(bench: Bench) -> None:
     plan = bench.finish("true", cgroup_parent=bench.directory / "missing")
     assert (exit_code(plan), read_cgroup(plan.run_directory)) == (0, None)

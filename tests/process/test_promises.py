@@ -270,7 +270,7 @@ def test_a_stranger_who_reads_a_lock_is_nobodys_watcher(fleet: Fleet) -> None:
     fleet.run("status", expect=3)
     lock = fleet.state.watcher_lock("goal")
     lock.touch()
-    stranger = subprocess.Popen(["flock", "-s", str(lock), "sleep", "300"])
+    stranger = subprocess.Popen(["flock", "--no-fork", "-s", str(lock), "sleep", "300"])
     try:
         wait_until(lambda: is_read_locked(lock), "the stranger's lock")
         (watcher,) = [each for each in fleet.json("status", expect=3)["watchers"] if each["role"] == "goal"]

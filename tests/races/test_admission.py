@@ -101,13 +101,13 @@ def free(ledger: SqliteLedger, run: Run) -> None:
     assert ledger.change_run(settled, "run.closed", state=RunState.CLOSED, closed_at=1) is not None
 
 
-def contend(directory: Path, name: int, seconds: float) -> dict[str, int]:
-    """Admit, look, tell and free for so long; how often, and the most that were ever seen open."""
+def contend(directory: Path, name: int, seconds: float, at_least: int) -> dict[str, int]:
+    """Admit, look, tell and free for so long and so often; how often, and the most that were ever seen open."""
     witness = os.open(directory / "witness", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     turns = admitted = most = 0
     with opened(directory) as ledger:
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        while time.monotonic() < until or admitted < at_least:
             turns += 1
             run = admit(ledger, f"t{name}-{turns}")
             if run is not None:
@@ -116,7 +116,7 @@ def contend(directory: Path, name: int, seconds: float) -> dict[str, int]:
                 most = max(most, ledger.slots_held().get("agent", 0))
                 os.write(witness, b"-")
                 free(ledger, run)
-    return {"turns": turns, "admitted": admitted, "most": most}
+    return {"admitted": admitted, "most": most}
 
 
 def most_witnessed(directory: Path) -> int:
@@ -140,8 +140,8 @@ def most_recorded(ledger: SqliteLedger) -> int:
     return most
 
 
-def contention(directory: Path, seconds: float) -> list[dict[str, int]]:
-    found = at_once(*(partial(contend, directory, name, seconds) for name in range(PROCESSES)))
+def contention(directory: Path, seconds: float, at_least: int = 1) -> list[dict[str, int]]:
+    found = at_once(*(partial(contend, directory, name, seconds, at_least) for name in range(PROCESSES)))
     assert max(each["most"] for each in found) <= CAP
     assert most_witnessed(directory) <= CAP
     with opened(directory) as ledger:
@@ -151,11 +151,11 @@ def contention(directory: Path, seconds: float) -> list[dict[str, int]]:
 
 
 def test_four_processes_never_admit_past_a_cap_of_two_and_none_of_them_starves(tmp_path: Path) -> None:
-    found = contention(tmp_path, seconds=2.0)
+    # So many that a slot is what they wait for, where a loaded machine lets one of them run later than the others.
+    found = contention(tmp_path, seconds=2.0, at_least=50)
 
-    turns = [each["turns"] for each in found]
-    assert min(turns) >= 0.5 * sum(turns) / PROCESSES, turns
-    assert all(each["admitted"] for each in found), found
+    admitted = [each["admitted"] for each in found]
+    assert min(admitted) >= 0.5 * sum(admitted) / PROCESSES, admitted
     with opened(tmp_path) as ledger:
         assert most_recorded(ledger) == CAP
         assert ledger.verify() == []

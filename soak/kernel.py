@@ -215,7 +215,7 @@ def _kind(process: Process, ours: Mapping[int, Process], holders: Mapping[int, s
     lock = holders.get(process.seen.pid)
     if lock is not None:
         return {"supervisor": SUPERVISOR, "@watchdog": WATCHDOG}.get(lock, WATCHER)
-    if any("fork-server" in word or "fork_server" in word for word in process.argv):
+    if leads and holders.get(process.parent) == "supervisor":
         return FORK_SERVER
     return NEWCOMER if process.parent in ours else COMMAND
 

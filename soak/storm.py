@@ -51,7 +51,7 @@ KILLS = {
     EVERYTHING: 2,
     NEWBORN: 6,
     REPLACEMENT: 8,
-    REEXEC: 4,
+    REEXEC: 7,
 }
 STOPS = {
     WATCHER: 6,
@@ -74,7 +74,7 @@ DEEDS = {f"kill {whom}": weight for whom, weight in KILLS.items()} | {
 MEAN_WAIT_S = 0.45
 NEWBORN_WITHIN_S = 0.1
 HUNT_S = 2.0
-REEXEC_WITHIN_S = 0.3
+REEXEC_WITHIN_S = 0.8
 
 
 class Storm:

@@ -116,6 +116,10 @@ class Fleet:
         return self.root / "shelf"
 
     @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
     def kernel(self) -> Kernel:
         return Kernel(self.root, self.state)
 
@@ -125,6 +129,8 @@ class Fleet:
         return clean | {
             "OPERATIONS_CENTER_CONFIG": str(self.root / "operations_center.toml"),
             "SOAK_SHELF": str(self.shelf),
+            # Where reports of defects are written.
+            "TMPDIR": str(self.reports),
             "SOAK_CAPS": ",".join(f"{name}={cap}" for name, cap in CAPS.items()),
         }
 
@@ -141,6 +147,7 @@ class Fleet:
             **CAPS,
         )
         (self.root / "operations_center.toml").write_text(text)
+        self.reports.mkdir()
         for name in ("began", "tasks", "tries", "drafts", *(f"crowd/{backend}" for backend in CAPS)):
             (self.shelf / name).mkdir(parents=True)
 

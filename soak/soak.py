@@ -23,8 +23,12 @@ from soak.work import FIRST_TASKS, Commander, Crowd, TaskGiver
 UP_WITHIN_S = 60.0
 IDLE_WITHIN_S = 240.0
 END_WITHIN_S = 10.0
+UP_KILLED_SHARE = 0.15
+UP_KILLED_WITHIN_S = 0.5
+"""Some supervisors are killed before they are one."""
+
 DESCRIPTORS_MORE = 4
-RESIDENT_KIB_MORE = 8 * 1024
+RESIDENT_KIB_MORE = 24 * 1024
 
 
 class SoakFailed(Exception):
@@ -55,6 +59,7 @@ class Soak:
         self._agenda = Agenda()
         self._observer = Observer(fleet, _say_breach)
         self._up_is_due = False
+        self._is_stormy = False
 
     def run(self) -> Summary:
         """Raises SoakFailed where the fleet does not come up at all."""
@@ -83,7 +88,9 @@ class Soak:
         giver.give(FIRST_TASKS)
         for actor in (storm, giver, Commander(self._crowd, self._seed)):
             self._agenda.engage(actor, until)
+        self._is_stormy = True
         self._agenda.run(until, self._keep_up)
+        self._is_stormy = False
 
     def _keep_up(self) -> None:
         """Whoever ran ``up`` runs it again when it has ended, after a moment that chance decides."""
@@ -94,8 +101,10 @@ class Soak:
 
     def _start_again(self) -> None:
         self._up_is_due = False
-        self._journal.write("crowd", "up")
-        self._fleet.up()
+        begun = self._fleet.up()
+        self._journal.write("crowd", "up", pid=begun.pid)
+        if self._is_stormy and self._chance.random() < UP_KILLED_SHARE:
+            self._agenda.after(self._chance.uniform(0.0, UP_KILLED_WITHIN_S), lambda: self._crowd.kill(begun.pid))
 
     # The calm
 

@@ -78,10 +78,14 @@ class Crowd:
         running = self.fleet.start(*words, stdin=stdin, on_end=ended)
         self.journal.write("crowd", "command", words=words, pid=running.popen.pid)
         if fate < KILLED_SHARE:
-            self.agenda.after(moment, lambda: self._signal(running.popen.pid, signal.SIGKILL))
+            self.agenda.after(moment, lambda: self.kill(running.popen.pid))
         elif fate < KILLED_SHARE + STOPPED_SHARE:
             self.agenda.after(moment, lambda: self._signal(running.popen.pid, signal.SIGSTOP))
             self.agenda.after(moment + stopped_s, lambda: self._signal(running.popen.pid, signal.SIGCONT))
+
+    def kill(self, pid: int) -> None:
+        """A command that was started, if it runs still."""
+        self._signal(pid, signal.SIGKILL)
 
     def _signal(self, pid: int, number: signal.Signals) -> None:
         found = [each for each in self.fleet.kernel.scan().processes if each.seen.pid == pid]
@@ -185,7 +189,16 @@ class Commander:
     def _pause(self, pick: float, chance: random.Random) -> None:
         [words] = _one([[], *([name] for name in (*ROLES, *CAPS))], pick)
         self._crowd.give("pause", *words, chance=chance)
-        self._crowd.agenda.after(chance.uniform(0.2, 3.0), lambda: self._crowd.give("resume", *words, chance=chance))
+        self._crowd.agenda.after(chance.uniform(0.2, 3.0), lambda: self._resume(words, chance))
+
+    def _resume(self, words: list[str], chance: random.Random) -> None:
+        """Whoever resumes and is killed does it again: a fleet that is paused for good would not be tried."""
+
+        def again(ended: Ended) -> None:
+            if ended.code:
+                self._resume(words, chance)
+
+        self._crowd.give("resume", *words, chance=chance, on_end=again)
 
     def _restart(self, pick: float, chance: random.Random) -> None:
         [words] = _one([[], [], *([name] for name in (*ROLES, "@watchdog"))], pick)

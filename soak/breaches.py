@@ -119,7 +119,7 @@ class Judge:
         for run, since in self._dead.items():
             since.worked_s += passed_s if look.watchdog_works and since.at_s < look.at_s else 0.0
             if run not in look.reserved:
-                self._remember_longest(run, look.at_s - since.at_s)
+                self._remember_longest(run, since, look)
             elif since.worked_s < RESERVATION_S:
                 since.cycles = look.cycles
             if since.worked_s > LONGEST_S or look.cycles - since.cycles >= CYCLES:
@@ -131,9 +131,13 @@ class Judge:
                     look.at_s,
                 )
 
-    def _remember_longest(self, run: str, seconds: float) -> None:
-        if seconds > self.longest_dead_s:
-            self.longest_dead_s, self.longest_dead = seconds, run
+    def _remember_longest(self, run: str, since: _Since, look: Look) -> None:
+        if look.at_s - since.at_s > self.longest_dead_s:
+            self.longest_dead_s = look.at_s - since.at_s
+            self.longest_dead = (
+                f"{run}, through {look.cycles - since.cycles} cycles of a watchdog that worked for "
+                f"{since.worked_s:.1f} s of it"
+            )
 
     def _caps_exceeded(self, look: Look) -> Iterable[Breach]:
         for backend, cap in self._caps.items():

@@ -1,7 +1,5 @@
 """What a fleet must not leave behind when it is down: processes, zombies, cgroups, reports of defects."""
 
-import os
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,6 @@ from soak.breaches import Breach
 from soak.fleet import Fleet
 
 PREFIX = "operations_center-"
-PROBED_WITHIN_S = 10.0
-"""A process probes for cgroups when it starts, and may be stopped for some seconds before."""
 
 
 def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mapping[str, Any]]) -> Iterable[Breach]:
@@ -36,11 +32,9 @@ def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mappi
 
 
 def _is_probe_of(path: Path, ours: Collection[Seen]) -> bool:
-    """Made by one of ours soon after it was born; pids come again."""
-    pid = path.name.removeprefix(f"{PREFIX}probe-").partition("-")[0]
-    made_s = path.stat().st_mtime - (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
-    born_s = [seen.ticks / os.sysconf("SC_CLK_TCK") for seen in ours if str(seen.pid) == pid]
-    return any(-1 < made_s - each < PROBED_WITHIN_S for each in born_s)
+    """Its name says who made it: ``…-probe-PID-START_TICKS-PID_NAMESPACE``."""
+    words = path.name.split("-")
+    return words[1] == "probe" and len(words) == 5 and Seen(int(words[2]), int(words[3])) in ours
 
 
 def cgroups() -> list[Path]:

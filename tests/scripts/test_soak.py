@@ -15,8 +15,10 @@ from demo.kernel import Seen
 from soak.acts import Wish
 from soak.breaches import FORKED_S, LONGEST_S, RESERVATION_S, Breach, Judge, Look, Tree, witnessed_breaches
 from soak.endings import Story, ending_breaches
+from soak.fleet import Fleet
 from soak.kernel import Kernel
 from soak.ledger import Held, View
+from soak.leftovers import leftover_breaches
 from soak.observer import trees_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +197,20 @@ def test_everybody_who_carries_a_lock_is_found(tmp_path: Path) -> None:
         popen.communicate(b"\n")
     assert {seen.pid for seen, _ in carriers} == {popen.pid for popen in held}
     assert len({inode for _, inode in carriers}) == 2
+
+
+def test_what_a_fleet_leaves_behind_is_found(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    for directory in (fleet.reports, fleet.state / "logs"):
+        directory.mkdir(parents=True)
+    assert list(leftover_breaches(fleet, (), [])) == []
+    (fleet.reports / "operations-center-report-1").write_text("a defect")
+    (fleet.state / "logs" / "goal.log").write_text("INFO\nTraceback (most recent call last):\n")
+    with process_of_run(tmp_path, "r1") as popen:
+        while not fleet.kernel.scan().processes:
+            os.sched_yield()
+        found = {breach.subject for breach in leftover_breaches(fleet, (), [])}
+    assert found == {str(popen.pid), "operations-center-report-1", "goal.log"}
 
 
 # The end

@@ -1,0 +1,63 @@
+"""Runs that were started by this process, or by one that died at once: as their watcher leaves them."""
+
+import os
+import subprocess
+from typing import NoReturn
+
+from operations_center import dispatch
+from operations_center.dispatch import Dispatcher, Started
+from operations_center.identity import Process, read_stat
+from operations_center.keeper import launch
+from operations_center.keeper.launch import LaunchedRun, LaunchPlan
+from operations_center.wiring import Center
+from tests.fleet import Fleet
+
+
+def start_run(fleet: Fleet, center: Center, task_id: str) -> Started:
+    """Admit, claim and launch; this process is the run's watcher, and has to reap what it has started."""
+    backends = center.backends(os.environ | {"HOME": str(fleet.root)})
+    task = center.board.task(task_id)
+    assert task is not None
+    started = Dispatcher(center.surroundings, center.config.roles["goal"], backends).dispatch(task)
+    assert isinstance(started, Started), started
+    return started
+
+
+def run_of_a_dead_watcher(fleet: Fleet, task_id: str, *, recorded: bool = True) -> tuple[str, list[int]]:
+    """The run's id, and the pids of its keeper and, if it has a limit, of its timer.
+
+    ``recorded``: whether the watcher lived long enough to record the start.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _start_and_die(fleet, task_id, write_end, recorded)
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    assert os.waitpid(pid, 0)[1] == 0
+    with os.fdopen(read_end) as pipe:
+        run_id, *pids = pipe.read().split()
+    return run_id, [int(number) for number in pids]
+
+
+def _start_and_die(fleet: Fleet, task_id: str, told: int, recorded: bool) -> None:
+    def tell_and_die(run_id: str, children: list["subprocess.Popen[bytes]"]) -> NoReturn:
+        os.write(told, " ".join([run_id, *(str(child.pid) for child in children)]).encode())
+        os._exit(0)
+
+    def start_only(plan: LaunchPlan) -> LaunchedRun:
+        tell_and_die(plan.run_id, launch.start(plan).children)
+
+    with fleet.center() as center:
+        if not recorded:
+            dispatch.start = start_only
+        started = start_run(fleet, center, task_id)
+        tell_and_die(started.run.run_id, started.children)
+
+
+def process_of(pid: int) -> Process:
+    stat = read_stat(pid)
+    assert stat is not None
+    return Process(pid, stat.start_ticks)

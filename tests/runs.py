@@ -2,13 +2,13 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from typing import NoReturn
 
-from operations_center import dispatch
 from operations_center.dispatch import Dispatcher, Started
 from operations_center.identity import Process, read_stat
-from operations_center.keeper import launch
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan
+from operations_center.keeper.processes import KernelProcesses
 from operations_center.wiring import Center
 from tests.fleet import Fleet
 
@@ -47,13 +47,12 @@ def _start_and_die(fleet: Fleet, task_id: str, told: int, recorded: bool) -> Non
         os.write(told, " ".join([run_id, *(str(child.pid) for child in children)]).encode())
         os._exit(0)
 
-    def start_only(plan: LaunchPlan) -> LaunchedRun:
-        tell_and_die(plan.run_id, launch.start(plan).children)
+    class DieWithTheStart(KernelProcesses):
+        def start(self, plan: LaunchPlan) -> LaunchedRun:
+            tell_and_die(plan.run_id, super().start(plan).children)
 
     with fleet.center() as center:
-        if not recorded:
-            dispatch.start = start_only
-        started = start_run(fleet, center, task_id)
+        started = start_run(fleet, center if recorded else replace(center, processes=DieWithTheStart()), task_id)
         tell_and_die(started.run.run_id, started.children)
 
 

@@ -34,7 +34,7 @@ OLDEST_KERNEL = (5, 3)
 
 OLDEST_PYTHON = (3, 11)
 
-KEEPER_PROGRAMS = ("sh", "timeout", "sync", "stat", "cat", "sleep")
+KEEPER_PROGRAMS = ("sh", "timeout", "sync", "stat", "cat", "grep", "sleep")
 
 OLDEST_TIME_MS = 1_735_689_600_000
 """2025: a clock that says less has not been set."""
@@ -107,7 +107,9 @@ def _keeper_programs() -> Iterator[Check]:
     path = os.confstr("CS_PATH") or os.defpath
     missing = [program for program in KEEPER_PROGRAMS if shutil.which(program, path=path) is None]
     if missing:
-        yield _fault("programs", f"cannot start runs: {', '.join(missing)} is not in {path}; install coreutils")
+        yield _fault(
+            "programs", f"cannot start runs: {', '.join(missing)} is not in {path}; install coreutils and grep"
+        )
     else:
         yield _ok("programs", f"{', '.join(KEEPER_PROGRAMS)} are there")
 

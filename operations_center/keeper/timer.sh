@@ -38,18 +38,15 @@ check_idle() {
     [ "$look_again" -ge "$step" ] || step=$look_again
 }
 
-belongs_to_keeper() {
-    [ "$2" = "$keeper" ] || [ "$4" = "$keeper" ]
-}
-
+# Children of the keeper and members of its session, by the fields after the name: state, parent, group, session.
+# Matched to the end of the line, for a process may call itself anything, and by grep, for the shell would read
+# every process of the machine byte by byte.
 signal_tree() {
-    for file in /proc/[0-9]*/stat; do
+    fields="\\) [A-Za-z] ($keeper|[0-9]+ -?[0-9]+ $keeper) [-0-9 ]*\$"
+    for file in $(command -p grep -slE "$fields" /proc/[0-9]*/stat); do
         pid=${file#/proc/}
         pid=${pid%/stat}
         [ "$pid" != "$keeper" ] || continue
-        read -r stat <"$file" || continue
-        # shellcheck disable=SC2086
-        belongs_to_keeper ${stat##*) } || continue
         for signal in "$@"; do
             kill -s "$signal" "$pid"
         done

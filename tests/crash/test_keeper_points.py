@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -218,7 +219,9 @@ def begin_at(lives: Lives, points: list[Point], at: int, number: signal.Signals,
     lives.hold() if at <= first(points, "wait4") else lives.let_go()
     life = lives.begin(watching)
     wait_until_stopped(life.keeper.pid)
-    assert AtPoint(life.keeper.pid, points[at], number).wait() == life.keeper.pid
+    hit = AtPoint(life.keeper.pid, points[at], number).wait()
+    # How long it has children depends on the load: after its record it may end before it comes to the point.
+    assert hit == life.keeper.pid or (hit is None and read_exit(lives.fleet.state.run(life.run_id)))
     return life
 
 
@@ -285,15 +288,22 @@ def test_a_keeper_stopped_at_any_call_keeps_the_slot_until_it_has_gone_on_to_its
             continue_if_there(life.keeper)
             lives.let_go()
             run = lives.see_to_the_end(life)
-            if dies != "executor" and run.outcome is not Outcome.NEVER_STARTED:
+            if dies != "executor" and lives.count("begun", life):
                 assert (run.outcome, lives.count("ended", life)) == (Outcome.SUCCEEDED, 1)
     assert_every_task_can_be_done(lives)
 
 
 def end_executor(life: Life) -> None:
-    table = ProcessTable.scan()
-    for pid in table.pids_of_run(life.run_id) - {life.keeper.pid}:
+    for pid in executors(life):
         kill_if_there(pid)
+
+
+def has_no_executor(life: Life) -> bool:
+    return not executors(life)
+
+
+def executors(life: Life) -> frozenset[int]:
+    return ProcessTable.scan().pids_of_run(life.run_id) - {life.keeper.pid}
 
 
 def continue_if_there(process: Process) -> None:
@@ -311,9 +321,14 @@ def test_a_keeper_that_stays_stopped_is_woken_and_nothing_of_its_run_is_done_twi
     for at in some_of(list(range(len(points) - 1)), 6, turn_of(watching)):
         with naming(points[at]):
             life = begin_at(lives, points, at, signal.SIGSTOP, watching)
-            lives.reconcile(life)
             lives.let_go()
-            lives.see_to_the_end(life, replace(lives.center.surroundings, clock=LaterClock()))
+            wait_until(partial(has_no_executor, life), "the executor's end")
+            later = replace(lives.center.surroundings, clock=LaterClock())
+            for surroundings in (lives.center.surroundings, later, later):
+                lives.reconcile(life, surroundings)
+            # One that has created its gate and not written it could be anything: it is adopted as it is.
+            continue_if_there(life.keeper)
+            lives.see_to_the_end(life, later)
     assert_every_task_can_be_done(lives)
 
 
@@ -385,7 +400,7 @@ def test_a_limit_holds_though_the_timer_dies_or_stops_at_any_call(
     life = begin_with_limits(lives, Watching.ALIVE)
     (points,) = trace(life.timer.pid).values()
     assert lives.see_to_the_end(life).outcome is Outcome.TIMED_OUT
-    chosen = some_of(points[:-1], 6, turn_of(watching))
+    chosen = some_of(points[:-1], 12, len(number.name) + turn_of(watching))
     hits = 0
     for point in chosen:
         with naming(point):

@@ -127,3 +127,16 @@ def test_limits_hold_when_the_launcher_is_dead(bench: Bench, limit: str, said: s
     wait_for_end(keeper)
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (137, said)
     assert tree_of(ProcessTable.scan(), TreeQuery(plan.run_id, keeper)).is_empty
+
+
+CALLS_ITSELF = """
+import ctypes, time
+ctypes.CDLL(None).prctl(15, {name!r})
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"a) S 1 1 1", b"\xff) Z 0\n0) X", b"(("])
+def test_no_name_hides_a_process_from_its_limit(bench: Bench, name: bytes) -> None:
+    run_to_its_limit(bench, *python(CALLS_ITSELF.format(name=name)), timeout_ms=300)
+    assert (exit_code(bench.plans[0]), read_timed_out(bench.plans[0].run_directory)) == (143, "wall")

@@ -27,7 +27,7 @@ from operations_center.locks import take_lock
 from operations_center.model import Run
 from operations_center.store import Store
 from tests.cli.command_line import CommandLine
-from tests.fleet import PATIENCE_S
+from tests.fleet import PATIENCE_S, wait_until
 
 WRITER = """
 import os
@@ -273,7 +273,7 @@ def living(line: CommandLine) -> Iterator[Run]:
     plan = LaunchPlan(
         run_id=run.run_id,
         run_directory=directory,
-        argv=("sleep", "300"),
+        argv=("sh", "-c", "echo begun; exec sleep 300"),
         environment={"PATH": os.environ["PATH"]},
         stdin=False,
         working_directory=None,
@@ -286,6 +286,7 @@ def living(line: CommandLine) -> Iterator[Run]:
     )
     prepare(plan)
     launched = start(plan)
+    wait_until(lambda: (directory / "stdout").read_text(), "the executor")
     yield run
     end_tree(run.run_id)
     for child in launched.children:

@@ -297,8 +297,9 @@ def test_a_probe_that_was_killed_is_removed_by_the_next_one(cgroup_parent: Path)
     )
     done = subprocess.Popen([sys.executable, "-c", killed_at_step])
     assert done.wait(timeout=PATIENCE_S) == -signal.SIGKILL
-    # The child that it had put into its cgroup reads the end of its input, and ends.
-    wait_until(lambda: probes_of(cgroup_parent, done.pid) and not populated(cgroup_parent, done.pid), "an empty probe")
+    # The child that it had put into its cgroup reads the end of its input, and ends. The next one may be any
+    # process of this machine that probes.
+    wait_until(lambda: not populated(cgroup_parent, done.pid), "an empty probe")
     cgroup.usable_cgroup_parent()
     assert probes_of(cgroup_parent, done.pid) == []
 

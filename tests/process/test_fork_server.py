@@ -11,7 +11,7 @@ import pytest
 from operations_center.identity import Process, is_alive, read_stat
 from operations_center.locks import lock_holder
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
-from tests.fleet import Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, wait_until
 
 CONFIG = """
 [roles.goal]
@@ -151,7 +151,7 @@ def test_no_watcher_stays_when_the_supervisor_is_told_to_stop_while_it_starts_th
             lambda supervisor=supervisor: lock_holder(fleet.state.supervisor_lock) == supervisor.pid, "it starts"
         )
         supervisor.terminate()
-        assert supervisor.wait(20) in (0, -signal.SIGTERM)
+        assert supervisor.wait(PATIENCE_S) in (0, -signal.SIGTERM)
         assert [lock_holder(fleet.state.watcher_lock(name)) for name in MEMBERS] == [None] * 3
 
 
@@ -195,7 +195,7 @@ def test_a_stop_that_comes_while_it_executes_itself_is_not_lost(fleet: Fleet) ->
     wait_until(lambda: "supervisor.re_executed" in fleet.run("events").stdout, "it is about to")
     supervisor.terminate()
 
-    assert supervisor.wait(20) == 0
+    assert supervisor.wait(PATIENCE_S) == 0
     assert [lock_holder(fleet.state.watcher_lock(name)) for name in MEMBERS] == [None] * 3
     assert fleet.pulse(SUPERVISOR).state == "stopped"
 

@@ -168,21 +168,23 @@ class Fleet:
             remove_cgroup_of(path)
 
     def _kill_all(self) -> set[int]:
-        """What there was to kill: the processes of its runs, and all that were started with its environment."""
+        """What there was to kill: the processes of its runs, and all that work in its directory or call it home."""
         table = ProcessTable.scan()
         ours = {path.name for path in self.state.runs.glob("*")}
         pids = {pid for run_id in table.run_ids & ours for pid in table.pids_of_run(run_id)}
-        pids |= {pid for pid in table.processes if self._is_of_this_fleet(pid)}
+        pids |= {pid for pid in table.processes if pid != os.getpid() and self._is_of_this_fleet(pid)}
         for pid in pids:
             kill_if_there(pid)
         return pids
 
     def _is_of_this_fleet(self, pid: int) -> bool:
         try:
+            # A process that has given itself a title has overwritten its environment.
+            directory = Path(os.readlink(f"/proc/{pid}/cwd"))
             environment = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             return False
-        return f"HOME={self.root}".encode() in environment.split(b"\0")
+        return directory.is_relative_to(self.root) or f"HOME={self.root}".encode() in environment.split(b"\0")
 
 
 def remove_cgroup_of(run_directory: Path) -> None:

@@ -286,7 +286,7 @@ def living(line: CommandLine) -> Iterator[Run]:
     )
     prepare(plan)
     launched = start(plan)
-    wait_until(lambda: (directory / "stdout").read_text(), "the executor")
+    wait_until((directory / "stdout").read_text, "the executor")
     yield run
     end_tree(run.run_id)
     for child in launched.children:

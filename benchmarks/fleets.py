@@ -94,11 +94,14 @@ class Announcements:
         """The command of an executor that announces itself."""
         return ["sh", "-c", f"echo $$ >'{self.path}'; {then}"]
 
-    def next(self) -> tuple[int, int]:
-        """The pid of the next that announces itself, and when."""
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def next(self, seconds: float = PATIENCE_S) -> tuple[int, int]:
+        """The pid of the next that announces itself, and when. Raises TimeoutError when none does in time."""
         while not self._unread:
-            if not select.select([self._descriptor], [], [], PATIENCE_S)[0]:
-                raise TimeoutError(f"nobody announced itself within {PATIENCE_S:.0f} s")
+            if not select.select([self._descriptor], [], [], seconds)[0]:
+                raise TimeoutError(f"nobody announced itself within {seconds:.0f} s")
             self.read()
         return self._unread.pop(0)
 
@@ -112,9 +115,14 @@ class Announcements:
         self._unread += [(int(line), at) for line in lines]
         return self._unread
 
-    def forget(self) -> None:
+    def take(self) -> list[tuple[int, int]]:
+        """All that have announced themselves since; does not wait."""
         self.read()
-        self._unread.clear()
+        taken, self._unread = self._unread, []
+        return taken
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 def announcing_interpreters(announcements: Announcements) -> dict[str, str]:

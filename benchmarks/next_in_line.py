@@ -12,7 +12,7 @@ import random
 import time
 from pathlib import Path
 
-from benchmarks import floors
+from benchmarks import floors, peers
 from benchmarks.figures import Options, Row, main, milliseconds, summary
 from benchmarks.fleets import Announcements, LedgerEye, add_task, directory, kill, one_role, running_fleet
 
@@ -28,6 +28,8 @@ def measure(options: Options) -> list[Row]:
     spread = summary(milliseconds(ours))
     spawn = summary(milliseconds(spawned))
     beside = {"waitpid + posix_spawn": again["p50"], "posix_spawn alone": spawn["p50"]}
+    if options.peers:
+        beside |= peers.recoveries(quick=options.quick)
     return [Row("killed → next executor runs, median", "ms", spread["p50"], beside, TARGET_MS, spread=spread)]
 
 

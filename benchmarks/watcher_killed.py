@@ -47,7 +47,7 @@ def measure(options: Options) -> list[Row]:
         moments = moments_after_kills(root, kills)
         floor = {"waitpid + posix_spawn": summary(milliseconds(floors.start_again(root, kills)))["p50"]}
     restarts = peers.restarts(SETTINGS, quick=options.quick) if options.peers else {}
-    runit = restarts.get("runit:default")
+    runit = restarts.get("runit default")
     return [
         _row("first instruction", moments["first"], floor | restarts, runit, "runit's median in this run"),
         _row("ready", moments["ready"], {}, TARGET_MS),
@@ -77,7 +77,7 @@ def moments_after_kills(root: Path, kills: int) -> dict[str, list[int]]:
             eye.when_started(executors.next()[0])
         for number in range(kills):
             time.sleep(random.uniform(0.3, 0.6))
-            watchers.forget()
+            watchers.take()
             look = look_at_admission if number % 2 else look_at_replacement
             for name, nanoseconds in look(fleet, center, eye, watchers).items():
                 took[name].append(nanoseconds)

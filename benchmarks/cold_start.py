@@ -27,7 +27,7 @@ TARGET_MS = 500.0
 
 
 def measure(options: Options) -> list[Row]:
-    times, runs = options.several(TIMES), options.several(RUNS)
+    times, runs = (1, 10) if options.quick else (TIMES, RUNS)
     full = summary(milliseconds([first_admission(runs) for _ in range(times)]))
     empty = summary(milliseconds([first_admission(0) for _ in range(times)]))
     imports = summary(milliseconds([import_everything() for _ in range(times)]))

@@ -22,7 +22,7 @@ from operations_center.boards.local import NewTask
 from operations_center.wiring import Center
 from tests.fleet import Fleet
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 now_ns = time.monotonic_ns
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.admission import OurLedger
-from benchmarks.peers.common import HOME, PG_DSN, REDIS_PORT
+from benchmarks.peers import HOME
+from benchmarks.peers.common import PG_DSN, REDIS_PORT
 from operations_center.clock import SystemClock
 from operations_center.store import Store
 

@@ -34,8 +34,8 @@ from typing import Any
 import psutil
 
 from benchmarks.fleets import add_task, one_role
+from benchmarks.peers import HOME
 from benchmarks.peers.common import (
-    HOME,
     PG_PORT,
     REDIS_PORT,
     emit,

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from benchmarks.figures import percentile
-from benchmarks.peers import HOME, ROOT
+from benchmarks.peers import HOME
 
 BIN = HOME / "venv" / "bin"
 UNPACKED = HOME / "root"
@@ -31,8 +31,6 @@ UNPACKED_ENV = {
     "LD_LIBRARY_PATH": str(UNPACKED / "usr/lib/x86_64-linux-gnu"),
     "PATH": f"{UNPACKED}/usr/bin:{UNPACKED}/usr/sbin:{UNPACKED}/bin:{UNPACKED}/sbin:{os.environ['PATH']}",
 }
-
-__all__ = ["HOME", "ROOT"]
 
 
 def emit(**row: Any) -> None:

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Never, Self
@@ -153,6 +154,8 @@ def _begin(live: Callable[[socket.socket], Never], control: socket.socket, log: 
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         live(control)
+    except BaseException:
+        traceback.print_exc()
     finally:
         # Whatever went wrong: this is not the process whose stack we are on.
         os._exit(1)

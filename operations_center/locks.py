@@ -22,6 +22,10 @@ NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", 
 PROBE_WITHIN_S = 0.5
 PROBE_PAUSE_S = 0.005
 
+PAGE = 4096
+READINGS = 3
+"""The kernel hands ``/proc/locks`` out in pages: when other locks come and go meanwhile, a line can be missed."""
+
 
 def take_lock(path: Path, what: str, *, inherited: int | None = None) -> int:
     """Take a lock for the rest of this process's life and return its descriptor.
@@ -80,10 +84,18 @@ def lock_holder(path: Path) -> int | None:
     """The pid that took the flock on a file, out of ``/proc/locks``; None when nobody in this pid namespace has."""
     try:
         facts = path.stat()
-        table = Path("/proc/locks").read_text()
+        file_id = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+        for _ in range(READINGS):
+            table = Path("/proc/locks").read_text()
+            holder = _holder_in(table, file_id)
+            if holder is not None or len(table) <= PAGE:
+                return holder
     except OSError:
-        return None
-    file_id = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+        pass
+    return None
+
+
+def _holder_in(table: str, file_id: str) -> int | None:
     for line in table.splitlines():
         fields = line.split()
         # "1: FLOCK ADVISORY WRITE 1234 fd:00:5678 0 EOF"; a waiter's line has "->" as its second field.

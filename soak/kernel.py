@@ -122,21 +122,14 @@ class Kernel:
                 found.append((name, inode))
         return found
 
+    def writer(self) -> int | None:
+        """The pid of whoever is in the midst of a write to the ledger at this moment."""
+        return next(iter(_lock_takers([self.state / "ledger.write"])), None)
+
     def _holders(self) -> dict[int, str]:
         """Pid → name of the lock that it took."""
         paths = [self.state / "supervisor.lock", *(self.state / "watchers").glob("*.lock")]
-        inodes = {}
-        for path in paths:
-            try:
-                inodes[path.stat().st_ino] = path.name.removesuffix(".lock")
-            except OSError:
-                continue
-        holders = {}
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.split()
-            if words[1:4:2] == ["FLOCK", "WRITE"] and (inode := int(words[5].rpartition(":")[2])) in inodes:
-                holders[int(words[4])] = inodes[inode]
-        return holders
+        return {pid: path.name.removesuffix(".lock") for pid, path in _lock_takers(paths).items()}
 
     def _ours(self, seen: Seen, stat: list[str]) -> Process | None:
         environment = _read(seen.pid, "environ")
@@ -196,6 +189,22 @@ def catches(pid: int, number: signal.Signals) -> bool:
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     return False
+
+
+def _lock_takers(paths: Iterable[Path]) -> dict[int, Path]:
+    """Who has taken which of these locks, by ``/proc/locks``."""
+    inodes = {}
+    for path in paths:
+        try:
+            inodes[path.stat().st_ino] = path
+        except OSError:
+            continue
+    takers = {}
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1:4:2] == ["FLOCK", "WRITE"] and (inode := int(words[5].rpartition(":")[2])) in inodes:
+            takers[int(words[4])] = inodes[inode]
+    return takers
 
 
 def _classified(process: Process, ours: Mapping[int, Process], holders: Mapping[int, str]) -> Process:

@@ -1,5 +1,6 @@
 """What a fleet must not leave behind when it is down: processes, zombies, cgroups, reports of defects."""
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,4 +42,6 @@ def cgroups() -> list[Path]:
     """Every cgroup that the program made on this machine, for whatever fleet."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     roots = [Path(words[1]) for words in mounts if words[2] == "cgroup2"]
-    return sorted(path for root in roots for path in root.rglob(f"{PREFIX}*"))
+    # Those of other fleets come and go meanwhile; os.walk does not mind.
+    found = ((directory, name) for root in roots for directory, names, _ in os.walk(root) for name in names)
+    return sorted(Path(directory, name) for directory, name in found if name.startswith(PREFIX))

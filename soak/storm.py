@@ -4,6 +4,7 @@ The sequence of deeds and of the numbers drawn for each is determined by the see
 lives at that moment, and is in the journal.
 """
 
+import os
 import random
 import signal
 import time
@@ -36,6 +37,7 @@ SEVERAL = "several"
 EVERYTHING = "everything"
 NEWBORN = "newborn"
 REPLACEMENT = "replacement"
+WRITER = "writer"
 REEXEC = "re-exec"
 
 KILLS = {
@@ -51,6 +53,7 @@ KILLS = {
     EVERYTHING: 2,
     NEWBORN: 6,
     REPLACEMENT: 8,
+    WRITER: 14,
     REEXEC: 7,
 }
 STOPS = {
@@ -66,6 +69,7 @@ STOPS = {
     EVERYTHING: 1,
     NEWBORN: 3,
     REPLACEMENT: 3,
+    WRITER: 7,
 }
 DEEDS = {f"kill {whom}": weight for whom, weight in KILLS.items()} | {
     f"stop {whom}": weight for whom, weight in STOPS.items()
@@ -98,6 +102,8 @@ class Storm:
             case "replacement":
                 self._strike("kill replaced", "kill", choose(self._kernel.scan(), WATCHER, pick), 0.0)
                 self._hunt(verb, (NEWCOMER,), pick, moment * NEWBORN_WITHIN_S, stopped_s)
+            case "writer":
+                self._lie_in_wait(verb, stopped_s)
             case "re-exec":
                 self._re_execute(moment * REEXEC_WITHIN_S)
             case "everything" if verb == "kill":
@@ -137,6 +143,27 @@ class Storm:
             # Looked at again: it may have become a watcher meanwhile.
             victims = [each for each in self._kernel.scan().processes if each.seen in prey]
             self._strike(f"{verb} newborn", verb, victims, stopped_s)
+
+        look()
+
+    def _lie_in_wait(self, verb: str, stopped_s: float) -> None:
+        """For whoever writes to the ledger next: it is stopped inside of its transaction, and stays so or is killed."""
+        until = time.monotonic() + HUNT_S
+
+        def look() -> None:
+            pid = self._kernel.writer()
+            if pid is not None:
+                catch(pid)
+            elif time.monotonic() < until:
+                self._agenda.after(0.0005, look)
+
+        def catch(pid: int) -> None:
+            try:
+                os.kill(pid, signal.SIGSTOP)
+            except ProcessLookupError:
+                return
+            caught = [each for each in self._kernel.scan().processes if each.seen.pid == pid]
+            self._strike(f"{verb} writer", verb, caught, stopped_s)
 
         look()
 

@@ -39,7 +39,7 @@ def main() -> int:
         summary = Soak(fleet, wishes.seconds, seed).run()
         print(f"over after {time.monotonic() - begun:.0f} s", flush=True)
         _tell(fleet, summary)
-    except SoakFailed as error:
+    except (SoakFailed, TimeoutError) as error:
         print(f"cannot go on: {error}", file=sys.stderr)
     except Interrupted:
         print("interrupted: ending the fleet", file=sys.stderr)

@@ -15,13 +15,14 @@ CYCLES = 3
 """A slot of a dead run is freed by the second whole cycle of the watchdog after its death: the first may have
 begun before it. One more, because a cycle may find the ledger busy."""
 
-LONGEST_S = 30.0
-"""However the watchdog's cycles go, as long as one lives and is not stopped."""
+LONGEST_S = 120.0
+"""However the watchdog's cycles go, as long as one lives and is not stopped. Cycles are what is counted first: on a
+machine that is busy with something else a second says little."""
 
 RESERVATION_S = 12.0
 """A reservation whose watcher lives is its watcher's for ten seconds, and a look may come between."""
 
-FORKED_S = 6.0
+FORKED_S = 30.0
 """A child keeps its parent's lock from fork to exec, and may be stopped there for three seconds."""
 
 

@@ -26,6 +26,8 @@ TIMEOUT_MS = 5_000
 IDLE_TIMEOUT_MS = 4_000
 WATCHDOG_EVERY_S = 1.0
 
+ANSWER_WITHIN_S = 120.0
+
 CONFIG = """\
 [center]
 cgroup = "{cgroup}"
@@ -183,14 +185,14 @@ class Fleet:
             running.on_end(_ended(running))
 
     def ask(self, *words: str, stdin: str = "") -> Ended:
-        """Wait for a command. Raises TimeoutError after a minute."""
+        """Wait for a command. Raises TimeoutError after two minutes."""
         ended: list[Ended] = []
         running = self.start(*words, stdin=stdin, on_end=ended.append)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + ANSWER_WITHIN_S
         while not ended:
             if time.monotonic() > deadline:
                 running.popen.kill()
-                raise TimeoutError(f"`operations-center {' '.join(words)}` did not end within a minute")
+                raise TimeoutError(f"`operations-center {' '.join(words)}` did not end in time")
             time.sleep(0.01)
             self.reap()
         return ended[0]

@@ -20,9 +20,9 @@ from soak.observer import Observer
 from soak.storm import Storm
 from soak.work import FIRST_TASKS, Commander, Crowd, TaskGiver
 
-UP_WITHIN_S = 60.0
-IDLE_WITHIN_S = 240.0
-END_WITHIN_S = 10.0
+UP_WITHIN_S = 120.0
+IDLE_WITHIN_S = 300.0
+END_WITHIN_S = 60.0
 UP_KILLED_SHARE = 0.15
 UP_KILLED_WITHIN_S = 0.5
 """Some supervisors are killed before they are one."""

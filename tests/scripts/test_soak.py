@@ -26,13 +26,14 @@ SEED = 2
 """Its first tasks are none that run into their limits, which would take long."""
 
 
+@pytest.mark.timeout(600)
 def test_a_fleet_keeps_its_promises_through_a_short_storm() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "soak", "--seconds", "8", "--seed", str(SEED)],
+        [sys.executable, "-m", "soak", "--seconds", "6", "--seed", str(SEED)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=590,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]

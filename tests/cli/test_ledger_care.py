@@ -286,11 +286,16 @@ def living(line: CommandLine) -> Iterator[Run]:
     )
     prepare(plan)
     launched = start(plan)
-    wait_until((directory / "stdout").read_text, "the executor")
+    wait_until(lambda: has_begun(directory), "the executor")
     yield run
     end_tree(run.run_id)
     for child in launched.children:
         child.wait(PATIENCE_S)
+
+
+def has_begun(run_directory: Path) -> bool:
+    output = run_directory / "stdout"
+    return output.exists() and output.read_text() == "begun\n"
 
 
 def end_tree(run_id: str) -> None:
@@ -354,8 +359,15 @@ def _restore_and_die(line: CommandLine, source: Path, step: int) -> None:
         os._exit(1)
 
 
+PARTS = 4
+"""The steps are dealt out among so many tests, which can run at once."""
+
+
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("present", ["sound", "damaged"])
-def test_restore_killed_before_any_of_its_steps_leaves_one_whole_ledger(line: CommandLine, present: str) -> None:
+def test_restore_killed_before_any_of_its_steps_leaves_one_whole_ledger(
+    line: CommandLine, present: str, part: int
+) -> None:
     line.task("before")
     copy = copy_of(line, "copy.db")
     newest = [line.closed_run() for _ in range(2)][-1]
@@ -363,8 +375,8 @@ def test_restore_killed_before_any_of_its_steps_leaves_one_whole_ledger(line: Co
         damage(line)
     original = line.root / "original"
     shutil.copytree(line.state.root, original)
-    step = 0
-    while killed_at(line, copy, step := step + 3):
+    step = 3 * (1 + part)
+    while killed_at(line, copy, step):
         if present == "sound":
             assert titles(line.state.ledger) in ({"before"}, {"before", "a task"}), step
             assert line("ledger", "verify").code == 0, step
@@ -375,6 +387,7 @@ def test_restore_killed_before_any_of_its_steps_leaves_one_whole_ledger(line: Co
         assert line.closed_run().fence > newest.fence, step
         shutil.rmtree(line.state.root)
         shutil.copytree(original, line.state.root)
+        step += 3 * PARTS
     assert step > 50
     assert titles(line.state.ledger) == {"before"}
 

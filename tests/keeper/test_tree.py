@@ -116,11 +116,18 @@ def test_terminate_asks_every_member_also_the_stopped_ones(bench: Bench) -> None
     assert exit_code(plan) == 143
 
 
+BOMB = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # else zombies would use up the pids of the whole machine
+for _ in range(6): os.fork()
+while True:
+    os.fork() or os._exit(0)
+    time.sleep(.003)
+"""
+
+
 def test_a_tree_that_forks_all_the_time_is_killed(bench_both_ways: Bench) -> None:
-    bomb = (
-        "import os, time\nfor _ in range(6): os.fork()\nwhile True:\n    os.fork() or os._exit(0)\n    time.sleep(.003)"
-    )
-    bench_both_ways.launch(*python(bomb))
+    bench_both_ways.launch(*python(BOMB))
     wait_until(lambda: len(tree_of(ProcessTable.scan(), query_of(bench_both_ways)).members) > 20, "the bomb")
 
     def kill_again() -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,7 @@ def test_no_dead_run_blocks_a_live_task_even_without_watchdog_and_supervisor(fle
     # The watcher of goal does not look any more, and everything of the run dies.
     watcher.kill()
     watcher.wait()
+    os.kill(run["keeper_pid"], signal.SIGKILL)  # before its executor, whose end it would record
     kill_tree(run["run_id"])
     (fleet.root / "witness.py").write_text((fleet.root / "witness.py").read_text().replace("float(sys.argv[1])", "0"))
     with fleet.center() as center:

@@ -35,8 +35,8 @@ class Member:
 def look_at(state: StateDirectory, name: str) -> Member:
     lock = state.supervisor_lock if name == SUPERVISOR else state.watcher_lock(name)
     pulse = read_pulse(state.pulse(name))
-    process = _process(lock_holder(lock))
-    # Some file systems hide the holder's pid. Probed only here: a probe gets into the way of who starts just now.
+    process = _process(lock_holder(lock, likely=pulse.pid if pulse is not None else None))
+    # Some file systems hide the holder's pid.
     if process is None and pulse is not None and is_alive(pulse.process) and is_locked(lock):
         process = pulse.process
     own = pulse if pulse is not None and pulse.process == process else None

@@ -108,7 +108,7 @@ class Watchdog:
     def _is_stalled(self, role: str, pulse: Pulse) -> bool:
         stalled_after_ms = self._center.config.watchdog.stalled_after_ms
         silent = is_stalled(pulse, self._now(), self._center.host.boot_id, stalled_after_ms)
-        return silent and lock_holder(self._center.state.watcher_lock(role)) == pulse.pid
+        return silent and lock_holder(self._center.state.watcher_lock(role), pulse.pid) == pulse.pid
 
     def _end_watcher(self, role: str, pulse: Pulse) -> None:
         """Its supervisor starts the next one, which adopts its runs."""

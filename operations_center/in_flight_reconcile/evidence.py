@@ -113,6 +113,8 @@ def _open_runs(ledger: Ledger, scope: Scope) -> list[Run]:
 def _look_at(
     surroundings: Surroundings, runs: Sequence[Run], tasks: Mapping[str, TaskState | None], table: ProcessTable
 ) -> list[Evidence]:
+    # Before they are read: a lease that is renewed while we are stopped in between must not look expired.
+    leases_at = surroundings.clock.now().wall
     leases = surroundings.ledger.leases()
     watchers = {run.watcher: surroundings.processes.is_alive(run.watcher) for run in runs}
     looks = [_Look(surroundings, run, read_gate(surroundings.directory_of(run.run_id))) for run in runs]
@@ -123,6 +125,7 @@ def _look_at(
             now,
             watcher=Sighting.ALIVE if watchers[look.run.watcher] else Sighting.GONE,
             lease=leases.get((look.run.host_id, look.run.pid_namespace)),
+            leases_at=leases_at,
             tree=trees.get(look.run.run_id),
             task=tasks.get(look.run.task_id),
         )
@@ -166,7 +169,14 @@ class _Look:
         return TreeQuery(self.run.run_id, self.run.keeper or self.gate.keeper, cgroup_of(self.run, self.directory))
 
     def evidence(
-        self, now: Now, *, watcher: Sighting, lease: Lease | None, tree: Tree | None, task: TaskState | None
+        self,
+        now: Now,
+        *,
+        watcher: Sighting,
+        lease: Lease | None,
+        leases_at: int,
+        tree: Tree | None,
+        task: TaskState | None,
     ) -> Evidence:
         locked = self.run.state in HOLDS_SLOT and is_locked(self.directory / "lock")
         seen = Evidence(
@@ -174,7 +184,7 @@ class _Look:
             now=now,
             place=self.place,
             watcher=watcher if self.place is Place.HERE else Sighting.UNKNOWN,
-            lease=self._lease_state(lease, now, locked),
+            lease=self._lease_state(lease, leases_at, locked),
             lock_held=locked,
             task=task,
         )
@@ -182,10 +192,10 @@ class _Look:
             return seen
         return self._with_records(self._with_tree(seen, tree), now)
 
-    def _lease_state(self, lease: Lease | None, now: Now, locked: bool) -> LeaseState:
+    def _lease_state(self, lease: Lease | None, at: int, locked: bool) -> LeaseState:
         if self.place is Place.OTHER_BOOT:
             renewed_by_another = (
-                lease is not None and lease.boot_id != self.surroundings.host.boot_id and now.wall < lease.lease_until
+                lease is not None and lease.boot_id != self.surroundings.host.boot_id and at < lease.lease_until
             )
             return LeaseState.CLASH if renewed_by_another else LeaseState.NONE
         if locked and self.run.boot_id == self.surroundings.host.boot_id:
@@ -193,9 +203,9 @@ class _Look:
             return LeaseState.VALID
         if lease is None:
             return LeaseState.NONE
-        if now.wall < lease.lease_until:
+        if at < lease.lease_until:
             return LeaseState.VALID
-        over = now.wall > lease.lease_until + self.run.grace_ms + LEASE_MARGIN_MS
+        over = at > lease.lease_until + self.run.grace_ms + LEASE_MARGIN_MS
         return LeaseState.EXPIRED if over else LeaseState.EXPIRING
 
     def _with_tree(self, seen: Evidence, tree: Tree | None) -> Evidence:

@@ -1,17 +1,18 @@
 """Processes of our own, on virtual hosts: real code, stopped before any of its steps, killed there, or gone on with.
 
-An actor is a thread with a connection of its own. A step is whatever leaves the process: a read or a
+An actor has a stack and a connection of its own. A step is whatever leaves the process: a read or a
 transaction of the database, a call of the board, a look at or a signal to processes, a path in a run directory.
-Only one thread runs at a time, so everything is decided by whoever chooses the next step.
+Nothing else switches between actors, so everything is decided by whoever chooses the next step.
 """
 
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from greenlet import greenlet
 
 from operations_center.boards.local import LocalBoard
 from operations_center.clock import Clock
@@ -47,7 +48,7 @@ class Stage:
 
 
 class Died(BaseException):
-    """Unwinds a thread whose process is killed: what it would still do on its way out is not done."""
+    """Unwinds the stack of a process that is killed: what it would still do on its way out is not done."""
 
 
 Operation = Callable[[Center], object]
@@ -66,18 +67,15 @@ class Actor:
         self._config = config
         self._ledger = ledger
         self._operation: Operation | None = None
-        self._failure: BaseException | None = None
         self._left: int | None = None
         self._depth = 0
         self._doomed = False
-        self._go, self._gone = threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._live, daemon=True)
-        self._thread.start()
-        self._wait()
+        self._life = greenlet(self._live)
+        self._life.switch()
 
     @property
     def lives(self) -> bool:
-        return self._thread.is_alive() and not self._doomed
+        return not self._doomed
 
     @property
     def is_busy(self) -> bool:
@@ -92,8 +90,7 @@ class Actor:
     def go_on(self, steps: int | None = None) -> bool:
         self._left = steps
         self.stage.acted_last = self.namespace
-        self._go.release()
-        self._wait()
+        self._life.switch()
         self.namespace.obey_cgroups()
         return not self.is_busy
 
@@ -102,8 +99,7 @@ class Actor:
         if self._doomed:
             return
         self._doomed = True
-        self._go.release()
-        self._thread.join()
+        self._life.switch()
         self.namespace.kill(self.process)
 
     def step(self) -> None:
@@ -113,8 +109,7 @@ class Actor:
         if self._depth:
             return
         if self._left == 0:
-            self._gone.release()
-            self._go.acquire()
+            self._wait()
             if self._doomed:
                 raise Died
         if self._left is not None:
@@ -131,25 +126,17 @@ class Actor:
             self._depth -= 1
 
     def _wait(self) -> None:
-        self._gone.acquire()
-        if self._failure is not None:
-            raise self._failure
+        """For whoever chooses the next step."""
+        self._life.parent.switch()
 
     def _live(self) -> None:
+        center = self._center()
         try:
-            center = self._center()
-        except BaseException as error:
-            self._failure = error
-            self._gone.release()
-            return
-        try:
-            self._gone.release()
-            self._go.acquire()
+            self._wait()
             while not self._doomed:
                 self._work(center)
                 self._operation = None
-                self._gone.release()
-                self._go.acquire()
+                self._wait()
         except Died:
             pass
         finally:
@@ -162,8 +149,6 @@ class Actor:
         except (OperationsCenterError, OSError) as error:
             # As a watcher's loop and the command line do: the step ends, the process goes on.
             self.answer = error
-        except Exception as error:
-            self._failure = error
 
     def _center(self) -> Center:
         clock = self.namespace.machine

@@ -11,9 +11,10 @@ from operations_center.in_flight_reconcile import (
     Trigger,
     adopt_own_runs,
     clear_orphaned_in_flight,
-    find_orphaned_in_flight,
     needs_attention,
 )
+from operations_center.in_flight_reconcile.evidence import gather_evidence
+from operations_center.in_flight_reconcile.orphans import judge
 from operations_center.keeper.inspect import read_gate
 from operations_center.model import RunState
 from operations_center.stopping.runs import cancel_task, end_open_runs, stop_run
@@ -83,8 +84,11 @@ def watch_over(center: Center) -> object:
     return clear_orphaned_in_flight(center.surroundings, trigger=Trigger.WATCHDOG)
 
 
-def look_only(center: Center) -> object:
-    return find_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+def look(center: Center) -> list[int]:
+    """The rows of the verdict table that the open runs meet now."""
+    with center.ledger.snapshot():
+        evidence = gather_evidence(center.surroundings, Scope()).evidence
+    return [judgement.rule.row for judgement in judge(evidence)]
 
 
 def prune(center: Center, older_than_ms: int) -> object:

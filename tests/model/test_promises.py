@@ -10,6 +10,7 @@ where the number is how many examples are tried.
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 import hypothesis.strategies as st
@@ -44,11 +45,15 @@ ANY = st.sampled_from(range(12))
 
 ROLES = ("goal", "test")
 COMMANDS = ["reconcile", "reconcile", "reconcile", "stop", "stop", "cancel", "down", "prune"]
-DURATIONS = [100, 900, 5_500, 11_000, 31_000, 61_000, 75_000, HOUR_MS]
+DURATIONS = [100, 900, 5_500, 5_500, 11_000, 11_000, 31_000, 75_000, HOUR_MS]
 MISHAPS = ["nothing", "nothing", "board away", "board deaf", "ledger busy", "cannot fork"]
 JUMPS = [-DAY_MS, DAY_MS, -40_000, 40_000]
 TERM_CODES = [0, 1]
 RESULTS = ['{"outcome": "succeeded"}', '{"outcome": "failed"}', '{"outcome": "retry", "retry_after": "10m"}', "{"]
+
+
+ROWS: Counter[int] = Counter()
+"""How often each row of the verdict table was seen."""
 
 
 class Promises(RuleBasedStateMachine):
@@ -57,8 +62,9 @@ class Promises(RuleBasedStateMachine):
         self.world = World()
         self.steps = 0
 
-    @initialize(cgroups=st.booleans(), tasks=st.integers(1, 3))
-    def begin(self, cgroups: bool, tasks: int) -> None:
+    @initialize(cgroups=st.booleans(), alone=st.sampled_from([True, True, False]), tasks=st.integers(1, 3))
+    def begin(self, cgroups: bool, alone: bool, tasks: int) -> None:
+        self.alone = alone
         self.cgroups = self.world.cgroups if cgroups else None
         self.world.board.add([NewTask(f"task {number}", "goal") for number in range(tasks)])
 
@@ -80,7 +86,7 @@ class Promises(RuleBasedStateMachine):
     # Our processes
 
     @rule(where=ANY, role=st.sampled_from(ROLES), times=st.integers(0, 3))
-    def watcher_starts_a_run(self, where: int, role: str, times: int) -> None:
+    def watcher_starts_a_run(self, where: int, role: str, times: int, steps: int | None = None) -> None:
         """As it should be, so that the rest has something to go wrong with."""
         self.world.nothing_goes_wrong()
         self.world.ledger.resume(None, "person")
@@ -90,15 +96,23 @@ class Promises(RuleBasedStateMachine):
         self.world.finish(actor)
         if not actor.is_ready:
             actor.begin(self.come_up(actor, role))
-        actor.begin(lambda center: operations.poll(center, role, self.cgroups))
+        actor.begin(lambda center: operations.poll(center, role, self.cgroups), steps)
         if isinstance(actor.answer, Started):
             for _ in range(times):
                 self.world.executions[actor.answer.run.run_id].go_on()
 
     watcher_starts_another_run = watcher_starts_a_run
 
-    @rule(where=ANY, role=st.sampled_from(ROLES), polls=st.booleans(), steps=STEPS)
-    def watcher_works(self, where: int, role: str, polls: bool, steps: int | None) -> None:
+    @rule(where=ANY, role=st.sampled_from(ROLES), steps=st.integers(2, 16), dies=st.booleans())
+    def watcher_is_interrupted_while_it_starts_a_run(self, where: int, role: str, steps: int, dies: bool) -> None:
+        self.watcher_starts_a_run(where, role, 0, steps)
+        actor = self.world.actor(self.namespace(where), role)
+        if actor.is_busy and dies:
+            actor.die()
+
+    @rule(where=ANY, role=st.sampled_from(ROLES), polls=st.booleans(), steps=STEPS, dies=st.booleans())
+    def watcher_is_interrupted(self, where: int, role: str, polls: bool, steps: int | None, dies: bool) -> None:
+        """At one of its steps, for ever or for a while."""
         actor = self.world.actor(self.namespace(where), role)
         if actor.is_busy:
             actor.go_on(steps)
@@ -108,6 +122,8 @@ class Promises(RuleBasedStateMachine):
             actor.begin(lambda center: operations.poll(center, role, self.cgroups), steps)
         else:
             actor.begin(lambda center: operations.tend(center, role), steps)
+        if actor.is_busy and dies:
+            actor.die()
 
     def come_up(self, actor: Actor, role: str) -> operations.Operation:
         def operation(center: Center) -> object:
@@ -142,6 +158,9 @@ class Promises(RuleBasedStateMachine):
     def whole_reconciliation(self, where: int) -> None:
         actor = self.world.actor(self.namespace(where), None)
         self.world.finish(actor)
+        actor.begin(operations.look)
+        if isinstance(actor.answer, list):
+            ROWS.update(actor.answer)
         actor.begin(operations.watch_over)
         if isinstance(actor.answer, Report):
             self.world.check_after_whole_pass(actor.namespace, actor.answer)
@@ -168,15 +187,20 @@ class Promises(RuleBasedStateMachine):
             execution.go_on()
 
     @precondition(lambda self: self.executions())
-    @rule(which=ANY, code=st.sampled_from([0, 0, 1, 75, 137]), times=st.integers(0, 3))
-    def executor_ends(self, which: int, code: int, times: int) -> None:
+    @rule(which=ANY, code=st.sampled_from([0, 0, 1, 75, 137]), times=st.integers(0, 6), dies=st.booleans())
+    def executor_ends(self, which: int, code: int, times: int, dies: bool) -> None:
+        """And its keeper gets so far, and perhaps no further."""
         execution = self.execution(which)
         execution.end_executor(code)
         for _ in range(times):
             execution.go_on()
+        if dies:
+            execution.namespace.kill(execution.keeper)
 
     @precondition(lambda self: self.executions())
-    @rule(which=ANY, act=st.sampled_from([*Daemon, *RESULTS, *TERM_CODES, "ignores TERM", "deletes its directory"]))
+    @rule(
+        which=ANY, act=st.sampled_from([*Daemon, *RESULTS, *TERM_CODES, *["ignores TERM", "deletes its directory"] * 2])
+    )
     def executor_acts(self, which: int, act: Daemon | str | int) -> None:
         execution = self.execution(which)
         match act:
@@ -286,7 +310,7 @@ class Promises(RuleBasedStateMachine):
 
     def namespace(self, number: int) -> Namespace:
         """Mostly the first: what happens in one place is what meets."""
-        return self.world.namespaces[(0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2)[number]]
+        return self.world.namespaces[0 if self.alone else (0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2)[number]]
 
     def executions(self) -> list[Execution]:
         return [each for each in self.world.executions.values() if each.processes]
@@ -301,7 +325,7 @@ def test_the_promises_hold_in_whatever_order_things_happen() -> None:
     run_state_machine_as_test(
         Promises,
         settings=settings(
-            max_examples=deep or 60,
+            max_examples=deep or 120,
             stateful_step_count=100,
             derandomize=not deep,
             database=None,
@@ -312,3 +336,4 @@ def test_the_promises_hold_in_whatever_order_things_happen() -> None:
             report_multiple_bugs=False,
         ),
     )
+    assert len(ROWS) >= 8, f"it got nowhere; rows of the verdict table that were seen: {sorted(ROWS.items())}"

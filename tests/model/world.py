@@ -335,7 +335,7 @@ class World:
         assert self.tasks <= {task.task_id for task in self.board.tasks()}
 
     def check_after_whole_pass(self, namespace: Namespace, report: Report) -> None:
-        """I1, the other way: after a reconciliation that nobody disturbed, each slot held here is held for something."""
+        """I1, the other way: after a reconciliation that nobody disturbed, each slot here is held for something."""
         undone = {each.action.task_id for each in report.actions if each.done is not Done.APPLIED}
         for run in self.ledger.open_runs():
             is_here = (run.host_id, run.boot_id) == (namespace.host.host_id, namespace.host.boot_id)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -90,8 +91,11 @@ class Strace:
         self._log.close()
 
 
-def calls_of(log: Iterable[str]) -> dict[int, list[Point]]:
-    """The visible calls by process, in order; of one process alone under the pid 0."""
+def calls_of(log: Iterable[str], within: Path | None = None) -> dict[int, list[Point]]:
+    """The visible calls by process, in order; of one process alone under the pid 0.
+
+    ``within``: of those to files only the ones to files below this directory.
+    """
     seen: Counter[tuple[int, str]] = Counter()
     points: dict[int, list[Point]] = {}
     for line in log:
@@ -100,7 +104,8 @@ def calls_of(log: Iterable[str]) -> dict[int, list[Point]]:
             continue
         pid, name = int(match["pid"] or 0), match["name"]
         seen[pid, name] += 1
-        if _is_visible(name, match["rest"]):
+        elsewhere = within is not None and "/" in match["rest"] and str(within) not in match["rest"]
+        if _is_visible(name, match["rest"]) and not elsewhere:
             points.setdefault(pid, []).append(Point(name, seen[pid, name], _shortened(match["rest"])))
     return points
 

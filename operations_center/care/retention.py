@@ -70,10 +70,16 @@ def _remove_unknown(ledger: Ledger, directories: Iterable[Path], before: int) ->
 def _changed_at(directory: Path) -> int:
     """Wall-clock ms of the newest change of the directory or of what is directly in it."""
     try:
-        inside = [entry.stat(follow_symlinks=False).st_mtime_ns for entry in os.scandir(directory)]
-        return max([directory.stat().st_mtime_ns, *inside]) // 1_000_000
+        return max([directory.stat().st_mtime_ns, *_times_inside(directory)]) // 1_000_000
     except FileNotFoundError:
         return 0
+
+
+def _times_inside(directory: Path) -> list[int]:
+    try:
+        return [entry.stat(follow_symlinks=False).st_mtime_ns for entry in os.scandir(directory)]
+    except PermissionError:
+        return []
 
 
 def _remove(directory: Path) -> bool:
@@ -96,7 +102,10 @@ def _remove_tree(directory: Path) -> None:
     try:
         shutil.rmtree(directory)
     except PermissionError:
-        # An executor may leave directories that are not writable, such as Go's module cache.
-        for parent, _, _ in os.walk(directory):
-            os.chmod(parent, 0o700)
+        # An executor may leave directories that are not writable, such as Go's module cache, or not even readable.
+        os.chmod(directory, 0o700)
+        for parent, names, _ in os.walk(directory):
+            for path in (os.path.join(parent, name) for name in names):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
         shutil.rmtree(directory)

@@ -16,7 +16,8 @@ def write_template(directory: Path) -> Path:
     path = directory / FILE_NAME
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
+        # An empty one is what a killed `init` has left: it must not be in the way of the next.
+        with path.open("w" if _is_empty(path) else "x", encoding="utf-8") as file:
             file.write(template_text())
     except FileExistsError:
         raise _cannot_write(path, "it exists already; edit it, or give another directory") from None
@@ -24,6 +25,13 @@ def write_template(directory: Path) -> Path:
         problem = getattr(error, "strerror", None) or error
         raise _cannot_write(path, f"{problem}; give another directory") from None
     return path
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except FileNotFoundError:
+        return False
 
 
 def _cannot_write(path: Path, problem: str) -> OperationsCenterError:

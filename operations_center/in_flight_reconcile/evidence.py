@@ -4,6 +4,7 @@ In this order a run that ends while we read is at worst seen as still open, and 
 follows finds out.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -221,7 +222,8 @@ class _Look:
 
     def _with_records(self, seen: Evidence, now: Now) -> Evidence:
         exit_record = read_exit(self.directory)
-        seen = replace(seen, output=(self.directory / "stdout").exists())
+        # Not Path.exists(), which raises for a directory that its executor has closed to us.
+        seen = replace(seen, output=os.path.exists(self.directory / "stdout"))
         return replace(
             seen,
             directory=Sighting.ALIVE if self.directory.is_dir() else Sighting.GONE,

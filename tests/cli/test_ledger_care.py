@@ -447,6 +447,15 @@ def test_prune_removes_directories_that_an_executor_made_read_only(line: Command
     assert not directory.exists()
 
 
+def test_prune_removes_directories_that_an_executor_closed_to_us(line: CommandLine) -> None:
+    directory = line.state.run(line.closed_run().run_id)
+    (directory / "inner" / "most").mkdir(parents=True)
+    for path in (directory / "inner" / "most", directory / "inner", directory):
+        path.chmod(0)
+    line("ledger", "prune", "--older-than", "0s")
+    assert not directory.exists()
+
+
 def test_prune_follows_no_link_out_of_a_run_directory(line: CommandLine) -> None:
     directory = directory_of(line, line.closed_run())
     outside = line.root / "outside"

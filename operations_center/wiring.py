@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from operations_center import wakeups
 from operations_center.backends import Backend
@@ -53,7 +53,7 @@ class Center:
 
     def backends(self, environment: Mapping[str, str]) -> dict[str, Backend]:
         """Every backend of the configuration, for a process that starts runs with this environment."""
-        cgroup_parent = usable_cgroup_parent() if self.config.center.cgroup == "auto" else None
+        cgroup_parent = _cgroup_parent() if self.config.center.cgroup == "auto" else None
         return {
             name: CommandBackend(
                 settings=settings,
@@ -72,11 +72,29 @@ class Center:
         self.store.close()
 
 
-def open_center(config: Config) -> Center:
-    """Open state directory and ledger, making what is missing. Raises OperationsCenterError."""
+# Once for a process and those that are forked from it.
+_cgroup_parent = cache(usable_cgroup_parent)
+_refuse_broken_locks = cache(refuse_broken_locks)
+
+
+def look_around(config: Config) -> StateDirectory:
+    """Find out about the machine what is then known to processes forked from this one. Raises OperationsCenterError."""
+    if config.center.cgroup == "auto":
+        _cgroup_parent()
+    return _open_state_directory(config)
+
+
+def _open_state_directory(config: Config) -> StateDirectory:
+    """Make what is missing. Raises OperationsCenterError."""
     state = StateDirectory(config.center.state_dir)
     state.create()
-    refuse_broken_locks(state.root)
+    _refuse_broken_locks(state.root)
+    return state
+
+
+def open_center(config: Config) -> Center:
+    """Open state directory and ledger, making what is missing. Raises OperationsCenterError."""
+    state = _open_state_directory(config)
     clock = SystemClock()
     store = Store(state.ledger, clock)
     ledger, board = SqliteLedger(store), LocalBoard(store)

@@ -15,11 +15,11 @@ from operations_center.cli.common import config_option, json_option, print_json,
 from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.forking import ForkServer
 from operations_center.logs import log_to
-from operations_center.state_directory import FORK_SERVER, SUPERVISOR, StateDirectory
+from operations_center.state_directory import FORK_SERVER, SUPERVISOR
 from operations_center.stopping.runs import end_open_runs
 from operations_center.supervisor import Supervisor, Wishes
 from operations_center.supervisor.fork_server import live
-from operations_center.wiring import open_center
+from operations_center.wiring import look_around, open_center
 
 READY_WITHIN_S = 30.0
 
@@ -52,8 +52,7 @@ def command(
     for role in only:
         if role not in config.roles:
             raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
-    state = StateDirectory(config.center.state_dir)
-    state.create()
+    state = look_around(config)
     # Before anything is opened that a watcher must not inherit.
     fork_server = None if detach else ForkServer.start(live, state.log(FORK_SERVER))
     center = open_center(config)

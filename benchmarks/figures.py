@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import time
@@ -82,6 +83,8 @@ def main(measure: Measure) -> None:
     parser.add_argument("--peers", action="store_true", help="measure other programs, too (peers/setup.sh)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     arguments = parser.parse_args()
+    # Whatever ends us, the fleets that we started end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     begun = time.monotonic()
     rows = measure(Options(arguments.quick, arguments.peers))
     print(table(rows))

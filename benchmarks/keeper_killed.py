@@ -24,26 +24,29 @@ from benchmarks.fleets import (
     running_fleet,
 )
 
-KILLS = 200
-TARGETS_MS = {80: {"p50": 3.0, "p99": 20.0}, 1000: {}}
+KILLS = {80: 200, 1000: 100}
+"""By number of processes."""
+
+TARGETS_MS = {(80, 50): 3.0, (80, 99): 20.0}
+"""By number of processes and percentile."""
 
 
 def measure(options: Options) -> list[Row]:
     rows = []
-    for size, targets in TARGETS_MS.items():
+    for size, most in KILLS.items():
         with crowd(size if not options.quick else 0) as processes, directory() as root:
-            kills = options.several(KILLS)
+            kills = options.several(most)
             ours, gaps = free_after_kills(root, kills)
             normal = milliseconds(floors.free_by_pidfd(root, "NORMAL", kills))
             full = milliseconds(floors.free_by_pidfd(root, "FULL", kills))
-        for name, percent in (("p50", 50), ("p99", 99)):
+        for percent in (50, 99):
             beside = {
                 "pidfd + SQLite NORMAL": percentile(normal, percent),
                 "pidfd + SQLite FULL": percentile(full, percent),
                 "between two looks": percentile(gaps, percent),
             }
-            what = f"killed → slot free, {name}, {processes} processes"
-            target = targets.get(name)
+            what = f"killed → slot free, p{percent}, {processes} processes"
+            target = TARGETS_MS.get((size, percent))
             rows.append(Row(what, "ms", percentile(ours, percent), beside, target, "", spread=summary(ours)))
     return rows
 

@@ -3,9 +3,11 @@
     OperationsCenterError           1   failed
     ├── UsageError                  2   wrong words on the command line
     ├── NotFound                    4   no such run, task, role, backend
+    ├── LedgerUnusable              1   damaged, lost, or no ledger of ours: only a person can help
     ├── Unavailable                75   try again later
     │   ├── LockHeld                    somebody else holds a lock
     │   ├── LedgerBusy                  no write transaction within the time allowed
+    │   ├── LedgerReplaced              its file was removed or replaced while this process had it open
     │   └── BoardUnreachable            the board did not answer
     └── ConfigError                78   one line for each mistake in the configuration
 
@@ -29,6 +31,10 @@ class NotFound(OperationsCenterError):
     exit_code = 4
 
 
+class LedgerUnusable(OperationsCenterError):
+    pass
+
+
 class Unavailable(OperationsCenterError):
     exit_code = 75
 
@@ -38,6 +44,10 @@ class LockHeld(Unavailable):
 
 
 class LedgerBusy(Unavailable):
+    pass
+
+
+class LedgerReplaced(Unavailable):
     pass
 
 

@@ -27,6 +27,7 @@ class Heart:
         self._progress_at: int | None = None
         self._details: dict[str, Any] = {}
         self._last_beat = 0
+        self._failed_at: int | None = None
 
     def beat(self, state: str, **details: Any) -> None:
         """Once for each turn of the loop; the file is written when something is new, or it is time."""
@@ -53,7 +54,12 @@ class Heart:
         try:
             write_pulse(self.path, pulse)
         except OSError as error:
+            self._failed_at = self.clock.now().monotonic
             _log.warning("cannot write the heartbeat %s: %s", self.path, error)
+
+    def has_beaten_for(self, milliseconds: int) -> bool:
+        """Whether every beat of so long a time could be written."""
+        return self._failed_at is None or self.clock.now().monotonic - self._failed_at > milliseconds
 
     def progress(self) -> None:
         """Some of the process's work was done; told with the next beat."""

@@ -25,6 +25,10 @@ SUPERVISOR = "@supervisor"
 FORK_SERVER = "@fork-server"
 """Names beside those of roles; ``@`` is not allowed in a role's name."""
 
+_DIRECTORIES = ("watchers", "pulse", "wake", "logs", "runs", "reports")
+_WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
+"""By whether it is a directory."""
+
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
@@ -70,12 +74,34 @@ class StateDirectory:
     def run(self, run_id: str) -> Path:
         return self.runs / run_id
 
+    def obstacle(self) -> str | None:
+        """Why it cannot be written and what to do about that, in words; None where it can, or is yet to be made."""
+        try:
+            facts = self.root.stat()
+        except OSError:
+            return None
+        if not stat.S_ISDIR(facts.st_mode):
+            return "it is not a directory; move it away"
+        if os.statvfs(self.root).f_flag & os.ST_RDONLY:
+            return "its file system is mounted read-only; remount it, or set center.state_dir to one that is not"
+        if facts.st_uid != os.geteuid():
+            return (
+                f"it belongs to user {facts.st_uid} and this is user {os.geteuid()}; "
+                "run as its owner or set center.state_dir"
+            )
+        for path in (self.root, *(self.root / name for name in _DIRECTORIES), *self.root.glob("ledger.*")):
+            if path.exists() and not os.access(path, _WRITABLE[path.is_dir()], effective_ids=True):
+                return f"{path} is not writable for you; change its owner or its mode, which is {_mode(path)}"
+        return None
+
     def create(self) -> None:
         """Make what is missing, 0700. Raises OperationsCenterError where that cannot be, or is not safe."""
+        obstacle = self.obstacle()
+        if obstacle is not None:
+            raise OperationsCenterError(f"cannot use the state directory {self.root}: {obstacle}")
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._refuse_if_not_ours()
-            for name in ("watchers", "pulse", "wake", "logs", "runs", "reports"):
+            for name in _DIRECTORIES:
                 (self.root / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise OperationsCenterError(
@@ -83,14 +109,6 @@ class StateDirectory:
                 "set center.state_dir to a directory that you may write"
             ) from error
 
-    def _refuse_if_not_ours(self) -> None:
-        facts = self.root.stat()
-        if not stat.S_ISDIR(facts.st_mode):
-            raise OperationsCenterError(
-                f"cannot use the state directory {self.root}: it is not a directory; move it away"
-            )
-        if facts.st_uid != os.geteuid():
-            raise OperationsCenterError(
-                f"cannot use the state directory {self.root}: it belongs to user {facts.st_uid} "
-                f"and this is user {os.geteuid()}; run as its owner or set center.state_dir"
-            )
+
+def _mode(path: Path) -> str:
+    return f"{stat.S_IMODE(path.stat().st_mode):04o}"

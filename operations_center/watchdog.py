@@ -17,7 +17,7 @@ from collections.abc import Callable
 from operations_center.care.retention import prune_closed_runs
 from operations_center.clock import Now
 from operations_center.config import format_size
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.identity import Process, is_alive, open_pidfd
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
@@ -45,7 +45,7 @@ class Watchdog:
         self._prune_at = 0
 
     def run(self) -> int:
-        """Until told to stop, or one cycle with ``once``. Raises LockHeld."""
+        """Until told to stop, or one cycle with ``once``. Raises LockHeld, LedgerReplaced, LedgerUnusable."""
         lock_file = self._center.state.watcher_lock(WATCHDOG)
         lock = take_lock(lock_file, "the watchdog")
         waiting = Waiting(self._center.state.wake, WATCHDOG)
@@ -69,6 +69,7 @@ class Watchdog:
             self._beat("ready")
             waiting.wait(seconds_until([next_cycle], self._now().monotonic, BEAT_EVERY_MS / 1000))
             waiting.take_wake_up()
+            self._center.store.refuse_if_replaced()
 
     def _cycle(self) -> None:
         """Each rule on its own: one that fails is logged, and the others are still kept."""
@@ -88,6 +89,8 @@ class Watchdog:
     def _guarded(self, rule: Callable[[], None]) -> None:
         try:
             rule()
+        except (LedgerReplaced, LedgerUnusable):
+            raise
         except (OperationsCenterError, OSError) as error:
             _log.error("%s: %s", rule.__name__.strip("_"), error)
 
@@ -107,6 +110,9 @@ class Watchdog:
 
     def _is_stalled(self, role: str, pulse: Pulse) -> bool:
         stalled_after_ms = self._center.config.watchdog.stalled_after_ms
+        # Where our own heartbeats could not be written, theirs could not either: that is no stall.
+        if not self._heart.has_beaten_for(stalled_after_ms):
+            return False
         silent = is_stalled(pulse, self._now(), self._center.host.boot_id, stalled_after_ms)
         return silent and lock_holder(self._center.state.watcher_lock(role), pulse.pid) == pulse.pid
 

@@ -13,7 +13,7 @@ from functools import partial
 from operations_center.admission import Obstacle, Refusal
 from operations_center.config import Role
 from operations_center.dispatch import Dispatcher, Started
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.in_flight_reconcile import (
     Scope,
@@ -59,7 +59,10 @@ class Watcher:
         self._wake_at: int | None = None
 
     def run(self) -> int:
-        """Until told to stop, or with ``once`` until what could start has ended. Raises LockHeld."""
+        """Until told to stop, or with ``once`` until what could start has ended.
+
+        Raises LockHeld; LedgerReplaced and LedgerUnusable where going on would be on hope. Its runs go on.
+        """
         lock_file = self._center.state.watcher_lock(self._role.name)
         lock = take_lock(lock_file, f"a watcher of role {self._role.name}")
         self._waiting = Waiting(self._center.state.wake, self._role.name)
@@ -67,6 +70,7 @@ class Watcher:
             self._start()
             while not self._waiting.stop_requests and not self._is_done():
                 self._turn()
+                self._center.store.refuse_if_replaced()
                 if not is_still_there(lock, lock_file):
                     _log.error("the lock %s was removed: another watcher may have taken this one's place", lock_file)
                     return 1
@@ -103,6 +107,8 @@ class Watcher:
         """A board that does not answer or a disk that is full ends a step, not the watcher."""
         try:
             step()
+        except (LedgerReplaced, LedgerUnusable):
+            raise
         except (OperationsCenterError, OSError) as error:
             _log.warning("%s", error)
             self._wake_at = self._now() + round(AGAIN_AFTER_S * 1000)

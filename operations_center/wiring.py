@@ -10,15 +10,17 @@ from operations_center.backends.command import CommandBackend
 from operations_center.boards.local import LocalBoard
 from operations_center.clock import Clock, SystemClock
 from operations_center.config import Config, Role
+from operations_center.errors import LedgerUnusable, Unavailable
 from operations_center.identity import Host, Process, identify_host
 from operations_center.in_flight_reconcile import Surroundings
 from operations_center.keeper.cgroup import usable_cgroup_parent
+from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.processes import KERNEL, Processes
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import refuse_broken_locks
 from operations_center.settlement import Settlement
 from operations_center.state_directory import StateDirectory
-from operations_center.store import Store
+from operations_center.store import Access, Store
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Center:
     ledger: SqliteLedger
     board: LocalBoard
     settlement: Settlement
+    obstacle: str | None = None
+    """Why the state directory cannot be written, and what to do about it; None where it can."""
 
     @cached_property
     def surroundings(self) -> Surroundings:
@@ -81,22 +85,23 @@ def look_around(config: Config) -> StateDirectory:
     """Find out about the machine what is then known to processes forked from this one. Raises OperationsCenterError."""
     if config.center.cgroup == "auto":
         _cgroup_parent()
-    return _open_state_directory(config)
+    return _make_state_directory(config, Access.CREATE)
 
 
-def _open_state_directory(config: Config) -> StateDirectory:
-    """Make what is missing. Raises OperationsCenterError."""
+def open_center(config: Config, access: Access = Access.CREATE) -> Center:
+    """Open state directory and ledger. Raises OperationsCenterError.
+
+    CREATE makes what is missing, but no new ledger beside runs of an old one that are alive. EXISTING is for what a
+    fleet starts: an empty ledger would forget what that fleet knows. READ makes do with what can be read.
+    """
     state = StateDirectory(config.center.state_dir)
-    state.create()
-    _refuse_broken_locks(state.root)
-    return state
-
-
-def open_center(config: Config) -> Center:
-    """Open state directory and ledger, making what is missing. Raises OperationsCenterError."""
-    state = _open_state_directory(config)
+    obstacle = state.obstacle()
+    if access is Access.READ and obstacle is None:
+        access = Access.CREATE
+    if access is not Access.READ:
+        _make_state_directory(config, access)
     clock = SystemClock()
-    store = Store(state.ledger, clock)
+    store = Store(state.ledger, clock, access=access)
     ledger, board = SqliteLedger(store), LocalBoard(store)
     return Center(
         config=config,
@@ -115,4 +120,27 @@ def open_center(config: Config) -> Center:
             policy_of=lambda role: config.roles.get(role) or Role(name=role, backend=""),
             directory_of=state.run,
         ),
+        obstacle=obstacle,
     )
+
+
+def _make_state_directory(config: Config, access: Access) -> StateDirectory:
+    """Make what is missing of it. Raises OperationsCenterError, also where no ledger may be made in it."""
+    state = StateDirectory(config.center.state_dir)
+    if not state.ledger.exists():
+        _refuse_new_ledger(state, access)
+    state.create()
+    _refuse_broken_locks(state.root)
+    return state
+
+
+def _refuse_new_ledger(state: StateDirectory, access: Access) -> None:
+    if access is Access.EXISTING:
+        raise LedgerUnusable(f"cannot open the ledger {state.ledger}: it is missing; start the fleet again")
+    living = living_runs_below(state.runs)
+    if living:
+        pids = [str(pid) for pids in living.values() for pid in pids]
+        raise Unavailable(
+            f"cannot begin a new ledger in {state.root}: {', '.join(living)} of an earlier one is still executing "
+            f"(processes {', '.join(pids)}); bring that directory back, or end them first"
+        )

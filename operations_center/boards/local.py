@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from operations_center.boards import Claim
 from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.model import Attempts, Finish, Priority, Task, TaskState
@@ -33,7 +35,7 @@ class LocalBoard:
     # What watchers and reconcilers ask of any board
 
     def ready(self, kinds: Collection[str]) -> Sequence[Task]:
-        return [_task(row, self._now()) for row in self._store.rows(_SQL["ready"], {"kinds": json.dumps(list(kinds))})]
+        return [self._task(row) for row in self._store.rows(_SQL["ready"], {"kinds": json.dumps(list(kinds))})]
 
     def states(self, task_ids: Collection[str]) -> Mapping[str, TaskState | None]:
         rows = self._store.rows(_SQL["states"], {"task_ids": json.dumps(list(task_ids))})
@@ -85,10 +87,10 @@ class LocalBoard:
 
     def task(self, task_id: str) -> Task | None:
         row = self._store.row(_SQL["task"], {"task_id": task_id})
-        return _task(row, self._now()) if row else None
+        return self._task(row) if row else None
 
     def tasks(self, state: TaskState | None = None) -> list[Task]:
-        return [_task(row, self._now()) for row in self._store.rows(_SQL["tasks"], {"state": state})]
+        return [self._task(row) for row in self._store.rows(_SQL["tasks"], {"state": state})]
 
     def counts(self) -> dict[str, int]:
         found = {row["state"]: row["tasks"] for row in self._store.rows(_SQL["counts"])}
@@ -149,8 +151,11 @@ class LocalBoard:
         self._store.append_event("task.added", task_id=str(row["task_id"]), data={"task": row})
         return str(row["task_id"])
 
-    def _now(self) -> int:
-        return self._store.clock.now().wall
+    def _task(self, row: Any) -> Task:
+        with self._store.damage_told(f"task {row['task_id']!r}"):
+            remembered = msgspec.convert(dict(row), Attempts)
+            backs_off_until = remembered.backs_off_until(self._store.clock.now().wall)
+            return msgspec.convert(dict(row) | {"not_before": backs_off_until}, Task)
 
     def _row(self, task_id: str) -> dict[str, Any] | None:
         row = self._store.row(_SQL["task_row"], {"task_id": task_id})
@@ -167,23 +172,3 @@ class LocalBoard:
         self._store.execute(_SQL["write_task"], new)
         changed = {name: value for name, value in new.items() if row[name] != value}
         self._store.append_event(kind, run_id=run_id, task_id=row["task_id"], data={"task": changed})
-
-
-def _task(row: Any, now: int) -> Task:
-    remembered = Attempts(row["attempts"], row["retries"], row["not_before"], row["since"])
-    return Task(
-        task_id=row["task_id"],
-        title=row["title"],
-        kind=row["kind"],
-        body=row["body"],
-        state=TaskState(row["state"]),
-        priority=Priority(row["priority"]),
-        backend=row["backend"],
-        attempts=remembered.attempts,
-        retries=remembered.retries,
-        parent=row["parent"],
-        reason=row["reason"],
-        not_before=remembered.backs_off_until(now),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )

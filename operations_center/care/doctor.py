@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from operations_center.backends.command import DEFAULT_PATH
+from operations_center.care.older import refuse_older_ledger
 from operations_center.clock import rfc3339
 from operations_center.config import Backend, Config, format_size
 from operations_center.config.wording import on_one_line
@@ -27,7 +28,14 @@ from operations_center.errors import OperationsCenterError
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
 from operations_center.state_directory import StateDirectory
-from operations_center.store.sqlite import APPLICATION_ID
+from operations_center.store.faults import (
+    APPLICATION_ID,
+    clear_errors,
+    is_missing,
+    sign_of_an_earlier_ledger,
+    way_back,
+)
+from operations_center.store.reading import look_into
 
 OLDEST_KERNEL = (5, 3)
 """pidfd_open(2)."""
@@ -142,8 +150,10 @@ def _state_directory(config: Config) -> Iterator[Check]:
     elif not root.is_dir():
         yield _fault("state_dir", f"cannot use {root}: it is not a directory; set center.state_dir")
     else:
-        yield _owner(root)
-        yield _locks(root)
+        obstacle = StateDirectory(root).obstacle()
+        yield _owner(root, obstacle)
+        if obstacle is None:
+            yield _locks(root)
         yield _disk(root, config.watchdog.min_free_disk_bytes)
 
 
@@ -158,13 +168,10 @@ def _missing_state_directory(root: Path) -> Iterator[Check]:
         yield _fault("locks", f"cannot rely on the locks of {kind} in {nearest}; set center.state_dir")
 
 
-def _owner(root: Path) -> Check:
-    facts = root.stat()
-    mode = stat.S_IMODE(facts.st_mode)
-    if facts.st_uid != os.geteuid():
-        return _fault("state_dir", f"cannot use {root}: it belongs to user {facts.st_uid}; run as its owner")
-    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
-        return _fault("state_dir", f"cannot write {root}: its mode is {mode:04o}; chmod 0700 it")
+def _owner(root: Path, obstacle: str | None) -> Check:
+    mode = stat.S_IMODE(root.stat().st_mode)
+    if obstacle is not None:
+        return _fault("state_dir", f"cannot write {root}: {obstacle}")
     if mode & 0o077:
         return _warning("state_dir", f"{root} has mode {mode:04o}, and others may look into it; chmod 0700 it")
     return _ok("state_dir", str(root))
@@ -190,42 +197,41 @@ def _ledger(config: Config) -> Iterator[Check]:
     state = StateDirectory(config.center.state_dir)
     path = state.ledger
     try:
-        if not path.exists() or not path.stat().st_size:
-            yield _missing_ledger(state)
+        if is_missing(path, sign_of_an_earlier_ledger(path)):
+            yield _ok("ledger", f"{path} is made by the first start")
             return
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as ledger:
-            yield _schema(path, ledger)
-            yield _newest_event(ledger)
-    except (OSError, sqlite3.Error) as error:
-        yield _fault(
-            "ledger", f"cannot read {path}: {error}; bring back a backup with `operations-center ledger restore`"
-        )
+        with ExitStack() as opened, clear_errors(path):
+            ledger = look_into(path, opened, writable=state.obstacle() is None)
+            whole = _whole(path, ledger)
+            yield whole
+            if whole.status is Status.OK:
+                refuse_older_ledger(path, state.runs, lambda: _newest_fence(ledger))
+                yield _newest_event(ledger)
+    except OperationsCenterError as error:
+        yield _fault("ledger", str(error))
 
 
-def _missing_ledger(state: StateDirectory) -> Check:
-    if state.runs.is_dir() and any(state.runs.iterdir()):
-        return _fault(
-            "ledger",
-            f"cannot open {state.ledger}: it is missing, but {state.runs} has runs; "
-            "bring back a backup with `operations-center ledger restore`",
-        )
-    return _ok("ledger", f"{state.ledger} is made by the first start")
-
-
-def _schema(path: Path, ledger: sqlite3.Connection) -> Check:
+def _whole(path: Path, ledger: sqlite3.Connection) -> Check:
     newest = sum(
         entry.name.endswith(".sql") for entry in files("operations_center.store").joinpath("migrations").iterdir()
     )
     application = ledger.execute("PRAGMA application_id").fetchone()[0]
     schema = ledger.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
-        return _fault("ledger", f"cannot use {path}: it is some other program's database; move it away")
+        return _fault(
+            "ledger", f"cannot use {path}: it is some other program's database; move it away and {way_back(path)}"
+        )
     if schema > newest:
         return _fault("ledger", f"cannot use {path}: its schema {schema} is newer than {newest}; upgrade")
     damage = ledger.execute("PRAGMA quick_check(1)").fetchone()[0]
     if damage != "ok":
-        return _fault("ledger", f"cannot trust {path}: {damage}; see `operations-center ledger restore`")
+        return _fault("ledger", f"cannot trust {path}: {damage}; {way_back(path)}")
     return _ok("ledger", f"{path}, schema {schema}")
+
+
+def _newest_fence(ledger: sqlite3.Connection) -> int:
+    (fence,) = ledger.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()
+    return int(fence)
 
 
 def _newest_event(ledger: sqlite3.Connection) -> Check:

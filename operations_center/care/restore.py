@@ -7,11 +7,10 @@ the old one or the new one, and whoever has it open reads on. A damaged one is m
 write-ahead log (which would be played into whatever file lies beside it), and a note that no program takes
 for a ledger stands in its place until the new one does.
 
-A fence is never handed out twice: the counter goes on from the highest that anything here knows.
+No fence and no task's id is handed out twice: both counters go on from the highest that anything here knows.
 """
 
 import os
-import re
 import shutil
 import sqlite3
 import stat
@@ -21,32 +20,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from operations_center.care.backup import draft_beside, file_time, sync
+from operations_center.care.older import fences_of_directories
 from operations_center.clock import SystemClock
 from operations_center.config import Config
 from operations_center.config.wording import on_one_line
 from operations_center.errors import LedgerBusy, LockHeld, OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile import Verdict, explain_run
 from operations_center.keeper import cgroup
+from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.inspect import ProcessTable, read_cgroup, read_gate
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import is_locked, lock_holder, take_lock
 from operations_center.model import HOLDS_SLOT
 from operations_center.state_directory import WATCHDOG, StateDirectory
 from operations_center.store import Store
-from operations_center.store.sqlite import APPLICATION_ID
+from operations_center.store.faults import APPLICATION_ID
 from operations_center.store.turnstile import Turnstile
 from operations_center.wiring import Center, open_center
 
-UNKNOWN_FENCES = 1_000_000
-"""As many may have been handed out since a backup when the present ledger cannot say."""
+UNKNOWN_NUMBERS = 1_000_000
+"""As many fences and task ids may have been handed out since a backup when the present ledger cannot say."""
 
 WRITE_WITHIN_S = 10.0
 
 LIVING = frozenset({Verdict.KEEP, Verdict.ADOPT, Verdict.STOP, Verdict.CANCEL, Verdict.REAP, Verdict.SUSPECT})
 
 PLACEHOLDER = b"A restore was interrupted here: run `operations-center ledger restore` again.\n"
-
-_RUN_ID = re.compile(r"r([0-9]+)-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +143,15 @@ def _refuse_living_runs(config: Config, state: StateDirectory) -> None:
     if living:
         names = ", ".join(sorted(living)[:5]) + (" and more" if len(living) > 5 else "")
         raise Unavailable(
-            f"cannot restore the ledger: something of {names} may still be executing; "
-            "end it first, with `operations-center down --now`"
+            f"cannot restore the ledger: something of {names} may still be executing; {_how_to_end(state)}"
         )
+
+
+def _how_to_end(state: StateDirectory) -> str:
+    """`down --now` ends what the present ledger knows; where that cannot be read, only the kernel can tell."""
+    pids = sorted({pid for pids in living_runs_below(state.runs).values() for pid in pids})
+    end = "end it first, with `operations-center down --now`"
+    return f"{end}, or where the ledger cannot be read by ending the processes {pids}" if pids else end
 
 
 def _living_by_ledger(config: Config, state: StateDirectory) -> set[str]:
@@ -173,7 +178,8 @@ def _lives(center: Center, run_id: str) -> bool:
 
 def _living_by_directory(runs: Path) -> set[str]:
     table = ProcessTable.scan()
-    return {directory.name for directory in runs.iterdir() if directory.is_dir() and _seems_alive(directory, table)}
+    seen = {directory.name for directory in runs.iterdir() if directory.is_dir() and _seems_alive(directory, table)}
+    return seen | set(living_runs_below(runs))
 
 
 def _seems_alive(directory: Path, table: ProcessTable) -> bool:
@@ -200,8 +206,8 @@ def _replace(state: StateDirectory, source: Path, staged: Path) -> Restored:
     replaced = state.ledger.with_name(f"{state.ledger.name}.before-restore-{file_time(SystemClock().now().wall)}")
     try:
         with closing(_Present(state.ledger)) as present:
-            restored = _prepare(state, source, staged, present.fence, replaced)
-            if present.fence is not None:
+            restored = _prepare(state, source, staged, present.counters, replaced)
+            if present.counters is not None:
                 present.keep(replaced)
                 present.overwrite(staged)
                 return restored
@@ -214,16 +220,16 @@ def _replace(state: StateDirectory, source: Path, staged: Path) -> Restored:
 
 
 class _Present:
-    """The ledger that is there. ``fence`` is None when it is missing or damaged."""
+    """The ledger that is there. ``counters`` is None when it is missing or damaged."""
 
     def __init__(self, path: Path) -> None:
         self._connection: sqlite3.Connection | None = None
-        self.fence: int | None = None
+        self.counters: dict[str, int] | None = None
         if not _has_content(path):
             return
         self._connection = sqlite3.connect(path, isolation_level=None)
         try:
-            self.fence = _sound_fence(self._connection)
+            self.counters = _sound_counters(self._connection)
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise LedgerBusy(f"cannot read the ledger {path}: another program holds it; try again") from error
@@ -250,37 +256,43 @@ class _Present:
             self._connection.close()
 
 
-def _sound_fence(connection: sqlite3.Connection) -> int | None:
+def _sound_counters(connection: sqlite3.Connection) -> dict[str, int] | None:
     if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
         return None
-    row = connection.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()
-    return int(row[0]) if row else None
+    found = {str(name): int(value) for name, value in connection.execute("SELECT name, value FROM counters")}
+    return found if found.keys() >= {"fence", "task"} else None
 
 
-def _prepare(state: StateDirectory, source: Path, staged: Path, present_fence: int | None, replaced: Path) -> Restored:
-    """Let the staged ledger go on from the highest fence, and make it one durable file."""
+def _prepare(
+    state: StateDirectory, source: Path, staged: Path, present: dict[str, int] | None, replaced: Path
+) -> Restored:
+    """Let the staged ledger go on from the highest numbers, and make it one durable file."""
     with closing(Store(staged, SystemClock())) as store:
         ledger = SqliteLedger(store)
-        known = max(ledger.fence(), present_fence or 0, *_fences_of_directories(state.runs), 0)
-        fence = known if present_fence is not None else known + UNKNOWN_FENCES
+        least = _least_counters(ledger.counters(), present, fences_of_directories(state.runs))
         with ledger.transaction():
-            ledger.raise_fence(fence)
-            ledger.note("ledger.restored", {"from": on_one_line(str(source)), "fence": fence})
+            ledger.raise_counters(least)
+            ledger.note("ledger.restored", {"from": on_one_line(str(source)), **least})
         runs, events = ledger.sizes()
     with closing(sqlite3.connect(staged)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     sync(staged)
-    return Restored(state.ledger, replaced if state.ledger.exists() else None, fence, runs, events)
+    return Restored(state.ledger, replaced if state.ledger.exists() else None, least["fence"], runs, events)
 
 
-def _fences_of_directories(runs: Path) -> list[int]:
-    return [int(match[1]) for name in os.listdir(runs) if (match := _RUN_ID.fullmatch(name))]
+def _least_counters(backup: dict[str, int], present: dict[str, int] | None, fences: list[int]) -> dict[str, int]:
+    fence = max(backup["fence"], *fences, 0)
+    if present is None:
+        return {"fence": fence + UNKNOWN_NUMBERS, "task": backup["task"] + UNKNOWN_NUMBERS}
+    return {"fence": max(fence, present["fence"]), "task": max(backup["task"], present["task"])}
 
 
 def _put_in_place(ledger: Path, staged: Path, replaced: Path) -> None:
     if _is_open_somewhere(ledger):
         raise LedgerBusy(f"cannot replace the damaged ledger {ledger}: a process has it open; end that process first")
-    if ledger.exists():
+    if ledger.exists() and not ledger.is_file():
+        ledger.rename(replaced)
+    elif ledger.exists():
         os.link(ledger, replaced)
         with draft_beside(ledger) as draft:
             draft.write_bytes(PLACEHOLDER)
@@ -307,7 +319,4 @@ def _is_open_somewhere(path: Path) -> bool:
 
 
 def _has_content(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except FileNotFoundError:
-        return False
+    return path.is_file() and path.stat().st_size > 0

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
+from operations_center.care.older import refuse_older_ledger
 from operations_center.config import Config, find_config, load_config, parse_duration
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
+from operations_center.store import Access
 from operations_center.wiring import Center, open_center
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,16 +53,22 @@ def read_config(config_file: Path | None) -> Config:
 
 
 @contextmanager
-def opened(config_file: Path | None) -> Iterator[Center]:
-    """Ledger and board for one command. Raises ConfigError, OperationsCenterError."""
-    center = open_center(read_config(config_file))
+def opened(config_file: Path | None, access: Access = Access.CREATE) -> Iterator[Center]:
+    """Ledger and board for one command; see ``open_center``. Raises ConfigError, OperationsCenterError."""
+    center = open_center(read_config(config_file), access)
     try:
         yield center
     finally:
         center.close()
 
 
-def refuse_inside_own_run(center: Center, what: str) -> None:
+def refuse_to_start(center: Center, what: str) -> None:
+    """Before a fleet or a part of it starts. Raises OperationsCenterError."""
+    _refuse_inside_own_run(center, what)
+    refuse_older_ledger(center.state.ledger, center.state.runs, lambda: center.ledger.counters()["fence"])
+
+
+def _refuse_inside_own_run(center: Center, what: str) -> None:
     """What an executor starts belongs to its run and ends with it; a fleet must not."""
     run_id = os.environ.get(RUN_ID_VARIABLE)
     if run_id is not None and center.ledger.run(run_id) is not None:

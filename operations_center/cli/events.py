@@ -14,6 +14,7 @@ from operations_center.config.wording import on_one_line
 from operations_center.errors import NotFound
 from operations_center.model import Event
 from operations_center.presentation import event_as_json
+from operations_center.store import Access
 from operations_center.wiring import Center
 
 LOOK_EVERY_S = 0.2
@@ -54,7 +55,7 @@ MOMENT = MomentType()
 @json_option
 def command(run_id: str | None, since: int | None, follow: bool, config_file: Path | None, as_json: bool) -> None:
     """Print the event log, oldest first."""
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ) as center:
         if run_id is not None:
             _refuse_unknown(center, run_id)
         if as_json and not follow:

@@ -7,6 +7,7 @@ import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.errors import NotFound
+from operations_center.store import Access
 from operations_center.views.explanation import explain
 
 
@@ -16,7 +17,7 @@ from operations_center.views.explanation import explain
 @json_option
 def command(run_id: str, config_file: Path | None, as_json: bool) -> int:
     """Show evidence, verdict and the exact change that `reconcile` would make; changes nothing."""
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ) as center:
         run = center.ledger.run(run_id)
         if run is None:
             raise NotFound(f"cannot explain run {run_id}: there is no such run; see `operations-center runs`")

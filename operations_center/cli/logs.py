@@ -11,6 +11,7 @@ from operations_center.cli.tail import Tail, follow
 from operations_center.errors import NotFound
 from operations_center.model import RunState
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from operations_center.store import Access
 from operations_center.wiring import Center
 
 OWN_LOGS = {"watchdog": WATCHDOG, "supervisor": SUPERVISOR}
@@ -29,7 +30,7 @@ def command(name: str, following: bool, count: int, config_file: Path | None, as
 
     Of a run both streams are shown, with `[stderr]` before the lines of the second; -f ends when it is closed.
     """
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ) as center:
         tails, is_over = _sources(center, name)
         if as_json and not following:
             print_json({"lines": [{"stream": stream, "text": text} for stream, text in _last_lines(tails, count)]})

@@ -14,6 +14,7 @@ from operations_center.in_flight_reconcile import (
     clear_orphaned_in_flight,
     find_orphaned_in_flight,
 )
+from operations_center.store import Access
 from operations_center.wiring import Center
 
 EXIT_FAILED = 1
@@ -36,7 +37,7 @@ def command(
 
     Exit code 1 if an action failed, 75 if the board cannot be reached.
     """
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ if dry_run else Access.CREATE) as center:
         report = _reconcile(center, run_id, dry_run)
     document = {**report.as_json(), "min_age_seconds": min_age / 1000}
     if as_json:

@@ -9,6 +9,7 @@ from operations_center.clock import rfc3339
 from operations_center.config.wording import on_one_line
 from operations_center.model import Run
 from operations_center.presentation import run_as_json
+from operations_center.store import Access
 from operations_center.wiring import Center
 
 USUAL_LIMIT = 50
@@ -30,7 +31,7 @@ def command(
     as_json: bool,
 ) -> None:
     """List runs, newest first."""
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ) as center:
         runs = _open_runs(center, task_id, backend)[:limit] if only_open else _recent(center, task_id, backend, limit)
     if as_json:
         print_json({"runs": [run_as_json(run) for run in runs]})

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from operations_center.cli.common import config_option, json_option, opened, print_json, print_table
-from operations_center.views.status import describe, read_status
+from operations_center.cli.common import config_option, json_option, opened, print_json, print_table, read_config
+from operations_center.errors import LedgerUnusable
+from operations_center.store import Access
+from operations_center.views.status import Seen, describe, read_members, read_status
 
 EXIT_NOT_RUNNING = 3
 COLOURS = {
@@ -28,15 +31,25 @@ COLOURS = {
 def command(config_file: Path | None, as_json: bool) -> int:
     """Show the fleet, its backends, the board and the last reconciliations.
 
-    Exit code 0 when it is up or degraded, 3 when it is stopped.
+    Exit code 0 when it is up or degraded, 3 when it is stopped, 1 when the ledger is lost or damaged.
     """
-    with opened(config_file) as center:
-        document = describe(read_status(center))
+    document = describe(_read(config_file))
     if as_json:
         print_json(document)
     else:
         _print(document)
+    if document["ledger_error"]:
+        raise LedgerUnusable(document["ledger_error"])
     return EXIT_NOT_RUNNING if document["state"] == "stopped" else 0
+
+
+def _read(config_file: Path | None) -> Seen:
+    try:
+        with opened(config_file, Access.READ) as center:
+            return read_status(center)
+    except LedgerUnusable as error:
+        # Who lives, and what state they are in, is wanted most of all then.
+        return replace(read_members(read_config(config_file)), ledger_error=str(error))
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -60,6 +73,8 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _print_footer(document: dict[str, Any]) -> None:
+    if document["ledger_error"]:
+        return
     counts = ", ".join(f"{count} {state}" for state, count in document["board"]["tasks"].items() if count)
     outbox = document["board"]["outbox"]
     click.echo()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_inside_own_run
+from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_to_start
 from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.forking import ForkServer
 from operations_center.logs import log_to
@@ -57,7 +57,7 @@ def command(
     fork_server = None if detach else ForkServer.start(live, state.log(FORK_SERVER))
     center = open_center(config)
     try:
-        refuse_inside_own_run(center, "the supervisor")
+        refuse_to_start(center, "the supervisor")
         if fork_server is None:
             return _detach(center.state.log(SUPERVISOR), _command(config.file, only, exit_when_idle, True), as_json)
         log_to(center.state.log(SUPERVISOR) if detached else None)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.cli.common import config_option, opened, refuse_inside_own_run
+from operations_center.cli.common import config_option, opened, refuse_to_start
 from operations_center.errors import NotFound
 from operations_center.logs import log_to
 from operations_center.watcher import Watcher
@@ -17,7 +17,7 @@ from operations_center.watcher import Watcher
 def command(role: str, once: bool, config_file: Path | None) -> int:
     """Run one watcher in the foreground; exit code 75 if the role has one on this host."""
     with opened(config_file) as center:
-        refuse_inside_own_run(center, f"a watcher of role {role}")
+        refuse_to_start(center, f"a watcher of role {role}")
         if role not in center.config.roles:
             known = ", ".join(center.config.roles)
             raise NotFound(f"cannot watch for role {role}: the configuration has no such role; it has {known}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.cli.common import config_option, opened, refuse_inside_own_run
+from operations_center.cli.common import config_option, opened, refuse_to_start
 from operations_center.logs import log_to
 from operations_center.watchdog import Watchdog
 
@@ -15,6 +15,6 @@ from operations_center.watchdog import Watchdog
 def command(once: bool, config_file: Path | None) -> int:
     """Reconcile on a timer and look after the watchers; exit code 75 if one does already."""
     with opened(config_file) as center:
-        refuse_inside_own_run(center, "the watchdog")
+        refuse_to_start(center, "the watchdog")
         log_to(None)
         return Watchdog(center, once=once).run()

@@ -6,6 +6,7 @@ import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.errors import NotFound
+from operations_center.store import Access
 from operations_center.views.waiting_tasks import WaitingTask, waiting_tasks
 
 
@@ -15,7 +16,7 @@ from operations_center.views.waiting_tasks import WaitingTask, waiting_tasks
 @json_option
 def command(role: str | None, config_file: Path | None, as_json: bool) -> int:
     """Say for each ready task, of one role or of all, what it is waiting for."""
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ) as center:
         if role is not None and role not in center.config.roles:
             known = ", ".join(center.config.roles)
             raise NotFound(f"cannot explain role {role}: the configuration has no such role; it has {known}")

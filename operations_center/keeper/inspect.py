@@ -284,11 +284,15 @@ def _has_other_threads(pid: int) -> bool:
 
 
 def _run_ids(pid: int) -> set[str]:
+    return environment_values(pid, _ENTRY)
+
+
+def environment_values(pid: int, entry: bytes) -> set[str]:
+    """Every value of a variable (``b"NAME="``) that a process was started with; empty when it cannot be read."""
     data = _read_bounded(f"/proc/{pid}/environ", _ENVIRONMENT_LIMIT)
-    if _ENTRY not in data:
+    if entry not in data:
         return set()
-    entries = data.split(b"\0")
-    return {os.fsdecode(entry[len(_ENTRY) :]) for entry in entries if entry.startswith(_ENTRY)}
+    return {os.fsdecode(each[len(entry) :]) for each in data.split(b"\0") if each.startswith(entry)}
 
 
 def _read_bounded(path: str, limit: int) -> bytes:

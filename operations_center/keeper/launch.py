@@ -67,6 +67,8 @@ def prepare(plan: LaunchPlan) -> None:
     Raises RunDirectoryExists when somebody else made it, OSError when it cannot be made whole.
     """
     directory = plan.run_directory
+    # Somebody may have removed it under a fleet; never what is above it, which may have been moved away.
+    directory.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:
@@ -111,6 +113,7 @@ def revoke(run_directory: Path) -> bool:
 
     Raises OSError when the gate cannot be created.
     """
+    run_directory.parent.mkdir(mode=0o700, exist_ok=True)
     run_directory.mkdir(mode=0o700, exist_ok=True)
     try:
         # A symbolic link says what it has to say in the moment of its creation, also on a full disk.

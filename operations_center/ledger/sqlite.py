@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from operations_center.admission import Facts, Refusal, refusals
-from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host
 from operations_center.ledger import Admission, Lease, Pause
 from operations_center.ledger.fold import differences, fold
-from operations_center.model import TRANSITIONS, Attempts, Event, Outcome, Proof, Run, RunState, TaskState, Transition
+from operations_center.model import TRANSITIONS, Attempts, Event, Outcome, Run, RunState, Transition
 from operations_center.store import Store, as_data, changed_fields, load_queries
 
 HOUR_MS = 3_600_000
@@ -149,14 +149,14 @@ class SqliteLedger:
 
     def run(self, run_id: str) -> Run | None:
         row = self._store.row(_SQL["run_by_id"], {"run_id": run_id})
-        return _run(row) if row else None
+        return self._run(row) if row else None
 
     def open_runs(self, *, role: str | None = None, backend: str | None = None) -> list[Run]:
-        return [_run(row) for row in self._store.rows(_SQL["open_runs"], {"role": role, "backend": backend})]
+        return [self._run(row) for row in self._store.rows(_SQL["open_runs"], {"role": role, "backend": backend})]
 
     def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]:
         parameters = {"task_id": task_id, "backend": backend, "limit": limit}
-        return [_run(row) for row in self._store.rows(_SQL["recent_runs"], parameters)]
+        return [self._run(row) for row in self._store.rows(_SQL["recent_runs"], parameters)]
 
     def closed_before(self, wall_ms: int, limit: int) -> list[str]:
         rows = self._store.rows(_SQL["closed_before"], {"before": wall_ms, "limit": limit})
@@ -164,6 +164,17 @@ class SqliteLedger:
 
     def slots_held(self) -> dict[str, int]:
         return {row["backend"]: row["held"] for row in self._store.rows(_SQL["slots_held"])}
+
+    def _run(self, row: Any) -> Run:
+        with self._store.damage_told(f"run {row['run_id']!r}"):
+            columns = dict(row)
+            if columns["finish"] is not None:
+                columns["finish"] = json.loads(columns["finish"])
+            return msgspec.convert(columns, Run)
+
+    def _event(self, row: Any) -> Event:
+        with self._store.damage_told(f"event {row['seq']!r}"):
+            return msgspec.convert(dict(row) | {"data": json.loads(row["data"])}, Event)
 
     # Admission's switches, hosts, reports
 
@@ -237,7 +248,7 @@ class SqliteLedger:
                 _SQL["events"], {"run_id": run_id, "since": since, "after": after, "limit": EVENTS_PER_READ}
             )
             for row in rows:
-                yield _event(row)
+                yield self._event(row)
             if len(rows) < EVENTS_PER_READ:
                 return
             after = rows[-1]["seq"]
@@ -278,24 +289,14 @@ class SqliteLedger:
         assert row is not None
         return int(row["runs"]), int(row["events"])
 
-    def fence(self) -> int:
-        row = self._store.row(_SQL["fence"])
-        assert row is not None
-        return int(row["value"])
+    def counters(self) -> dict[str, int]:
+        """The newest ``fence`` and the number of the newest ``task`` that were handed out."""
+        return {row["name"]: int(row["value"]) for row in self._store.rows(_SQL["counters"])}
 
-    def raise_fence(self, fence: int) -> None:
+    def raise_counters(self, least: Mapping[str, int]) -> None:
         with self._store.transaction():
-            self._store.execute(_SQL["raise_fence"], {"fence": fence})
-
-
-def _event(row: Any) -> Event:
-    try:
-        data = json.loads(row["data"])
-    except ValueError:
-        raise OperationsCenterError(
-            f"cannot read event {row['seq']} of the ledger: it is damaged; bring back a backup with `ledger restore`"
-        ) from None
-    return Event(row["seq"], row["at"], row["kind"], row["run_id"], row["task_id"], data)
+            for name, value in least.items():
+                self._store.execute(_SQL["raise_counter"], {"name": name, "value": value})
 
 
 def _columns(run: Run) -> dict[str, Any]:
@@ -307,19 +308,3 @@ def _logged(columns: dict[str, Any]) -> dict[str, Any]:
     if columns.get("finish") is not None:
         columns["finish"] = json.dumps(columns["finish"], separators=(",", ":"))
     return columns
-
-
-def _run(row: Any) -> Run:
-    columns = dict(row)
-    columns["state"] = RunState(columns["state"])
-    for name, kind in (
-        ("outcome", Outcome),
-        ("stop_outcome", Outcome),
-        ("proof", Proof),
-        ("stop_then", TaskState),
-    ):
-        if columns[name] is not None:
-            columns[name] = kind(columns[name])
-    if columns["finish"] is not None:
-        columns["finish"] = json.loads(columns["finish"])
-    return Run(**columns)

@@ -169,13 +169,13 @@ DELETE FROM events WHERE run_id = :run_id AND kind LIKE 'run.%';
 -- Retention: events that change nothing and belong to no run.
 DELETE FROM events WHERE at < :before AND run_id IS NULL AND task_id IS NULL AND kind NOT LIKE 'pause.%';
 
--- name: raise_fence
--- After a restore: never hand out a fence again.
-UPDATE counters SET value = max(value, :fence) WHERE name = 'fence';
+-- name: raise_counter
+-- After a restore: never hand out a fence or a task's number again.
+UPDATE counters SET value = max(value, :value) WHERE name = :name;
 
--- name: fence
--- The newest fence that was handed out.
-SELECT value FROM counters WHERE name = 'fence';
+-- name: counters
+-- The newest fence and the newest task's number that were handed out.
+SELECT name, value FROM counters;
 
 -- name: sizes
 -- How much there is, for a person who makes or brings back a backup.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from operations_center.config import Config
-from operations_center.errors import Unavailable
+from operations_center.errors import LedgerUnusable, Unavailable
 from operations_center.fleet import Member, called, look_at, survivors
 from operations_center.identity import is_alive
 from operations_center.in_flight_reconcile import (
@@ -60,12 +60,16 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
         return _drain_and_stop(config, state, within_s)
     # Before the ledger is opened: a fleet can be stopped also where the ledger is broken.
     supervisor, watchers = _stop_fleet(state, until_after(within_s))
-    with closing(open_center(config)) as center:
-        if how is Down.NOW:
-            end_open_runs(center, within_s)
-        elif any(pause.source == "drain" for pause in center.ledger.pauses()):
-            center.ledger.resume(None, "drain")
-        return _ended(center, supervisor, watchers)
+    try:
+        with closing(open_center(config)) as center:
+            if how is Down.NOW:
+                end_open_runs(center, within_s)
+            elif any(pause.source == "drain" for pause in center.ledger.pauses()):
+                center.ledger.resume(None, "drain")
+            return _ended(center, supervisor, watchers)
+    except LedgerUnusable as error:
+        what = "end executors" if how is Down.NOW else "tell which executors run on"
+        raise LedgerUnusable(f"cannot {what}, though no watcher is left: {error}") from error
 
 
 def _drain_and_stop(config: Config, state: StateDirectory, within_s: float | None) -> Ended:

@@ -10,46 +10,75 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from operations_center.clock import Clock
-from operations_center.errors import LedgerBusy, OperationsCenterError, Unavailable
+from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
+from operations_center.store.faults import (
+    APPLICATION_ID,
+    clear_errors,
+    is_missing,
+    lost,
+    sign_of_an_earlier_ledger,
+    way_back,
+)
 from operations_center.store.queries import load_queries
+from operations_center.store.reading import connect_for_reading
 from operations_center.store.turnstile import Turnstile
 
 WRITE_WITHIN_S = 10.0
-APPLICATION_ID = 0x0C0C0C01
-"""Marks the file as ours in its header (sqlite.org/pragma.html#pragma_application_id)."""
 
 _SQL = load_queries(Path(__file__).with_name("events.sql"))
+
+
+class Access(Enum):
+    """How a ledger is opened."""
+
+    CREATE = "made where none is and none was"
+    EXISTING = "never made: it has to be there"
+    READ = "never made and never written"
 
 
 class Store:
     """One process's connection. Not for use by two threads at once."""
 
-    def __init__(self, path: Path, clock: Clock, *, write_within_s: float = WRITE_WITHIN_S) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, *, write_within_s: float = WRITE_WITHIN_S, access: Access = Access.CREATE
+    ) -> None:
+        """Raises LedgerUnusable, OperationsCenterError."""
         self.path = path
         self.clock = clock
         self.write_within_s = write_within_s
         self._depth = 0
         self._hurry_until: float | None = None
-        self._turnstile = Turnstile(path)
-        with _clear_errors(path):
-            self._refuse_a_lost_ledger()
-            self._connection = self._connect()
-            try:
-                self._file = path.stat()
+        self._turnstile: Turnstile | None = None
+        sign = sign_of_an_earlier_ledger(path)
+        missing = is_missing(path, sign)
+        if missing and access is not Access.CREATE:
+            raise LedgerUnusable(f"cannot open the ledger {path}: it is missing; start a fleet to make one")
+        with ExitStack() as opened, clear_errors(path):
+            if access is Access.READ:
+                self._connection = connect_for_reading(path, opened)
+                self._connection.row_factory = sqlite3.Row
+                self._refuse_other_schema()
+                self._files = self._named_files()
+            else:
+                self._turnstile = Turnstile(path)
+                opened.callback(self._turnstile.close)
+                self._connection = self._connect("rwc" if missing else "rw", opened)
+                self._refuse_what_is_no_ledger(sign if not missing else None)
+                self._make_ours(self._turnstile)
+                # Not before something was read in this mode: that makes the log.
+                self._files = self._named_files()
                 self._migrate()
-            except BaseException:
-                self.close()
-                raise
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
-        self._connection.close()
-        self._turnstile.close()
+        self._opened.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -57,11 +86,14 @@ class Store:
         if self._depth:
             yield
             return
+        turnstile = self._turnstile
+        if turnstile is None:
+            raise OperationsCenterError(f"cannot write the ledger {self.path}: it is open for reading only")
         deadline = time.monotonic() + self._patience_s()
-        self._turnstile.enter(self._patience_s())
+        turnstile.enter(self._patience_s())
         try:
-            with _clear_errors(self.path):
-                self._refuse_a_replaced_ledger()
+            with clear_errors(self.path):
+                self.refuse_if_replaced()
                 self._begin(max(0.0, deadline - time.monotonic()))
                 self._depth = 1
                 try:
@@ -74,7 +106,7 @@ class Store:
                 finally:
                     self._depth = 0
         finally:
-            self._turnstile.leave()
+            turnstile.leave()
 
     def _begin(self, within_s: float) -> None:
         # Behind the turnstile only a program that does not know it can be in the way.
@@ -101,19 +133,24 @@ class Store:
         if self._depth or self._connection.in_transaction:
             yield
             return
-        with _clear_errors(self.path):
+        with clear_errors(self.path):
             self._connection.execute("BEGIN")
             try:
                 yield
             finally:
-                self._connection.execute("COMMIT")
+                self._end_snapshot()
+
+    def _end_snapshot(self) -> None:
+        # A failure inside may have ended it already.
+        if self._connection.in_transaction:
+            self._connection.execute("COMMIT")
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> int:
         """Run a writing statement inside a transaction; the number of rows that it changed."""
         return self._connection.execute(statement, parameters).rowcount
 
     def rows(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
-        with _clear_errors(self.path):
+        with clear_errors(self.path):
             return self._connection.execute(statement, parameters or {}).fetchall()
 
     def row(self, statement: str, parameters: Mapping[str, Any] | None = None) -> sqlite3.Row | None:
@@ -141,6 +178,16 @@ class Store:
             },
         )
 
+    @contextmanager
+    def damage_told(self, what: str) -> Iterator[None]:
+        """A row that cannot be understood as LedgerUnusable: SQLite notices only the damage that hurts itself."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError) as error:
+            raise LedgerUnusable(
+                f"cannot understand {what} of the ledger {self.path}: it is damaged; {way_back(self.path)}"
+            ) from error
+
     def integrity_errors(self) -> list[str]:
         """What SQLite itself finds wrong with the file; empty when nothing is."""
         found = [str(row[0]) for row in self.rows("PRAGMA integrity_check")]
@@ -148,7 +195,7 @@ class Store:
 
     def copy_to(self, destination: Path) -> None:
         """A consistent copy while others write (sqlite.org/backup.html)."""
-        with _clear_errors(destination):
+        with clear_errors(destination):
             target = sqlite3.connect(destination)
             try:
                 # In one step: begun anew after every write of somebody else, several might never end.
@@ -157,94 +204,102 @@ class Store:
             finally:
                 target.close()
 
-    def _refuse_a_lost_ledger(self) -> None:
-        """An empty ledger beside run directories would forget runs that may still be alive."""
-        if self.path.exists() and self.path.stat().st_size:
-            return
-        runs = self.path.with_name("runs")
-        if runs.is_dir() and any(runs.iterdir()):
-            raise OperationsCenterError(
-                f"cannot open the ledger {self.path}: it is missing or empty, but {runs} has runs; "
-                "bring back a backup with `operations-center ledger restore`, or move that directory away"
-            )
-
-    def _refuse_a_replaced_ledger(self) -> None:
-        """What is written to a file without a name is lost."""
+    def refuse_if_replaced(self) -> None:
+        """What is written to a file without a name is lost, and what is read there is old. Raises LedgerReplaced."""
         try:
-            replaced = not os.path.samestat(self._file, self.path.stat())
-        except FileNotFoundError:
-            replaced = True
-        if replaced:
-            raise Unavailable(f"cannot write the ledger {self.path}: it was replaced meanwhile; start again")
+            present = self._named_files()
+        except OSError as error:
+            raise LedgerReplaced(
+                f"cannot go on with the ledger {self.path}: {error.filename} was removed or moved away; "
+                f"put it back or {way_back(self.path)}, and start again"
+            ) from None
+        if present != self._files:
+            raise LedgerReplaced(f"cannot go on with the ledger {self.path}: it was replaced meanwhile; start again")
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=self.write_within_s, isolation_level=None)
-        try:
-            connection.row_factory = sqlite3.Row
-            self._use_wal(connection)
-            connection.execute("PRAGMA synchronous=FULL")
-            self.path.chmod(0o600)
-        except BaseException:
-            connection.close()
-            raise
+    def _named_files(self) -> list[tuple[int, int]]:
+        """What the names of the ledger and of its log stand for: as long as somebody has them open, the same files."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        facts = [os.stat(self.path)] if self._turnstile is None else [os.stat(self.path), os.stat(log)]
+        return [(each.st_dev, each.st_ino) for each in facts]
+
+    def _connect(self, mode: str, opened: ExitStack) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=self.write_within_s, isolation_level=None)
+        opened.callback(connection.close)
+        connection.row_factory = sqlite3.Row
         return connection
 
-    def _use_wal(self, connection: sqlite3.Connection) -> None:
+    def _refuse_what_is_no_ledger(self, sign: str | None) -> None:
+        """Before anything of the file is changed."""
+        if self._schema() == 0 and sign is not None:
+            raise lost(self.path, "it is an empty database", sign)
+
+    def _make_ours(self, turnstile: Turnstile) -> None:
+        self._use_wal(turnstile)
+        self._connection.execute("PRAGMA synchronous=FULL")
+        # Damage is noticed when a page is read, and not when its rubbish is used.
+        self._connection.execute("PRAGMA cell_size_check=ON")
+        self.path.chmod(0o600)
+        self._schema()
+
+    def _use_wal(self, turnstile: Turnstile) -> None:
         """Of several that open a new ledger at once one makes the change: SQLite would tell the others it is busy."""
-        if _journal_mode(connection) == "wal":
+        if _journal_mode(self._connection) == "wal":
             return
-        self._turnstile.enter(self._patience_s())
+        turnstile.enter(self._patience_s())
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA journal_mode=WAL")
         finally:
-            self._turnstile.leave()
+            turnstile.leave()
 
     def _migrate(self) -> None:
-        migrations = sorted(Path(__file__).with_name("migrations").glob("*.sql"))
+        migrations = _migrations()
         if self._schema() == len(migrations):
             return
         with self.transaction():
             present = self._schema()
             if present > len(migrations):
-                raise OperationsCenterError(
-                    f"cannot open the ledger {self.path}: its schema {present} is newer than this program's "
-                    f"{len(migrations)}; upgrade operations-center"
-                )
+                raise self._newer(present)
             for number, migration in enumerate(migrations[present:], start=present + 1):
                 for statement in _statements(migration.read_text("utf-8")):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {number}")
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
-    def _schema(self) -> int:
-        # In this order: both are written in one transaction, which may be committed between the two reads.
-        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
-        if application not in (0, APPLICATION_ID) or (application == 0 and version):
-            raise OperationsCenterError(
-                f"cannot open the ledger {self.path}: it is some other program's SQLite database; move it away"
+    def _refuse_other_schema(self) -> None:
+        """Who only reads cannot migrate."""
+        present = self._schema()
+        if present > len(_migrations()):
+            raise self._newer(present)
+        if present < len(_migrations()):
+            raise LedgerUnusable(
+                f"cannot read the ledger {self.path}: its schema {present} is older than this program's; "
+                "the first command that may write it brings it up to date"
             )
-        return version
+
+    def _newer(self, present: int) -> LedgerUnusable:
+        return LedgerUnusable(
+            f"cannot open the ledger {self.path}: its schema {present} is newer than this program's "
+            f"{len(_migrations())}; upgrade operations-center"
+        )
+
+    def _schema(self) -> int:
+        # In one statement: somebody else may be making the tables at this moment.
+        tables, version, application = self._connection.execute(_SQL["what_it_is"]).fetchone()
+        if application not in (0, APPLICATION_ID) or (application == 0 and (version or tables)):
+            raise LedgerUnusable(
+                f"cannot open the ledger {self.path}: it is some other program's SQLite database; "
+                f"move it away and {way_back(self.path)}"
+            )
+        return int(version)
 
 
 def _journal_mode(connection: sqlite3.Connection) -> str:
     return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
-@contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise LedgerBusy(f"cannot write the ledger {path}: another program holds it; try again") from error
-        raise OperationsCenterError(f"cannot use the ledger {path}: {error}; see `operations-center doctor`") from error
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError):
-            raise
-        raise OperationsCenterError(
-            f"cannot use the ledger {path}: {error}; bring back a backup with `operations-center ledger restore FILE`"
-        ) from error
+def _migrations() -> list[Path]:
+    return sorted(Path(__file__).with_name("migrations").glob("*.sql"))
 
 
 def _statements(script: str) -> Iterator[str]:

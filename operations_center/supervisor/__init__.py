@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from operations_center.config import Config
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import LedgerReplaced, OperationsCenterError
 from operations_center.fleet import look_at
 from operations_center.forking import Forked, ForkServer
 from operations_center.heart import BEAT_EVERY_MS, Heart
@@ -88,7 +88,10 @@ class Supervisor:
         self._untold: list[tuple[str, dict[str, Any]]] = []
 
     def run(self) -> int:
-        """Until told to stop, or with ``exit_when_idle`` until nothing is left to do. Raises LockHeld."""
+        """Until told to stop, or with ``exit_when_idle`` until nothing is left to do; 1 when the ledger is gone.
+
+        Raises LockHeld.
+        """
         lock_file = self._center.state.supervisor_lock
         lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
@@ -101,6 +104,8 @@ class Supervisor:
             self._recognise_survivors()
             while not self._waiting.stop_requests and not self._is_idle():
                 self._turn()
+                if self._is_ledger_gone():
+                    break
                 if not is_still_there(lock, lock_file):
                     _log.error("the lock %s was removed: another supervisor may have taken this one's place", lock_file)
                     break
@@ -109,7 +114,7 @@ class Supervisor:
             self._stop()
         finally:
             self._waiting.close()
-        return 0
+        return 1 if self._is_ledger_gone() else 0
 
     def _turn(self) -> None:
         self._spawner.start_if_due()
@@ -222,6 +227,8 @@ class Supervisor:
         if pulse is None or pulse.process != self._alive.get(WATCHDOG):
             return
         settings = self._center.config.watchdog
+        if not self._heart.has_beaten_for(settings.stalled_after_ms):
+            return
         if is_stalled(pulse, self._center.clock.now(), self._center.host.boot_id, settings.stalled_after_ms):
             _log.error("the watchdog %d does not turn its loop; it is replaced", pulse.pid)
             self._note("watcher.stalled", {"role": WATCHDOG, "pid": pulse.pid, "by": "supervisor"})
@@ -271,6 +278,15 @@ class Supervisor:
         except OperationsCenterError as error:
             _log.warning("%s", error)
             return False
+
+    def _is_ledger_gone(self) -> bool:
+        """A fleet that went on would work on what nobody else sees; executors run on."""
+        try:
+            self._center.store.refuse_if_replaced()
+        except LedgerReplaced as error:
+            _log.error("%s", error)
+            return True
+        return False
 
     def _stop(self) -> None:
         """Watchers stop, executors run on and are adopted by the next ``up``; asked twice, they end as well."""

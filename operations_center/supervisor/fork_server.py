@@ -16,6 +16,7 @@ from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.forking import Fork, serve
 from operations_center.logs import log_to
 from operations_center.state_directory import WATCHDOG
+from operations_center.store import Access
 from operations_center.watchdog import Watchdog
 from operations_center.watcher import Watcher
 from operations_center.wiring import Center, open_center
@@ -47,7 +48,7 @@ def _live_as(request: Fork) -> int:
     setproctitle(f"operations-center {request.name} --config {request.config_file}")
     try:
         log_to(Path(request.log))
-        with closing(open_center(load_config(Path(request.config_file), os.environ))) as center:
+        with closing(open_center(load_config(Path(request.config_file), os.environ), Access.EXISTING)) as center:
             return _run(center, request.name)
     except OperationsCenterError as error:
         logging.error("%s", error)

@@ -1,55 +1,64 @@
 """The state of everything at a glance: what ``status`` shows. Read first, then shaped without reading more."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from operations_center.clock import Now, rfc3339
+from operations_center.clock import Now, SystemClock, rfc3339
 from operations_center.config import Config
 from operations_center.fleet import Member, called, children_of, look_at, survivors
 from operations_center.ledger import Pause
 from operations_center.model import Run, RunState
 from operations_center.presentation import run_as_json
-from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from operations_center.state_directory import SUPERVISOR, WATCHDOG, StateDirectory
 from operations_center.wiring import Center
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Everything that was read. ``watchers``: one for each role, and survivors of roles that are gone."""
+    """Everything that was read. ``watchers``: one for each role, and survivors of roles that are gone.
+
+    ``ledger_error``: why the ledger could not be read; then what it would tell is empty, and shown as null.
+    ``obstacle``: why the state directory cannot be written.
+    """
 
     config: Config
     now: Now
     supervisor: Member
     watchdog: Member
     watchers: Sequence[Member]
-    open_runs: Sequence[Run]
-    slots_held: Mapping[str, int]
-    pauses: Sequence[Pause]
-    tasks: Mapping[str, int]
-    reconciles: Mapping[str, Mapping[str, Any]]
+    open_runs: Sequence[Run] = ()
+    slots_held: Mapping[str, int] = field(default_factory=dict)
+    pauses: Sequence[Pause] = ()
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    reconciles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ledger_error: str | None = None
+    obstacle: str | None = None
 
 
 def read_status(center: Center) -> Seen:
     """Raises OperationsCenterError when the ledger cannot be read."""
-    state, ledger = center.state, center.ledger
-    supervisor = look_at(state, SUPERVISOR)
-    alive = {member.name: member for member in survivors(state)}
-    watchdog = alive.pop(WATCHDOG, Member(WATCHDOG))
-    roles = [alive.pop(role, Member(role)) for role in center.config.roles]
+    ledger, members = center.ledger, read_members(center.config)
     with ledger.snapshot():
-        return Seen(
-            config=center.config,
-            now=center.clock.now(),
-            supervisor=supervisor,
-            watchdog=watchdog,
-            watchers=[*roles, *alive.values()],
+        return replace(
+            members,
+            obstacle=center.obstacle,
             open_runs=ledger.open_runs(),
             slots_held=ledger.slots_held(),
             pauses=ledger.pauses(),
             tasks=center.board.counts(),
             reconciles=ledger.reconciles(),
         )
+
+
+def read_members(config: Config) -> Seen:
+    """Who lives: that much can be told where there is no ledger to read."""
+    state = StateDirectory(config.center.state_dir)
+    supervisor = look_at(state, SUPERVISOR)
+    alive = {member.name: member for member in survivors(state)}
+    watchdog = alive.pop(WATCHDOG, Member(WATCHDOG))
+    roles = [alive.pop(role, Member(role)) for role in config.roles]
+    return Seen(config, SystemClock().now(), supervisor, watchdog, [*roles, *alive.values()])
 
 
 def describe(seen: Seen) -> dict[str, Any]:
@@ -64,12 +73,13 @@ def describe(seen: Seen) -> dict[str, Any]:
         "watchdog": watchdog,
         "web": {"url": None, "active": False},
         "backends": _backends(seen),
-        "board": {"tasks": dict(seen.tasks), "outbox": _outbox(seen.open_runs)},
+        "board": _board(seen),
         "reconcile": {trigger: {**report, "at": rfc3339(report["at"])} for trigger, report in seen.reconciles.items()},
         "config_file": str(seen.config.file),
         "runs": [run_as_json(run) for run in seen.open_runs],
         "pauses": [_pause(pause) for pause in seen.pauses],
         "problems": problems,
+        "ledger_error": seen.ledger_error,
     }
 
 
@@ -138,7 +148,7 @@ def _backend(seen: Seen, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "max_concurrent": settings.max_concurrent if settings else None,
-        "held": seen.slots_held.get(name, 0),
+        "held": None if seen.ledger_error else seen.slots_held.get(name, 0),
         "cooldown_until": None,
         "breaker": "closed",
         "paused": bool(reasons),
@@ -146,8 +156,10 @@ def _backend(seen: Seen, name: str) -> dict[str, Any]:
     }
 
 
-def _outbox(open_runs: Sequence[Run]) -> int:
-    return sum(run.state is RunState.SETTLING for run in open_runs)
+def _board(seen: Seen) -> dict[str, Any]:
+    if seen.ledger_error:
+        return {"tasks": None, "outbox": None}
+    return {"tasks": dict(seen.tasks), "outbox": sum(run.state is RunState.SETTLING for run in seen.open_runs)}
 
 
 def _pause(pause: Pause) -> dict[str, Any]:
@@ -155,8 +167,12 @@ def _pause(pause: Pause) -> dict[str, Any]:
 
 
 def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mapping[str, Any]) -> list[str]:
+    unusable = [
+        *([seen.ledger_error] if seen.ledger_error else []),
+        *([f"the state directory can only be read: {seen.obstacle}"] if seen.obstacle else []),
+    ]
     if seen.supervisor.process is None:
-        return [
+        return unusable + [
             f"{called(member.name)} (process {member.pid}) runs without a supervisor"
             for member in (*seen.watchers, seen.watchdog)
             if member.process is not None
@@ -164,6 +180,7 @@ def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mappi
     states = {str(watcher["role"]): str(watcher["state"]) for watcher in watchers} | {WATCHDOG: str(watchdog["state"])}
     wanted = children_of(seen.supervisor)
     return [
+        *unusable,
         *_unsettled(seen.supervisor, wanted),
         *(f"{called(name)} is {state}" for name, state in states.items() if name in wanted and state != "ready"),
         *(f"{called(name)} is not one of this supervisor's" for name in _unwatched(seen, wanted)),

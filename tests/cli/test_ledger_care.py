@@ -16,7 +16,7 @@ import pytest
 
 from operations_center.care import backup as backup_module
 from operations_center.care import restore as restore_module
-from operations_center.care.restore import UNKNOWN_FENCES, restore
+from operations_center.care.restore import UNKNOWN_NUMBERS, restore
 from operations_center.clock import SystemClock
 from operations_center.config import load_config
 from operations_center.keeper.inspect import ProcessTable, TreeQuery, tree_of
@@ -124,7 +124,7 @@ def test_restore_brings_back_what_was_and_keeps_what_is(line: CommandLine) -> No
     assert titles(line.state.ledger) == {"before"}
     assert titles(Path(restored["replaced"])) == {"before", "after"}
     assert line("ledger", "verify").code == 0
-    assert line.task("later") == "t2"
+    assert line.task("later") == "t3"
 
 
 def test_restore_never_hands_out_a_fence_twice(line: CommandLine) -> None:
@@ -157,9 +157,11 @@ def test_fences_leap_when_the_present_ledger_cannot_say(line: CommandLine, lost:
         case "empty":
             line.state.ledger.write_bytes(b"")
     restored = line("ledger", "restore", str(copy), "--json").json
-    assert restored["fence"] == newest.fence + UNKNOWN_FENCES
+    assert restored["fence"] == newest.fence + UNKNOWN_NUMBERS
     assert line("ledger", "verify").code == 0
-    assert line.closed_run().fence == newest.fence + UNKNOWN_FENCES + 1
+    after = line.closed_run()
+    assert after.fence == newest.fence + UNKNOWN_NUMBERS + 1
+    assert after.task_id == f"t{1 + UNKNOWN_NUMBERS + 1}"
     if lost == "damaged":
         assert len(Path(restored["replaced"]).read_bytes()) == len(content)
 
@@ -183,7 +185,7 @@ def test_a_process_that_has_a_replaced_ledger_open_cannot_write_it(line: Command
     line.task()
     with line.center() as center:
         line.state.ledger.rename(line.state.root / "away")
-        with pytest.raises(restore_module.Unavailable, match="was replaced"):
+        with pytest.raises(restore_module.Unavailable, match="was removed"):
             center.ledger.note("test", {})
 
 
@@ -429,6 +431,7 @@ def test_prune_removes_an_old_directory_that_no_run_names(line: CommandLine) -> 
 def test_prune_spares_what_still_lives_though_no_run_names_it(line: CommandLine, living: Run) -> None:
     directory = line.state.run(living.run_id)
     line.state.ledger.unlink()
+    (line.state.root / "host-id").unlink()
     moved = directory.rename(line.state.root / "aside")
     line.task()
     moved.rename(directory)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.store import Access
 
 
 @click.command("verify")
@@ -12,7 +13,7 @@ from operations_center.cli.common import config_option, json_option, opened, pri
 @json_option
 def verify(config_file: Path | None, as_json: bool) -> int:
     """Compare the ledger with the fold of its own log; exit code 1 where they differ."""
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ) as center:
         found = center.ledger.verify()
     if as_json:
         print_json({"ok": not found, "differences": found})

@@ -8,6 +8,7 @@ from operations_center.cli.common import config_option, json_option, opened, pri
 from operations_center.cli.task.fields import shown_title
 from operations_center.model import TaskState
 from operations_center.presentation import task_as_json
+from operations_center.store import Access
 
 
 @click.command("list")
@@ -16,7 +17,7 @@ from operations_center.presentation import task_as_json
 @json_option
 def list_(state: str | None, config_file: Path | None, as_json: bool) -> None:
     """List tasks of all states, oldest first."""
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ) as center:
         tasks = center.board.tasks(TaskState(state) if state else None)
     if as_json:
         print_json({"tasks": [task_as_json(task) for task in tasks]})

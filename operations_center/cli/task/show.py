@@ -8,6 +8,7 @@ from operations_center.cli.common import config_option, json_option, opened, pri
 from operations_center.errors import NotFound
 from operations_center.model import Task
 from operations_center.presentation import task_as_json
+from operations_center.store import Access
 from operations_center.wiring import Center
 
 
@@ -17,7 +18,7 @@ from operations_center.wiring import Center
 @json_option
 def show(task_id: str, config_file: Path | None, as_json: bool) -> None:
     """Show one task and its last runs."""
-    with opened(config_file) as center:
+    with opened(config_file, Access.READ) as center:
         task = known_task(center, task_id)
         runs = center.ledger.recent_runs(task_id=task_id, backend=None, limit=10)
     if as_json:

@@ -1,0 +1,146 @@
+"""What is wrong with a ledger's file: one line that names the file, the fault and the way back."""
+
+import os
+import shlex
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from operations_center.errors import LedgerBusy, LedgerUnusable, OperationsCenterError
+
+APPLICATION_ID = 0x0C0C0C01
+"""Marks the file as ours in its header (sqlite.org/pragma.html#pragma_application_id)."""
+
+_HEADER_SIZE = 100
+_APPLICATION_ID_AT = 68
+"""sqlite.org/fileformat2.html#the_database_header"""
+
+
+def sign_of_an_earlier_ledger(path: Path) -> str | None:
+    """What tells that there was a ledger here, in words; to be asked before the ledger itself is looked for.
+
+    In this order, because others may be making ledger and signs at this very moment.
+    """
+    runs, host_id = path.with_name("runs"), path.with_name("host-id")
+    if runs.is_dir() and any(runs.iterdir()):
+        return f"{runs} has runs"
+    # Made when the first ledger was whole.
+    return f"{host_id} says that there was one" if host_id.exists() else None
+
+
+def is_missing(path: Path, sign: str | None) -> bool:
+    """Whether a ledger has to be made: there is none, or the empty file that a killed first start has left.
+
+    Raises LedgerUnusable where there was one: an empty ledger in its place would forget what may still be alive.
+    """
+    # Before the ledger, as above. A file with tables or without: SQLite makes it before its log.
+    sign = sign or _left_log(path)
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        problem = "it is missing"
+    except OSError as error:
+        raise OperationsCenterError(f"cannot open the ledger {path}: {error.strerror}; correct that") from error
+    else:
+        if not stat.S_ISREG(facts.st_mode):
+            raise LedgerUnusable(f"cannot open the ledger {path}: it is not a file; move it away and {way_back(path)}")
+        if facts.st_size:
+            return False
+        problem = "it is empty"
+    if sign is not None:
+        raise lost(path, problem, sign)
+    return True
+
+
+def _left_log(path: Path) -> str | None:
+    log = path.with_name(f"{path.name}-wal")
+    return f"its write-ahead log {log.name} is there" if log.exists() and log.stat().st_size else None
+
+
+def lost(path: Path, problem: str, sign: str) -> LedgerUnusable:
+    return LedgerUnusable(
+        f"cannot open the ledger {path}: {problem}, but {sign}; {way_back(path)}, "
+        f"or move {path.parent} away to begin anew"
+    )
+
+
+def way_back(path: Path) -> str:
+    """What to do about a ledger that cannot be used, with the newest backup that is found."""
+    found = backups_beside(path)
+    if not found:
+        return "bring back a backup with `operations-center ledger restore FILE`"
+    others = f" ({len(found) - 1} older beside it or near)" if len(found) > 1 else ""
+    return f"bring back the newest backup with `operations-center ledger restore {shlex.quote(str(found[0]))}`{others}"
+
+
+def backups_beside(path: Path) -> list[Path]:
+    """Files with a ledger's header in the state directory, beside it, or in ``backups`` there; newest first."""
+    state = path.parent
+    found = {}
+    for directory in (state, state / "backups", state.parent, state.parent / "backups"):
+        for candidate in _files(directory):
+            if not _is_same(candidate, path) and _is_ledger(candidate):
+                found[candidate] = candidate.stat().st_mtime_ns
+    return sorted(found, key=lambda each: found[each], reverse=True)
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """What SQLite raises as errors of ours; a constraint that a caller has broken goes through."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise _explained(path, error) from error
+
+
+def _explained(path: Path, error: sqlite3.DatabaseError) -> OperationsCenterError:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        # Python's own, which quotes the text that is no UTF-8.
+        return LedgerUnusable(f"cannot use the ledger {path}: a text in it is damaged; {way_back(path)}")
+    match code & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return LedgerBusy(f"cannot write the ledger {path}: another program holds it; try again")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return LedgerUnusable(f"cannot use the ledger {path}: {error}; {way_back(path)}")
+        case sqlite3.SQLITE_FULL:
+            return OperationsCenterError(f"cannot write the ledger {path}: the disk is full; make room and try again")
+        case sqlite3.SQLITE_READONLY:
+            return OperationsCenterError(
+                f"cannot write the ledger {path}: it, or the file system that it is on, is read-only; "
+                "make it writable and try again"
+            )
+        case sqlite3.SQLITE_IOERR:
+            return OperationsCenterError(
+                f"cannot use the ledger {path}: {error} ({error.sqlite_errorname}); "
+                "see whether its disk is full or fails, and try again"
+            )
+    return OperationsCenterError(f"cannot use the ledger {path}: {error}; see `operations-center doctor`")
+
+
+def _files(directory: Path) -> list[Path]:
+    try:
+        return [entry for entry in directory.iterdir() if ".db" in entry.name and entry.is_file()]
+    except OSError:
+        return []
+
+
+def _is_same(candidate: Path, path: Path) -> bool:
+    # Closing a descriptor of the ledger itself would drop the locks of a connection.
+    try:
+        return os.path.samestat(candidate.stat(), path.stat())
+    except OSError:
+        return False
+
+
+def _is_ledger(candidate: Path) -> bool:
+    try:
+        with candidate.open("rb", buffering=0) as file:
+            header = file.read(_HEADER_SIZE)
+    except OSError:
+        return False
+    return header[_APPLICATION_ID_AT:][:4] == APPLICATION_ID.to_bytes(4, "big")

@@ -57,8 +57,13 @@ class Heart:
             self._failed_at = self.clock.now().monotonic
             _log.warning("cannot write the heartbeat %s: %s", self.path, error)
 
-    def has_beaten_for(self, milliseconds: int) -> bool:
-        """Whether every beat of so long a time could be written."""
+    def could_beat_for(self, milliseconds: int) -> bool:
+        """Whether every beat of so long a time could be written, one right now among them.
+
+        Where it could not, nobody else's could either, and their silence proves nothing.
+        """
+        self._last_beat = 0
+        self.beat(self._state, **self._details)
         return self._failed_at is None or self.clock.now().monotonic - self._failed_at > milliseconds
 
     def progress(self) -> None:

@@ -110,11 +110,9 @@ class Watchdog:
 
     def _is_stalled(self, role: str, pulse: Pulse) -> bool:
         stalled_after_ms = self._center.config.watchdog.stalled_after_ms
-        # Where our own heartbeats could not be written, theirs could not either: that is no stall.
-        if not self._heart.has_beaten_for(stalled_after_ms):
-            return False
         silent = is_stalled(pulse, self._now(), self._center.host.boot_id, stalled_after_ms)
-        return silent and lock_holder(self._center.state.watcher_lock(role), pulse.pid) == pulse.pid
+        alive = silent and lock_holder(self._center.state.watcher_lock(role), pulse.pid) == pulse.pid
+        return alive and self._heart.could_beat_for(stalled_after_ms)
 
     def _end_watcher(self, role: str, pulse: Pulse) -> None:
         """Its supervisor starts the next one, which adopts its runs."""

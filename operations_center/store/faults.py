@@ -13,6 +13,9 @@ from operations_center.errors import LedgerBusy, LedgerUnusable, OperationsCente
 APPLICATION_ID = 0x0C0C0C01
 """Marks the file as ours in its header (sqlite.org/pragma.html#pragma_application_id)."""
 
+LONGEST_PATH = 500
+"""SQLite's own limit (MAX_PATHNAME) is 512, with the names of log and index."""
+
 _HEADER_SIZE = 100
 _APPLICATION_ID_AT = 68
 """sqlite.org/fileformat2.html#the_database_header"""
@@ -107,6 +110,10 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> OperationsCenterErro
             return LedgerBusy(f"cannot write the ledger {path}: another program holds it; try again")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return LedgerUnusable(f"cannot use the ledger {path}: {error}; {way_back(path)}")
+        case sqlite3.SQLITE_CANTOPEN if len(os.fsencode(path.absolute())) > LONGEST_PATH:
+            return OperationsCenterError(
+                f"cannot use the ledger {path}: its path is longer than {LONGEST_PATH} bytes; set a shorter center.state_dir"
+            )
         case sqlite3.SQLITE_FULL:
             return OperationsCenterError(f"cannot write the ledger {path}: the disk is full; make room and try again")
         case sqlite3.SQLITE_READONLY:

@@ -227,9 +227,8 @@ class Supervisor:
         if pulse is None or pulse.process != self._alive.get(WATCHDOG):
             return
         settings = self._center.config.watchdog
-        if not self._heart.has_beaten_for(settings.stalled_after_ms):
-            return
-        if is_stalled(pulse, self._center.clock.now(), self._center.host.boot_id, settings.stalled_after_ms):
+        silent = is_stalled(pulse, self._center.clock.now(), self._center.host.boot_id, settings.stalled_after_ms)
+        if silent and self._heart.could_beat_for(settings.stalled_after_ms):
             _log.error("the watchdog %d does not turn its loop; it is replaced", pulse.pid)
             self._note("watcher.stalled", {"role": WATCHDOG, "pid": pulse.pid, "by": "supervisor"})
             dump_and_end(pulse.process)

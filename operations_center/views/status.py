@@ -182,12 +182,17 @@ def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mappi
     return [
         *unusable,
         *_unsettled(seen.supervisor, wanted),
-        *(f"{called(name)} is {state}" for name, state in states.items() if name in wanted and state != "ready"),
+        *(_not_ready(seen, name, state) for name, state in states.items() if name in wanted and state != "ready"),
         *(f"{called(name)} is not one of this supervisor's" for name in _unwatched(seen, wanted)),
         *_stalled(seen),
         *_late_cycle(seen, watchdog),
         *(f"{pause.name} is paused by the watchdog: {pause.reason}" for pause in seen.pauses if _is_alarm(pause)),
     ]
+
+
+def _not_ready(seen: Seen, name: str, state: str) -> str:
+    log = StateDirectory(seen.config.center.state_dir).log(name)
+    return f"{called(name)} is {state}" + (f", see {log}" if state in ("backoff", "failed") else "")
 
 
 def _unsettled(supervisor: Member, wanted: Mapping[str, Any]) -> list[str]:

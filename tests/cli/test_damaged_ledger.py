@@ -15,7 +15,7 @@ from tests.cli.command_line import Answer, CommandLine
 
 PAGE = 4096
 READING = (("status",), ("runs",), ("events",), ("ledger", "verify"), ("doctor",))
-WRITING = (("task", "add", "x"), ("reconcile",), ("watch", "--role", "goal", "--once"), ("up",))
+WRITING = (("task", "add", "x"), ("reconcile",), ("watch", "--role", "goal", "--once"), ("pause",))
 
 
 @pytest.fixture

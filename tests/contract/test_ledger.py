@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from operations_center.admission import Limits, Obstacle
+from operations_center.admission import Facts, Limits, Obstacle
 from operations_center.clock import Now
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host, Process
@@ -229,9 +229,14 @@ def test_memory_that_is_not_there_refuses(ledger: Ledger) -> None:
 
 def test_a_refusal_changes_nothing(ledger: Ledger) -> None:
     admit(ledger)
-    before, facts = ledger.last_event(), ledger.admission_facts("t1", "goal", "agent")
+    before, facts = ledger.last_event(), facts_of_ledger(ledger)
     refused(ledger)
-    assert (ledger.last_event(), ledger.admission_facts("t1", "goal", "agent")) == (before, facts)
+    assert (ledger.last_event(), facts_of_ledger(ledger)) == (before, facts)
+
+
+def facts_of_ledger(ledger: Ledger) -> Facts:
+    # The machine's memory is another thing.
+    return replace(ledger.admission_facts("t1", "goal", "agent"), available_memory=0)
 
 
 def test_the_fence_grows_with_every_admission_and_never_goes_back(ledger: Ledger, engine: Engine) -> None:

@@ -112,7 +112,7 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> OperationsCenterErro
             return LedgerUnusable(f"cannot use the ledger {path}: {error}; {way_back(path)}")
         case sqlite3.SQLITE_CANTOPEN if len(os.fsencode(path.absolute())) > LONGEST_PATH:
             return OperationsCenterError(
-                f"cannot use the ledger {path}: its path is longer than {LONGEST_PATH} bytes; set a shorter center.state_dir"
+                f"cannot use the ledger {path}: its path has more than {LONGEST_PATH} bytes; shorten center.state_dir"
             )
         case sqlite3.SQLITE_FULL:
             return OperationsCenterError(f"cannot write the ledger {path}: the disk is full; make room and try again")

@@ -13,7 +13,7 @@ from soak.breaches import Breach
 from soak.endings import Story, ending_breaches
 from soak.fleet import Fleet
 from soak.journal import Journal
-from soak.kernel import FLEET, Table, open_descriptors, resident_kib
+from soak.kernel import FLEET, open_descriptors, resident_kib
 from soak.ledger import LedgerReader
 from soak.leftovers import leftover_breaches
 from soak.observer import Observer
@@ -166,12 +166,13 @@ class Soak:
     def _take_down(self) -> None:
         self._fleet.ask("down")
         until = time.monotonic() + END_WITHIN_S
-        while self._left() and time.monotonic() < until:
+        while self._is_something_left() and time.monotonic() < until:
             time.sleep(0.02)
 
-    def _left(self) -> Table:
+    def _is_something_left(self) -> bool:
+        # A supervisor that has ended is ours to reap.
         self._fleet.living_supervisors()
-        return self._fleet.kernel.scan()
+        return bool(self._fleet.kernel.scan().processes)
 
     def _judge(self) -> Summary:
         breaches = [*self._observer.breaches, *self._crowd.defects]

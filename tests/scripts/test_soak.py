@@ -29,7 +29,7 @@ SEED = 2
 @pytest.mark.timeout(600)
 def test_a_fleet_keeps_its_promises_through_a_short_storm() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "soak", "--seconds", "6", "--seed", str(SEED)],
+        [sys.executable, "-m", "soak", "--seconds", "8", "--seed", str(SEED)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -93,9 +93,12 @@ class Supervised:
         if self.name == "pm2":
             subprocess.run([str(PM2), "kill"], env=self.environment, capture_output=True, timeout=30, check=False)
         stop_tree(self.root)
-        for pid in self.pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
+        # Also one that was started again while its supervisor was being ended.
+        for pid in [*self.pids, *(pid for pid, _ in self.announcements.take())]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if process.cwd().startswith(str(self.directory)):
+                    process.kill()
         self.announcements.close()
 
 

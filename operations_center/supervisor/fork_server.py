@@ -45,7 +45,7 @@ def main() -> Never:
 def _live_as(request: Fork) -> int:
     """Its exit code. What goes wrong is said in its log."""
     os.setsid()
-    setproctitle(f"operations-center {request.name} --config {request.config_file}")
+    _take_title(f"operations-center {request.name} --config {request.config_file}")
     try:
         log_to(Path(request.log))
         with closing(open_center(load_config(Path(request.config_file), os.environ), Access.EXISTING)) as center:
@@ -59,6 +59,14 @@ def _live_as(request: Fork) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _take_title(title: str) -> None:
+    """What ``ps`` shows; cut off where the command line had no room for more."""
+    # Else it writes over the environment that /proc shows, by which a fleet knows the processes of its runs.
+    os.environ["SPT_NOENV"] = "1"
+    setproctitle(title)
+    del os.environ["SPT_NOENV"]
 
 
 def _run(center: Center, name: str) -> int:

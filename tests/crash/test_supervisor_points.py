@@ -66,6 +66,7 @@ class Life:
         self._status: int | None = None
         if self.pid == 0:
             try:
+                os.chdir(fleet.root)
                 os.environ.update(fleet.environment)
                 # Those of the test runner: their files are not open here.
                 logging.root.handlers.clear()
@@ -144,16 +145,15 @@ def is_up(life: Life) -> bool:
 
 
 def members_alive(fleet: Fleet) -> Counter[str]:
-    """Processes of this fleet by their title, which is their name and the configuration."""
-    config = str(fleet.root / "operations_center.toml")
+    """Processes of this fleet by their name, which is in their title."""
     found: Counter[str] = Counter()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            title = path.read_bytes().rstrip(b"\0").decode(errors="replace")
+            words = (process / "cmdline").read_bytes().rstrip(b"\0").decode(errors="replace").split()
+            is_ours = (process / "cwd").samefile(fleet.root)
         except OSError:
             continue
-        words = title.split(maxsplit=3)
-        if words[:1] == ["operations-center"] and words[-1] == config:
+        if is_ours and words[:1] == ["operations-center"]:
             found[words[1]] += 1
     return found
 

@@ -80,6 +80,7 @@ def test_watchers_and_watchdog_are_children_of_the_fork_server_and_inherit_nothi
         assert stat.session == process.pid, f"{name} has no session of its own"
         title = Path(f"/proc/{process.pid}/cmdline").read_bytes().rstrip(b"\0").decode()
         assert title.startswith(f"operations-center {name} ")
+        assert f"HOME={fleet.root}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
 
 
 def test_a_killed_fork_server_leaves_its_watchers_and_the_next_one_serves(fleet: Fleet) -> None:

@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TypeVar
 
 from demo.kernel import Seen
@@ -54,7 +55,7 @@ KILLS = {
     NEWBORN: 6,
     REPLACEMENT: 8,
     WRITER: 14,
-    REEXEC: 7,
+    REEXEC: 9,
 }
 STOPS = {
     WATCHER: 6,
@@ -78,7 +79,10 @@ DEEDS = {f"kill {whom}": weight for whom, weight in KILLS.items()} | {
 MEAN_WAIT_S = 0.45
 NEWBORN_WITHIN_S = 0.1
 HUNT_S = 2.0
-REEXEC_WITHIN_S = 0.8
+CHECKED_WITHIN_S = 0.8
+"""The supervisor looks first whether its next image could start."""
+BEFORE_SHARE = 0.4
+CHANGED_WITHIN_S = 5.0
 
 
 class Storm:
@@ -100,22 +104,23 @@ class Storm:
             case "newborn":
                 self._hunt(verb, (NEWCOMER, FORK_SERVER, KEEPER, TIMER), pick, moment * NEWBORN_WITHIN_S, stopped_s)
             case "replacement":
-                self._strike("kill replaced", "kill", choose(self._kernel.scan(), WATCHER, pick), 0.0)
+                self._strike("kill replaced", "kill", choose(self._kernel.scan(), WATCHER, pick))
                 self._hunt(verb, (NEWCOMER,), pick, moment * NEWBORN_WITHIN_S, stopped_s)
             case "writer":
                 self._lie_in_wait(verb, stopped_s)
             case "re-exec":
-                self._re_execute(moment * REEXEC_WITHIN_S)
+                self._re_execute(pick, moment)
             case "everything" if verb == "kill":
                 self._kill_everything()
             case _:
                 self._strike(deed, verb, choose(self._kernel.scan(), whom, pick), stopped_s)
 
-    def _strike(self, deed: str, verb: str, victims: Sequence[Process], stopped_s: float) -> None:
+    def _strike(self, deed: str, verb: str, victims: Sequence[Process], stopped_s: float = 0.0) -> None:
         number = signal.SIGKILL if verb == "kill" else signal.SIGSTOP
         # Written before it is done: what follows from it is never older than its line.
-        self._journal.write("storm", deed, victims, stopped_s=stopped_s if verb == "stop" else None)
-        hit = [victim for victim in victims if send(victim, number)]
+        alive = self._kernel.alive_still(victims)
+        self._journal.write("storm", deed, alive, stopped_s=stopped_s if verb == "stop" else None)
+        hit = [victim for victim in alive if send(victim, number)]
         if verb == "stop":
             self._agenda.after(stopped_s, lambda: self._let_go_on(hit))
 
@@ -167,16 +172,26 @@ class Storm:
 
         look()
 
-    def _re_execute(self, moment_s: float) -> None:
-        """A supervisor that can re-execute itself is told to, and killed in the midst of it."""
-        supervisors = self._kernel.scan().of(SUPERVISOR)
-        able = [process for process in supervisors if catches(process.seen.pid, signal.SIGUSR2)]
-        if not able:
-            return
-        self._journal.write("storm", "re-exec supervisor", able)
-        for process in able:
-            send(process, signal.SIGUSR2)
-        self._agenda.after(moment_s, lambda: self._strike("kill re-exec", "kill", able, 0.0))
+    def _re_execute(self, pick: float, moment: float) -> None:
+        """A supervisor is told to execute itself anew, and killed before, or while its next image starts."""
+        for supervisor in self._kernel.scan().of(SUPERVISOR):
+            if not catches(supervisor.seen.pid, signal.SIGUSR2):
+                continue
+            self._journal.write("storm", "re-exec supervisor", [supervisor])
+            send(supervisor, signal.SIGUSR2)
+            if pick < BEFORE_SHARE:
+                self._agenda.after(
+                    moment * CHECKED_WITHIN_S, partial(self._strike, "kill re-exec", "kill", [supervisor])
+                )
+            else:
+                self._await_image(supervisor, moment * NEWBORN_WITHIN_S, time.monotonic() + CHANGED_WITHIN_S)
+
+    def _await_image(self, supervisor: Process, age_s: float, until: float) -> None:
+        """An image that has just been executed catches no signal yet."""
+        if not catches(supervisor.seen.pid, signal.SIGUSR2):
+            self._agenda.after(age_s, partial(self._strike, "kill image", "kill", [supervisor]))
+        elif time.monotonic() < until:
+            self._agenda.after(0.002, partial(self._await_image, supervisor, age_s, until))
 
 
 def choose(table: Table, whom: str, pick: float) -> list[Process]:

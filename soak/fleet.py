@@ -8,12 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from demo.kernel import Seen, look_at
-from soak.kernel import Kernel, Process, send
+from demo.kernel import Seen
+from soak.kernel import CGROUP_PREFIX, Kernel, Process, cgroups, send
 
 PROGRAM = Path(__file__).resolve().parent / "programs" / "executor.py"
 COMMAND = Path(sys.executable).with_name("operations-center")
@@ -227,9 +228,14 @@ class Fleet:
     def clean_up(self) -> None:
         self.kill_all()
         for process in [*self.supervisors, *(running.popen for running in self.commands)]:
-            if look_at(process.pid) is None or process.poll() is not None:
-                process.wait()
+            process.wait()
         self.reap()
+        ours = {f"{CGROUP_PREFIX}{path.name}" for path in (self.state / "runs").glob("*")}
+        for path in cgroups():
+            if path.name in ours:
+                for directory in (path / "executor", path):
+                    with suppress(FileNotFoundError):
+                        directory.rmdir()
 
 
 def _ended(running: Running) -> Ended:

@@ -1,7 +1,6 @@
 """Every decision and what it hit, in a file, so that a breach can be explained by what was done around it."""
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -19,9 +18,6 @@ class Journal:
     """How many processes of each kind were killed or stopped: "kill watcher" → 12."""
     struck: set[str] = field(default_factory=set)
     """Runs of which a process was killed."""
-    halted: set[str] = field(default_factory=set)
-    """Runs of which a process was stopped for a while."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, actor: str, deed: str, hit: Iterable[Process] = (), **more: Any) -> None:
         """``hit``: the processes that the deed was done to."""
@@ -29,8 +25,8 @@ class Journal:
         for process in hit:
             verb = deed.partition(" ")[0]
             self.hits[f"{verb} {process.kind}"] += 1
-            if process.run is not None:
-                (self.struck if verb == "kill" else self.halted).add(process.run)
+            if process.run is not None and verb == "kill":
+                self.struck.add(process.run)
         line = {
             "at_ns": time.monotonic_ns(),
             "at": time.time(),
@@ -39,7 +35,7 @@ class Journal:
             **more,
             "hit": [{"pid": each.seen.pid, "kind": each.kind, "role": each.role, "run": each.run} for each in hit],
         }
-        with self._lock, self.path.open("a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ TIMER = "timer"
 EXECUTOR = "executor"
 COMMAND = "command"
 
+CGROUP_PREFIX = "operations_center-"
+
 FLEET = frozenset({SUPERVISOR, WATCHDOG, WATCHER, FORK_SERVER})
 
 
@@ -189,6 +191,15 @@ def catches(pid: int, number: signal.Signals) -> bool:
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     return False
+
+
+def cgroups() -> list[Path]:
+    """Every cgroup that the program made on this machine, for whatever fleet."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    roots = [Path(words[1]) for words in mounts if words[2] == "cgroup2"]
+    # Those of other fleets come and go meanwhile; os.walk does not mind.
+    found = ((directory, name) for root in roots for directory, names, _ in os.walk(root) for name in names)
+    return sorted(Path(directory, name) for directory, name in found if name.startswith(CGROUP_PREFIX))
 
 
 def _lock_takers(paths: Iterable[Path]) -> dict[int, Path]:

@@ -1,6 +1,5 @@
 """What a fleet must not leave behind when it is down: processes, zombies, cgroups, reports of defects."""
 
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 from demo.kernel import Seen
 from soak.breaches import Breach
 from soak.fleet import Fleet
-
-PREFIX = "operations_center-"
+from soak.kernel import CGROUP_PREFIX, cgroups
 
 
 def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mapping[str, Any]]) -> Iterable[Breach]:
@@ -20,7 +18,7 @@ def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mappi
         yield Breach(
             "nothing left", str(process.seen.pid), f"process {process.seen.pid} ({process.kind}) lives: {words}"
         )
-    names = {f"{PREFIX}{run['run_id']}" for run in runs}
+    names = {f"{CGROUP_PREFIX}{run['run_id']}" for run in runs}
     for path in cgroups():
         if path.name in names or _is_probe_of(path, ours):
             yield Breach("nothing left", path.name, f"the cgroup {path} was left behind")
@@ -36,12 +34,3 @@ def _is_probe_of(path: Path, ours: Collection[Seen]) -> bool:
     """Its name says who made it: ``…-probe-PID-START_TICKS-PID_NAMESPACE``."""
     words = path.name.split("-")
     return words[1] == "probe" and len(words) == 5 and Seen(int(words[2]), int(words[3])) in ours
-
-
-def cgroups() -> list[Path]:
-    """Every cgroup that the program made on this machine, for whatever fleet."""
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    roots = [Path(words[1]) for words in mounts if words[2] == "cgroup2"]
-    # Those of other fleets come and go meanwhile; os.walk does not mind.
-    found = ((directory, name) for root in roots for directory, names, _ in os.walk(root) for name in names)
-    return sorted(Path(directory, name) for directory, name in found if name.startswith(PREFIX))

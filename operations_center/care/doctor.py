@@ -62,12 +62,13 @@ class Check:
 
 
 def examine_machine() -> list[Check]:
-    return [_kernel(), _python(), *_keeper_programs(), _cgroup(), _clock()]
+    return [_kernel(), _python(), *_keeper_programs(), _clock()]
 
 
 def examine_fleet(config: Config, environment: Mapping[str, str]) -> list[Check]:
     """``environment`` is what watchers would be started with."""
     return [
+        _cgroup(config),
         *_state_directory(config),
         *_ledger(config),
         *(check for backend in config.backends.values() for check in _backend(backend, config, environment)),
@@ -122,22 +123,31 @@ def _keeper_programs() -> Iterator[Check]:
         yield _ok("programs", f"{', '.join(KEEPER_PROGRAMS)} are there")
 
 
-def _cgroup() -> Check:
-    parent = usable_cgroup_parent()
-    if parent is None:
-        return _warning(
-            "cgroup",
-            "no cgroup v2 is usable: a process of a run that leaves its session, its parents and its environment "
-            "behind escapes its run; a systemd unit with Delegate=yes gives one (`operations-center unit`)",
-        )
-    return _ok("cgroup", f"each run gets its own below {parent}")
-
-
 def _clock() -> Check:
     now = time.time_ns() // 1_000_000
     if now < OLDEST_TIME_MS:
         return _warning("clock", f"it says {rfc3339(now)}; set it, or times shown to people are wrong")
     return _ok("clock", rfc3339(now) or "")
+
+
+# Cgroups
+
+ESCAPES = (
+    "a process of a run that leaves its session, its parents and its environment behind escapes its run "
+    "once its keeper is killed"
+)
+
+
+def _cgroup(config: Config) -> Check:
+    if config.center.cgroup == "off":
+        return _warning("cgroup", f'center.cgroup is "off": {ESCAPES}; set it to "auto"')
+    parent = usable_cgroup_parent()
+    if parent is None:
+        return _warning(
+            "cgroup",
+            f"no cgroup v2 is usable: {ESCAPES}; a systemd unit with Delegate=yes gives one (`operations-center unit`)",
+        )
+    return _ok("cgroup", f"each run gets its own below {parent}")
 
 
 # The state directory and the ledger

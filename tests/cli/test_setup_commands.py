@@ -84,6 +84,21 @@ def test_a_variable_that_is_not_set_is_only_a_warning(line: CommandLine, monkeyp
     assert "NO_SUCH_KEY" not in line("doctor").out
 
 
+def test_the_doctor_says_what_is_weaker_without_cgroups(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> dict[str, str]:
+        (check,) = [check for check in line("doctor", "--json").json["checks"] if check["name"] == "cgroup"]
+        return dict(check)
+
+    monkeypatch.setattr("operations_center.care.doctor.usable_cgroup_parent", lambda: None)
+    assert told()["status"] == "warning"
+    assert "escapes its run" in told()["detail"]
+    monkeypatch.setattr("operations_center.care.doctor.usable_cgroup_parent", lambda: Path("/a/cgroup"))
+    assert (told()["status"], told()["detail"]) == ("ok", "each run gets its own below /a/cgroup")
+    monkeypatch.setenv("OPERATIONS_CENTER_CENTER__CGROUP", "off")
+    assert told()["status"] == "warning"
+    assert 'set it to "auto"' in told()["detail"]
+
+
 @pytest.mark.parametrize("content", [b"rubbish" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])
 def test_the_doctor_finds_a_damaged_ledger(line: CommandLine, content: bytes) -> None:
     line.state.create()

@@ -19,6 +19,7 @@ from operations_center.config import load_config
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Surroundings, Trigger, clear_orphaned_in_flight
 from operations_center.keeper import launch
+from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.keeper.inspect import ExitRecord, ProcessTable, read_exit
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
 from operations_center.stopping.ends import wait_for_end
@@ -40,6 +41,8 @@ from tests.syscalls import (
 pytestmark = [needs_strace, pytest.mark.timeout(1800 if EVERY_POINT else 120)]
 
 CONFIG = """
+[center]
+cgroup = "{cgroup}"
 [roles.goal]
 backend = "agent"
 concurrency = 4
@@ -172,8 +175,8 @@ def lives(fleet: Fleet) -> Iterator[Lives]:
         yield Lives(fleet, center)
 
 
-def configure(fleet: Fleet, script: str, limits: str) -> None:
-    fleet.configure(CONFIG.format(script=script, limits=limits))
+def configure(fleet: Fleet, script: str, limits: str, cgroup: str = "auto") -> None:
+    fleet.configure(CONFIG.format(script=script, limits=limits, cgroup=cgroup))
 
 
 @pytest.fixture
@@ -256,12 +259,17 @@ def test_the_points_of_a_keeper_are_those_that_matter(lives: Lives, stop_first: 
 
 
 @BY_WATCHING
+@pytest.mark.parametrize("cgroup", ["auto", "off"])
 def test_a_keeper_killed_at_any_call_leaves_a_run_that_is_ended_and_runs_again(
-    lives: Lives, stop_first: StopFirst, watching: Watching
+    lives: Lives, stop_first: StopFirst, watching: Watching, cgroup: str
 ) -> None:
+    if cgroup == "auto" and usable_cgroup_parent() is None:
+        pytest.skip("this machine offers no usable cgroup")
+    configure(lives.fleet, EXITS_BEFORE_ITS_CHILD, 'timeout = "1h"', cgroup)
+    lives.reopen()
     stop_first("keeper")
     points = points_of_keeper(lives)
-    for at in some_of(list(range(len(points))), 3, turn_of(watching)):
+    for at in some_of(list(range(len(points))), 6, 2 * turn_of(watching) + (cgroup == "off")):
         with naming(points[at]):
             lives.see_to_the_end(begin_at(lives, points, at, signal.SIGKILL, watching))
     assert_every_task_can_be_done(lives)

@@ -128,27 +128,34 @@ def _is_visible(name: str, rest: str) -> bool:
 class AtPoint:
     """A process that is stopped already, let go on up to a point and there killed or stopped.
 
-    ``follow``: the point is one of a child that it forks next.
+    ``of_child``: the point is one of the child that it forks next; it is itself stopped when it waits for the child,
+    since the point would be one of its own as well.
     """
 
-    def __init__(self, pid: int, point: Point, number: signal.Signals, *, follow: bool = False) -> None:
-        self._number = number
+    def __init__(self, pid: int, point: Point, number: signal.Signals, *, of_child: bool = False) -> None:
         self._pid = pid
-        inject = f"inject={point.name}:signal={number.name.removeprefix('SIG')}:when={point.occurrence}"
-        self._strace = Strace(pid, *(["-f"] if follow else []), "-e", inject)
+        self._of_child = of_child
+        self._word = "killed by SIGKILL" if number is signal.SIGKILL else "--- stopped by SIGSTOP"
+        options = ["-e", f"inject={point.name}:signal={number.name.removeprefix('SIG')}:when={point.occurrence}"]
+        if of_child:
+            options += ["-f", "-e", "inject=wait4:signal=STOP:when=1"]
+        self._strace = Strace(pid, *options)
         os.kill(pid, signal.SIGCONT)
 
     def wait(self) -> int | None:
         """The pid of what was killed or stopped there; None when everything ended by itself."""
         # The first lines tell of the stop that it was found in.
         self._strace.wait_for("--- SIGCONT")
-        word = "killed by SIGKILL" if self._number is signal.SIGKILL else "--- stopped by SIGSTOP"
-        line = self._strace.wait_for(word)
+        line = next(filter(self._tells_of_it, self._strace.lines()), None)
         self._strace.let_go()
+        if self._of_child:
+            os.kill(self._pid, signal.SIGCONT)
         if line is None:
             return None
-        told = line.split()[0]
-        return int(told) if told.isdecimal() else self._pid
+        return int(line.split()[0]) if self._of_child else self._pid
+
+    def _tells_of_it(self, line: str) -> bool:
+        return self._word in line and not (self._of_child and line.startswith(f"{self._pid} "))
 
 
 def wait_until_stopped(pid: int) -> None:

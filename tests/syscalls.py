@@ -86,7 +86,8 @@ class Strace:
 
     def let_go(self) -> None:
         """What is traced goes on by itself, and stays stopped if it is."""
-        self._process.terminate()
+        # Not TERM: strace would wait for a parent that cannot be interrupted before its child by vfork goes on.
+        self._process.kill()
         self._process.communicate()
         self._log.close()
 
@@ -152,13 +153,16 @@ class AtPoint:
             os.kill(self._pid, signal.SIGCONT)
         if line is None:
             return None
-        return int(line.split()[0]) if self._of_child else self._pid
+        pid = int(line.split()[0]) if self._of_child else self._pid
+        wait_until_stopped(pid)
+        return pid
 
     def _tells_of_it(self, line: str) -> bool:
         return self._word in line and not (self._of_child and line.startswith(f"{self._pid} "))
 
 
 def wait_until_stopped(pid: int) -> None:
+    """Or until it is dead."""
     while (stat := read_stat(pid)) is not None and stat.state not in "TZ":
         os.sched_yield()
 

@@ -131,7 +131,7 @@ def _holder_in(lines: Iterable[str], file_id: str) -> int | None:
     return None
 
 
-def is_locked(path: Path) -> bool:
+def is_locked(path: Path | str) -> bool:
     """Whether somebody holds an exclusive flock on the file. A shared probe: two of them do not see each other."""
     try:
         # Not blocking and not following: an executor may put anything in the place of its run's lock.

@@ -1,8 +1,14 @@
-"""The words that everyone uses: task, run, outcome, proof, and the table of a run's transitions."""
+"""The words that everyone uses: task, run, outcome, proof, and the table of a run's transitions.
+
+What there are thousands of at once are msgspec structs: one is made in a twentieth of a dataclass's time. To change
+one is ``msgspec.structs.replace``.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+import msgspec
 
 from operations_center.identity import Process
 
@@ -123,8 +129,7 @@ class Task:
         return f"{self.title}\n\n{self.body}" if self.body else self.title
 
 
-@dataclass(frozen=True, slots=True)
-class Attempts:
+class Attempts(msgspec.Struct, frozen=True):
     """What the ledger remembers of a task between its runs.
 
     It backs off from ``since`` until ``not_before`` (wall-clock ms).
@@ -142,15 +147,13 @@ class Attempts:
         return self.not_before
 
 
-@dataclass(frozen=True, slots=True)
-class FollowUp:
+class FollowUp(msgspec.Struct, frozen=True):
     title: str
     kind: str
     body: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """What the board is to be told about a task when its run has settled."""
 
     state: TaskState
@@ -158,8 +161,7 @@ class Finish:
     follow_ups: tuple[FollowUp, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """One attempt at a task: a row of the ledger.
 
     ``…_at`` are wall-clock milliseconds; ``…_mono`` are CLOCK_MONOTONIC milliseconds, valid only while

@@ -2,7 +2,9 @@
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from operations_center.config import OnSuccess, Role
 from operations_center.keeper.inspect import ExitRecord, UnreadableExit
@@ -21,9 +23,11 @@ _SEVERITY = (
 )
 """Where exit code and result disagree, the later one counts."""
 
+FOLLOWED_UP = frozenset({Outcome.SUCCEEDED, Outcome.FAILED, Outcome.BLOCKED})
+"""What may leave follow-ups."""
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+
+class Ending(msgspec.Struct, frozen=True):
     """A run's end, with the proof that its slot may be freed."""
 
     outcome: Outcome
@@ -139,7 +143,8 @@ def finish_of(
 ) -> tuple[Finish, Attempts]:
     """What the board is told, and what the ledger remembers of the task.
 
-    ``task`` has the title, kind and body that the run was given; ``now`` is wall-clock ms.
+    ``task`` has the title, kind and body that the run was given (only an outcome in FOLLOWED_UP asks for them);
+    ``now`` is wall-clock ms.
     """
     counted = ending.outcome in COUNTED_AS_ATTEMPT
     after = replace(before, attempts=before.attempts + counted, not_before=None, since=None)

@@ -6,20 +6,28 @@ the next reconciliation, which tells the board the very same thing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from operations_center.boards import Board
-from operations_center.clock import Clock
+from operations_center.clock import Clock, Now
 from operations_center.config import Role
 from operations_center.identity import Process
 from operations_center.keeper.inspect import read_file_of
-from operations_center.ledger import Ledger
-from operations_center.model import COUNTED_AS_ATTEMPT, Finish, FollowUp, Run, RunState, TaskState
-from operations_center.outcomes import Ending, finish_of
+from operations_center.ledger import Change, Ledger
+from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, FollowUp, Run, RunState
+from operations_center.outcomes import FOLLOWED_UP, Ending, finish_of
+
+
+class Ended(NamedTuple):
+    """A run that is proven to have ended, and what the log keeps of the proof."""
+
+    run: Run
+    ending: Ending
+    note: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,69 +50,89 @@ class Settlement:
 
     def settle(self, run: Run, ending: Ending, finisher: Process, note: Mapping[str, Any] | None = None) -> Run | None:
         """Record the outcome and free the slot; None when somebody else has changed the run."""
-        now = self.clock.now()
-        policy, task = self.policy_of(run.role), self._task_of(run)
-        with self.ledger.transaction():
-            before = self.ledger.attempts(run.task_id)
-            finish, after = finish_of(run, ending, before, policy=policy, task=task, now=now.wall)
-            settled = self.ledger.change_run(
-                run,
-                "run.settled",
-                note=note,
-                state=RunState.SETTLING,
-                holder=run.holder + 1,
-                watcher_pid=finisher.pid,
-                watcher_ticks=finisher.start_ticks,
-                outcome=ending.outcome,
-                proof=ending.proof,
-                exit_code=ending.exit_code,
-                reason=ending.reason,
-                finish=asdict(finish),
-                settled_at=now.wall,
-                settled_mono=now.monotonic,
-            )
-            if settled is not None and (after != before or ending.outcome in COUNTED_AS_ATTEMPT):
-                self.ledger.set_attempts(run.task_id, after)
-            return settled
+        (settled,) = self.settle_all([Ended(run, ending, note)], finisher)
+        return settled
 
-    def take_over(self, run: Run, finisher: Process) -> Run | None:
-        """Become the one who tells the board about a settled run."""
+    def settle_all(self, ended: Sequence[Ended], finisher: Process) -> list[Run | None]:
+        """The same of many runs in one transaction; each is won or lost for itself."""
         now = self.clock.now()
-        return self.ledger.change_run(
-            run,
+        told = [self._task_of(each) for each in ended]
+        with self.ledger.transaction():
+            attempts = self.ledger.attempts_of([each.run.task_id for each in ended])
+            changes, remembered = [], []
+            for each, task in zip(ended, told, strict=True):
+                before = attempts.get(each.run.task_id, _NO_ATTEMPTS)
+                finish, after = finish_of(
+                    each.run, each.ending, before, policy=self.policy_of(each.run.role), task=task, now=now.wall
+                )
+                changes.append(Change(each.run, _settled(each, finish, finisher, now), each.note))
+                remembered.append(after if after != before or each.ending.outcome in COUNTED_AS_ATTEMPT else None)
+            settled = self.ledger.change_runs("run.settled", changes)
+            self.ledger.set_attempts_of(
+                {
+                    run.task_id: after
+                    for run, after in zip(settled, remembered, strict=True)
+                    if run is not None and after is not None
+                }
+            )
+        return settled
+
+    def take_over_all(self, runs: Sequence[Run], finisher: Process) -> list[Run | None]:
+        """Become the one who tells the board about settled runs; None where somebody else was quicker."""
+        now = self.clock.now().monotonic
+        return self.ledger.change_runs(
             "run.finish_taken_over",
-            holder=run.holder + 1,
-            watcher_pid=finisher.pid,
-            watcher_ticks=finisher.start_ticks,
-            settled_mono=now.monotonic,
+            [
+                Change(
+                    run,
+                    {
+                        "holder": run.holder + 1,
+                        "watcher_pid": finisher.pid,
+                        "watcher_ticks": finisher.start_ticks,
+                        "settled_mono": now,
+                    },
+                )
+                for run in runs
+            ],
         )
 
     def finish_and_close(self, settled: Sequence[Run]) -> list[Run]:
         """Tell the board, then let the tasks go; the runs that were closed. Raises BoardUnreachable."""
-        self.board.finish({run.run_id: (run.task_id, _finish(run)) for run in settled})
-        closed_at = self.clock.now().wall
-        with self.ledger.transaction():
-            changed = [
-                self.ledger.change_run(run, "run.closed", state=RunState.CLOSED, closed_at=closed_at) for run in settled
-            ]
-        return _present(changed)
+        self.board.finish({run.run_id: (run.task_id, msgspec.convert(run.finish, Finish)) for run in settled})
+        columns = {"state": RunState.CLOSED, "closed_at": self.clock.now().wall}
+        return _present(self.ledger.change_runs("run.closed", [Change(run, columns) for run in settled]))
 
-    def _task_of(self, run: Run) -> FollowUp:
+    def _task_of(self, ended: Ended) -> FollowUp:
         """The task as the executor saw it: the board may have changed or forgotten it meanwhile."""
-        try:
-            return msgspec.json.decode(read_file_of(self.directory_of(run.run_id) / "task.json"), type=FollowUp)
-        except (OSError, msgspec.DecodeError):
-            return FollowUp(title=f"After {run.task_id}", kind=run.role)
+        run = ended.run
+        if ended.ending.outcome in FOLLOWED_UP:
+            try:
+                return msgspec.json.decode(read_file_of(self.directory_of(run.run_id) / "task.json"), type=FollowUp)
+            except (OSError, msgspec.DecodeError):
+                pass
+        return FollowUp(title=f"After {run.task_id}", kind=run.role)
+
+
+_NO_ATTEMPTS = Attempts()
+
+
+def _settled(ended: Ended, finish: Finish, finisher: Process, now: Now) -> dict[str, Any]:
+    """The columns of a run that has settled."""
+    run, ending = ended.run, ended.ending
+    return {
+        "state": RunState.SETTLING,
+        "holder": run.holder + 1,
+        "watcher_pid": finisher.pid,
+        "watcher_ticks": finisher.start_ticks,
+        "outcome": ending.outcome,
+        "proof": ending.proof,
+        "exit_code": ending.exit_code,
+        "reason": ending.reason,
+        "finish": msgspec.to_builtins(finish),
+        "settled_at": now.wall,
+        "settled_mono": now.monotonic,
+    }
 
 
 def _present(runs: Iterable[Run | None]) -> list[Run]:
     return [run for run in runs if run is not None]
-
-
-def _finish(run: Run) -> Finish:
-    stored = run.finish or {}
-    return Finish(
-        state=TaskState(stored["state"]),
-        reason=stored["reason"],
-        follow_ups=tuple(FollowUp(**follow_up) for follow_up in stored["follow_ups"]),
-    )

@@ -10,7 +10,7 @@ import msgspec
 
 from operations_center.boards import Claim
 from operations_center.errors import NotFound, OperationsCenterError
-from operations_center.model import Attempts, Finish, Priority, Task, TaskState
+from operations_center.model import Attempts, Finish, FollowUp, Priority, Task, TaskState
 from operations_center.store import Store, load_queries
 
 _SQL = load_queries(Path(__file__).with_name("local.sql"))
@@ -58,16 +58,39 @@ class LocalBoard:
 
     def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
         with self._store.transaction():
-            for run_id, (task_id, finish) in finishes.items():
-                self._finish(run_id, task_id, finish)
+            now = self._now()
+            told = {
+                run_id: (task_id, finish)
+                for run_id, (task_id, finish) in finishes.items()
+                if self._store.execute(_SQL["finish_task"], (str(finish.state), finish.reason, now, task_id, run_id))
+            }
+            self._store.append_events(
+                "task.finished",
+                [
+                    (
+                        run_id,
+                        task_id,
+                        {
+                            "task": {
+                                "state": finish.state,
+                                "reason": finish.reason,
+                                "claimed_by": None,
+                                "updated_at": now,
+                            }
+                        },
+                    )
+                    for run_id, (task_id, finish) in told.items()
+                ],
+            )
+            for run_id, (task_id, finish) in told.items():
+                self._follow_up(run_id, task_id, finish.follow_ups)
 
-    def _finish(self, run_id: str, task_id: str, finish: Finish) -> None:
-        row = self._row(task_id)
-        if row is None or (row["state"], row["claimed_by"]) != (TaskState.RUNNING, run_id):
+    def _follow_up(self, run_id: str, task_id: str, follow_ups: Sequence[FollowUp]) -> None:
+        if not follow_ups:
             return
-        self._change(row, "task.finished", run_id, state=finish.state, reason=finish.reason, claimed_by=None)
-        for number, follow_up in enumerate(finish.follow_ups):
-            new = NewTask(follow_up.title, follow_up.kind, follow_up.body, Priority(row["priority"]), parent=task_id)
+        priority = Priority(self._known_row(task_id, "finish")["priority"])
+        for number, follow_up in enumerate(follow_ups):
+            new = NewTask(follow_up.title, follow_up.kind, follow_up.body, priority, parent=task_id)
             self._add(new, origin=f"{run_id}/{number}")
 
     def requeue(self, claim: Claim) -> bool:

@@ -15,6 +15,11 @@ UPDATE tasks SET
     reason = :reason, claimed_by = :claimed_by, updated_at = :updated_at
 WHERE task_id = :task_id;
 
+-- name: finish_task
+-- Tell how a run of the task has ended, as long as the task is that run's.
+UPDATE tasks SET state = ?, reason = ?, claimed_by = NULL, updated_at = ?
+WHERE task_id = ? AND state = 'running' AND claimed_by = ?;
+
 -- name: task_row
 -- One task as it is stored.
 SELECT * FROM tasks WHERE task_id = :task_id;

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 
 from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile.escalation import escalate
@@ -14,9 +13,10 @@ from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import GateState, TreeQuery, find_trees
 from operations_center.keeper.launch import revoke
 from operations_center.model import Run, RunState
+from operations_center.settlement import Ended
 
-BATCH = 100
-"""Runs that are freed in one transaction: one sync for all of them."""
+BATCH = 1000
+"""Runs that are freed in one transaction: one sync for all of them, and nobody else writes meanwhile."""
 
 HOLD_TASK_MS = 60_000
 
@@ -27,9 +27,8 @@ def apply_actions(
     surroundings: Surroundings, actions: Sequence[Action], trigger: str, out_of_time: Callable[[], bool]
 ) -> list[ActionReport]:
     """Do what was planned; what the time did not suffice for is not in the answer."""
-    freeing = [action for action in actions if action.deed in _FREEING]
     reports = []
-    for batch in _batches(freeing):
+    for batch in _batches(actions):
         if out_of_time():
             break
         reports += _free(surroundings, batch, trigger)
@@ -45,10 +44,12 @@ def apply_actions(
 _FREEING = frozenset({Deed.FREE, Deed.REVOKE_AND_FREE, Deed.REPLAY})
 
 
-def _batches(actions: Sequence[Action]) -> Iterator[list[Action]]:
-    left = iter(actions)
-    while batch := list(islice(left, BATCH)):
-        yield batch
+def _batches(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
+    """Slots first: what is to be settled, then what has settled already."""
+    for wanted in ([Deed.FREE, Deed.REVOKE_AND_FREE], [Deed.REPLAY]):
+        some = [action for action in actions if action.deed in wanted]
+        for begin in range(0, len(some), BATCH):
+            yield some[begin : begin + BATCH]
 
 
 def _free(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> list[ActionReport]:
@@ -60,8 +61,7 @@ def _free(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> 
 
 def _settle_and_finish(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> list[ActionReport]:
     try:
-        with surroundings.ledger.transaction():
-            settled = [(action, _settle(surroundings, action, trigger)) for action in batch]
+        settled = list(zip(batch, _settle(surroundings, batch, trigger), strict=True))
     except Unavailable as error:
         return [ActionReport(action, Done.ERROR, str(error)) for action in batch]
     except Exception as error:
@@ -69,11 +69,11 @@ def _settle_and_finish(surroundings: Surroundings, batch: Sequence[Action], trig
             return [_failed(batch[0], error)]
         # One run that cannot be settled must not keep the slots of the others.
         return [report for action in batch for report in _settle_and_finish(surroundings, [action], trigger)]
-    freed = [run for _, run in settled if run is not None]
-    for run in freed:
-        _remove_cgroup(surroundings, run)
-    told = _tell_board(surroundings, freed)
-    return [_freed(action, run, told) for action, run in settled]
+    freed = [(action, run) for action, run in settled if run is not None]
+    untold = _tell_board(surroundings, [run for _, run in freed])
+    for action, run in freed:
+        _remove_cgroup(surroundings, action, run)
+    return [_freed(action, run, untold) for action, run in settled]
 
 
 def _close_gates(surroundings: Surroundings, actions: Sequence[Action]) -> dict[int, ActionReport]:
@@ -138,17 +138,22 @@ def _failed(action: Action, error: Exception) -> ActionReport:
     return ActionReport(action, Done.ERROR, str(error) or type(error).__name__)
 
 
-def _settle(surroundings: Surroundings, action: Action, trigger: str) -> Run | None:
-    run = _run_of(action)
-    if action.deed is Deed.REPLAY:
-        return surroundings.settlement.take_over(run, surroundings.me)
+def _settle(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -> list[Run | None]:
+    """A batch is settled or, if its runs have settled already, taken over; see ``_batches``."""
+    if batch[0].deed is Deed.REPLAY:
+        return surroundings.settlement.take_over_all([_run_of(action) for action in batch], surroundings.me)
+    return surroundings.settlement.settle_all([_ended(action, trigger) for action in batch], surroundings.me)
+
+
+def _ended(action: Action, trigger: str) -> Ended:
     assert action.ending is not None
     note = {"trigger": trigger, "rule": action.rule, "verdict": action.verdict, "evidence": action.reason}
-    return surroundings.settlement.settle(run, action.ending, surroundings.me, note)
+    return Ended(_run_of(action), action.ending, note)
 
 
-def _remove_cgroup(surroundings: Surroundings, run: Run) -> None:
-    path = cgroup_of(run, surroundings.directory_of(run.run_id))
+def _remove_cgroup(surroundings: Surroundings, action: Action, run: Run) -> None:
+    seen = action.evidence.seen if action.evidence is not None else None
+    path = seen.query.cgroup if seen is not None else cgroup_of(run, surroundings.directory_of(run.run_id))
     if path is not None:
         cgroup.remove(path)
 

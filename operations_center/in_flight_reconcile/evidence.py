@@ -6,8 +6,12 @@ follows finds out.
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
+
+import msgspec
+from msgspec.structs import replace
 
 from operations_center.boards import Board, Claim
 from operations_center.clock import Clock, Now
@@ -22,6 +26,7 @@ from operations_center.keeper.inspect import (
     Tree,
     TreeQuery,
     find_trees,
+    is_there,
     read_cgroup,
     read_exit,
     read_gate,
@@ -96,12 +101,18 @@ def gather_evidence(surroundings: Surroundings, scope: Scope) -> Gathered:
 def _read_board(
     surroundings: Surroundings, scope: Scope
 ) -> tuple[Sequence[Claim], Mapping[str, TaskState | None], bool]:
-    known = [run.task_id for run in _open_runs(surroundings.ledger, scope) if run.state in HOLDS_SLOT]
+    known = _tasks_with_slot(surroundings.ledger, scope)
     try:
         claims = surroundings.board.running() if scope == Scope() else ()
         return claims, surroundings.board.states(known) if known else {}, False
     except BoardUnreachable:
         return (), {}, True
+
+
+def _tasks_with_slot(ledger: Ledger, scope: Scope) -> list[str]:
+    if scope.run_id is not None:
+        return [run.task_id for run in _open_runs(ledger, scope) if run.state in HOLDS_SLOT]
+    return ledger.tasks_with_slot(role=scope.role, backend=scope.backend)
 
 
 def _open_runs(ledger: Ledger, scope: Scope) -> list[Run]:
@@ -114,11 +125,12 @@ def _open_runs(ledger: Ledger, scope: Scope) -> list[Run]:
 def _look_at(
     surroundings: Surroundings, runs: Sequence[Run], tasks: Mapping[str, TaskState | None], table: ProcessTable
 ) -> list[Evidence]:
+    """The gates are read before the process table, the records after it."""
     # Before they are read: a lease that is renewed while we are stopped in between must not look expired.
     leases_at = surroundings.clock.now().wall
     leases = surroundings.ledger.leases()
-    watchers = {run.watcher: surroundings.processes.is_alive(run.watcher) for run in runs}
-    looks = [_Look(surroundings, run, read_gate(surroundings.directory_of(run.run_id))) for run in runs]
+    watchers = {watcher: surroundings.processes.is_alive(watcher) for watcher in {run.watcher for run in runs}}
+    looks = [_Look.at(surroundings, run) for run in runs]
     trees = _find_trees(surroundings, [look.query for look in looks if look.has_tree_here], table)
     now = surroundings.clock.now()
     return [
@@ -140,30 +152,25 @@ def _find_trees(surroundings: Surroundings, queries: Iterable[TreeQuery], table:
     return find_trees(queries, scan=lambda: tables.pop() if tables else surroundings.processes.scan())
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """One run while it is looked at. The gate is read before the process table, the records after it."""
+class _Look(msgspec.Struct, frozen=True):
+    """One run while it is looked at."""
 
     surroundings: Surroundings
     run: Run
+    place: Place
+    holds_slot: bool
+    directory: str
     gate: Gate
 
-    @property
-    def directory(self) -> Path:
-        return self.surroundings.directory_of(self.run.run_id)
-
-    @property
-    def place(self) -> Place:
-        here, run = self.surroundings.host, self.run
-        if run.host_id != here.host_id:
-            return Place.ELSEWHERE
-        if run.boot_id != here.boot_id:
-            return Place.OTHER_BOOT
-        return Place.HERE if run.pid_namespace == here.pid_namespace else Place.ELSEWHERE
+    @classmethod
+    def at(cls, surroundings: Surroundings, run: Run) -> Self:
+        directory = str(surroundings.directory_of(run.run_id))
+        place = _place(surroundings.host, run)
+        return cls(surroundings, run, place, run.state in HOLDS_SLOT, directory, read_gate(directory))
 
     @property
     def has_tree_here(self) -> bool:
-        return self.place is Place.HERE and self.run.state in HOLDS_SLOT
+        return self.holds_slot and self.place is Place.HERE
 
     @property
     def query(self) -> TreeQuery:
@@ -179,7 +186,7 @@ class _Look:
         tree: Tree | None,
         task: TaskState | None,
     ) -> Evidence:
-        locked = self.run.state in HOLDS_SLOT and is_locked(self.directory / "lock")
+        locked = self.holds_slot and is_locked(f"{self.directory}/lock")
         seen = Evidence(
             run=self.run,
             now=now,
@@ -189,7 +196,7 @@ class _Look:
             lock_held=locked,
             task=task,
         )
-        if self.run.state not in HOLDS_SLOT:
+        if not self.holds_slot:
             return seen
         return self._with_records(self._with_tree(seen, tree), now)
 
@@ -222,13 +229,12 @@ class _Look:
 
     def _with_records(self, seen: Evidence, now: Now) -> Evidence:
         exit_record = read_exit(self.directory)
-        # Not Path.exists(), which raises for a directory that its executor has closed to us.
-        seen = replace(seen, output=os.path.exists(self.directory / "stdout"))
         return replace(
             seen,
-            directory=Sighting.ALIVE if self.directory.is_dir() else Sighting.GONE,
+            output=is_there(f"{self.directory}/stdout"),
+            directory=Sighting.ALIVE if os.access(self.directory, os.F_OK) else Sighting.GONE,
             exit_record=exit_record,
-            exit_age_ms=_age_ms(self.directory / "exit", now) if exit_record is not None else 0,
+            exit_age_ms=_age_ms(f"{self.directory}/exit", now) if exit_record is not None else 0,
             result=None if seen.tree is Sighting.ALIVE else read_result(self.directory),
             timed_out=read_timed_out(self.directory),
             childless_ms=self._childless_ms(seen, now),
@@ -242,15 +248,23 @@ class _Look:
         return 0
 
 
-def cgroup_of(run: Run, directory: Path) -> Path | None:
+def _place(here: Host, run: Run) -> Place:
+    if run.host_id != here.host_id:
+        return Place.ELSEWHERE
+    if run.boot_id != here.boot_id:
+        return Place.OTHER_BOOT
+    return Place.HERE if run.pid_namespace == here.pid_namespace else Place.ELSEWHERE
+
+
+def cgroup_of(run: Run, directory: Path | str) -> Path | None:
     """The ledger knows it also where the run directory is gone, the directory where the start is not recorded."""
     return Path(run.cgroup) if run.cgroup else read_cgroup(directory)
 
 
-def _age_ms(path: Path, now: Now) -> int:
+def _age_ms(path: str, now: Now) -> int:
     """By the wall clock; a record out of the future was written before the clock was set back, so it is old."""
     try:
-        age = now.wall - path.stat().st_mtime_ns // 1_000_000
+        age = now.wall - os.stat(path).st_mtime_ns // 1_000_000
     except OSError:
         return 0
     return age if age >= 0 else RECORD_OLD_MS

@@ -3,8 +3,9 @@
 Evidence has three values: what could not be read is neither alive nor gone.
 """
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
+
+import msgspec
 
 from operations_center.clock import Now
 from operations_center.keeper.inspect import ExitRecord, GateState, Tree, UnreadableExit
@@ -34,8 +35,7 @@ class LeaseState(Enum):
     CLASH = "renewed by another boot"
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True):
     """Everything that a judgement may look at. Durations in milliseconds.
 
     ``executor`` stands for every process of the tree but the keeper, ``seen`` are the processes themselves, for
@@ -71,10 +71,10 @@ class Evidence:
     @property
     def tree(self) -> Sighting:
         """Keeper, executor and every descendant. A lock that is held by nobody visible makes it unknown."""
-        seen = (self.keeper, self.executor)
-        if Sighting.ALIVE in seen:
+        keeper, executor = self.keeper, self.executor
+        if keeper is Sighting.ALIVE or executor is Sighting.ALIVE:
             return Sighting.ALIVE
-        if seen == (Sighting.GONE, Sighting.GONE) and not self.lock_held:
+        if keeper is Sighting.GONE and executor is Sighting.GONE and not self.lock_held:
             return Sighting.GONE
         return Sighting.UNKNOWN
 

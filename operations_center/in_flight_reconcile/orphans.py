@@ -6,6 +6,8 @@ The numbers are the rows of the verdict table in ``docs/reconciliation.md``, whi
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting, Verdict
 from operations_center.keeper.inspect import ExitRecord, GateState
 from operations_center.model import Proof, TaskState
@@ -36,8 +38,7 @@ class Rule:
     proof: Proof | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     evidence: Evidence
     rule: Rule
 

@@ -1,8 +1,11 @@
 """Verdicts in, actions out. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from operations_center.boards import Claim
 from operations_center.in_flight_reconcile.facts import Evidence, Verdict
@@ -37,8 +40,7 @@ class StopOrder:
     then: TaskState | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(msgspec.Struct, frozen=True):
     deed: Deed
     task_id: str
     reason: str

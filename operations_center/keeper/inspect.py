@@ -5,6 +5,7 @@ keeper is a subreaper, so daemons stay its children), by session and group, by t
 environment, and by cgroup where there is one; what was found one way is followed by its children.
 """
 
+import errno
 import os
 import re
 import stat
@@ -14,6 +15,8 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from operations_center.identity import Process, Stat, parse_stat
 from operations_center.keeper import cgroup
@@ -36,8 +39,7 @@ class GateState(StrEnum):
     UNREADABLE = "unreadable"
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(msgspec.Struct, frozen=True):
     """Who decided whether the run starts. UNREADABLE: a keeper is about to write it, or died doing so."""
 
     state: GateState
@@ -56,32 +58,33 @@ class UnreadableExit:
     reason: str
 
 
-def read_gate(run_directory: Path) -> Gate:
-    if _link_target(run_directory / "gate") == REVOKED:
-        return Gate(GateState.REVOKED)
+def read_gate(run_directory: Path | str) -> Gate:
+    path = f"{run_directory}/gate"
     try:
-        text = _read_record(run_directory / "gate")
+        text = _read_record(path)
     except FileNotFoundError:
         return Gate(GateState.ABSENT)
-    except OSError:
-        return Gate(GateState.UNREADABLE)
+    except OSError as error:
+        # A link is not followed.
+        revoked = error.errno == errno.ELOOP and _link_target(path) == REVOKED
+        return Gate(GateState.REVOKED if revoked else GateState.UNREADABLE)
     match = re.fullmatch(r"([0-9]{1,9}) ([0-9]{1,18}) end\n", text)
     if match is None:
         return Gate(GateState.UNREADABLE)
     return Gate(GateState.KEEPER, Process(int(match[1]), int(match[2])))
 
 
-def _link_target(path: Path) -> str | None:
+def _link_target(path: str) -> str | None:
     try:
         return os.readlink(path)
     except OSError:
         return None
 
 
-def read_exit(run_directory: Path) -> ExitRecord | UnreadableExit | None:
+def read_exit(run_directory: Path | str) -> ExitRecord | UnreadableExit | None:
     """None while nothing is recorded."""
     try:
-        text = _read_record(run_directory / "exit")
+        text = _read_record(f"{run_directory}/exit")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -94,20 +97,28 @@ def read_exit(run_directory: Path) -> ExitRecord | UnreadableExit | None:
     return ExitRecord(int(match[1]))
 
 
-def read_timed_out(run_directory: Path) -> str | None:
+def read_timed_out(run_directory: Path | str) -> str | None:
     """Which limit the timer found passed before it signalled the run: ``wall``, ``idle``; None for neither."""
+    path = f"{run_directory}/timed_out"
+    if not is_there(path):
+        return None
     try:
-        text = _read_record(run_directory / "timed_out")
+        text = _read_record(path)
     except OSError:
+        return None
+    if text.isspace():
         return None
     match = re.fullmatch(r"(wall|idle) end *\n", text)
     return match[1] if match else None
 
 
-def read_cgroup(run_directory: Path) -> Path | None:
+def read_cgroup(run_directory: Path | str) -> Path | None:
     """The run's cgroup; None when it has none."""
+    record = f"{run_directory}/cgroup"
+    if not is_there(record):
+        return None
     try:
-        path = Path(_read_record(run_directory / "cgroup"))
+        path = Path(_read_record(record))
     except OSError:
         return None
     return path if path.is_absolute() and path.name.startswith(cgroup.PREFIX) else None
@@ -149,6 +160,13 @@ class ProcessTable:
         """Processes with this run id in the environment that they were started with."""
         return self._pids_by_run.get(run_id, frozenset())
 
+    def may_hold(self, query: "TreeQuery") -> bool:
+        """False when nothing in here can be of the run, so that there is nothing to look for."""
+        keeper = query.keeper
+        return query.run_id in self._pids_by_run or (
+            keeper is not None and (keeper.pid in self.processes or keeper.pid in self._by_leader)
+        )
+
     def pids_in_session_or_group(self, leader: int) -> Iterator[int]:
         yield from self._by_leader.get(leader, ())
 
@@ -178,8 +196,7 @@ class ProcessTable:
         return index
 
 
-@dataclass(frozen=True, slots=True)
-class TreeQuery:
+class TreeQuery(msgspec.Struct, frozen=True):
     """What is known of a run when its tree is looked for; ``keeper`` as the gate or the ledger has it."""
 
     run_id: str
@@ -187,8 +204,7 @@ class TreeQuery:
     cgroup: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(msgspec.Struct, frozen=True):
     """What lives of a run. ``members`` are without the keeper; ``populated`` is the cgroup's word, if any."""
 
     query: TreeQuery
@@ -202,30 +218,34 @@ class Tree:
 
 
 def find_trees(queries: Iterable[TreeQuery], scan: Callable[[], ProcessTable] = ProcessTable.scan) -> dict[str, Tree]:
-    """The trees by run id. One found empty was empty in two passes, so it is gone, or was never there.
+    """The trees by run id. One found empty is gone, or was never there.
 
-    One pass is not enough: a process that forks and exits all the time slips through a single one.
+    Without the kernel's word for it, its cgroup's, it was empty in two passes: a process that forks and exits all the
+    time slips through a single one.
     """
     trees = _look_once(queries, scan)
-    empty = [tree.query for tree in trees.values() if tree.is_empty]
+    empty = [tree.query for tree in trees.values() if tree.is_empty and tree.populated is None]
     return trees | _look_once(empty, scan)
 
 
 def tree_of(table: ProcessTable, query: TreeQuery) -> Tree:
-    """One pass. An empty tree is proof only when a second pass finds it empty again (``find_trees``)."""
+    """One pass. An empty tree is not always proof: see ``find_trees``."""
+    if query.cgroup is None and not table.may_hold(query):
+        return Tree(query, False, (), None)
+    populated = None if query.cgroup is None else cgroup.is_populated(query.cgroup)
     keeper_alive = query.keeper is not None and table.is_alive(query.keeper)
     seeds = set(table.pids_of_run(query.run_id))
     if query.keeper is not None:
         seeds.update(_led_by_keeper(table, query.keeper))
     if query.keeper is not None and keeper_alive:
         seeds.add(query.keeper.pid)
-    if query.cgroup is not None:
+    if query.cgroup is not None and populated is not False:
         seeds.update(cgroup.members(query.cgroup))
     return Tree(
         query=query,
         keeper_alive=keeper_alive,
         members=tuple(_members(table, seeds, query.keeper if keeper_alive else None)),
-        populated=None if query.cgroup is None else cgroup.is_populated(query.cgroup),
+        populated=populated,
     )
 
 
@@ -319,17 +339,24 @@ def _chunks(descriptor: int, limit: int) -> Iterator[bytes]:
         limit -= wanted
 
 
-def read_file_of(path: Path, limit: int = _TASK_LIMIT) -> bytes:
+def is_there(path: str) -> bool:
+    """Whether something has that name, whatever it is: cheaper than to try to open what is mostly not there."""
+    return os.access(path, os.F_OK, follow_symlinks=False)
+
+
+def read_file_of(path: Path | str, limit: int = _TASK_LIMIT) -> bytes:
     """A file of a run directory, at most ``limit`` bytes of it; raises OSError for what is not a regular file.
 
     Not blocking and not following: the executor may put anything in the place of these files.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
-        return file.read(limit)
+        return b"".join(_chunks(descriptor, limit))
+    finally:
+        os.close(descriptor)
 
 
-def _read_record(path: Path) -> str:
+def _read_record(path: str) -> str:
     return read_file_of(path, _RECORD_LIMIT).decode(errors="surrogateescape")

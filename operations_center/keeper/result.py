@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from operations_center.keeper.inspect import is_there
+
 RESULT_LIMIT = 1024 * 1024
 RETRY_LIMIT_MS = 366 * 86_400_000
 
@@ -50,10 +52,13 @@ class UnreadableResult:
     reason: str
 
 
-def read_result(run_directory: Path) -> Result | UnreadableResult | None:
+def read_result(run_directory: Path | str) -> Result | UnreadableResult | None:
     """None when the executor wrote no result."""
+    path = f"{run_directory}/result.json"
+    if not is_there(path):
+        return None
     try:
-        return _parse(_read(run_directory / "result.json"))
+        return _parse(_read(path))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -62,7 +67,7 @@ def read_result(run_directory: Path) -> Result | UnreadableResult | None:
         return _unreadable(str(error))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     # The executor may have put a FIFO, a device or a link to somebody's secrets in its place.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", closefd=True) as file:

@@ -4,11 +4,11 @@ Writes to a run are guarded by run, fence, holder and state. A guard that does n
 and not an error: somebody else has changed the run, and the log then keeps a ``run.lost_race`` event.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from operations_center.admission import Facts, Limits, Refusal
 from operations_center.identity import Host, Process
@@ -28,6 +28,14 @@ class Admission:
     grace_ms: int
     timeout_ms: int | None
     release: str | None = None
+
+
+class Change(NamedTuple):
+    """A transition of a run: the run as it was read, the columns that change, and what the log keeps beside them."""
+
+    old: Run
+    columns: Mapping[str, Any]
+    note: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +71,24 @@ class Ledger(Protocol):
     def change_run(self, old: Run, event: str, *, note: Mapping[str, Any] | None = None, **changes: Any) -> Run | None:
         """Make one transition of the table; None when ``old`` is not the run's present any more."""
 
-    def set_attempts(self, task_id: str, attempts: Attempts) -> None: ...
+    def change_runs(self, event: str, changes: Sequence[Change]) -> list[Run | None]:
+        """The same transition of many runs as one write. Each wins or loses for itself, as with ``change_run``."""
+
     def attempts(self, task_id: str) -> Attempts: ...
+    def set_attempts(self, task_id: str, attempts: Attempts) -> None: ...
+    def attempts_of(self, task_ids: Collection[str]) -> dict[str, Attempts]:
+        """By task; one of which nothing is remembered is missing."""
+
+    def set_attempts_of(self, attempts: Mapping[str, Attempts]) -> None: ...
     def hold_task(self, task_id: str, until: int) -> bool:
         """Keep admission off a task without an open run; False if it has one."""
 
     def release_task(self, task_id: str) -> None: ...
     def run(self, run_id: str) -> Run | None: ...
     def open_runs(self, *, role: str | None = None, backend: str | None = None) -> list[Run]: ...
+    def tasks_with_slot(self, *, role: str | None = None, backend: str | None = None) -> list[str]:
+        """The tasks of the runs that hold a slot."""
+
     def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]: ...
     def closed_before(self, wall_ms: int, limit: int) -> list[str]: ...
     def slots_held(self) -> dict[str, int]: ...

@@ -2,21 +2,25 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import psutil
+from msgspec.structs import asdict, astuple, replace
 
 from operations_center.admission import Facts, Refusal, refusals
 from operations_center.identity import Host
-from operations_center.ledger import Admission, Lease, Pause
+from operations_center.ledger import Admission, Change, Lease, Pause
 from operations_center.ledger.fold import differences, fold
-from operations_center.model import TRANSITIONS, Attempts, Event, Outcome, Run, RunState, Transition
-from operations_center.store import Store, as_data, changed_fields, load_queries
+from operations_center.model import TRANSITIONS, Attempts, Event, Outcome, Proof, Run, RunState, TaskState
+from operations_center.store import Store, as_data, as_json, load_queries
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -99,42 +103,52 @@ class SqliteLedger:
             deadline_at=now.wall + timeout if timeout is not None else None,
             deadline_mono=now.monotonic + timeout if timeout is not None else None,
         )
-        self._store.execute(_SQL["insert_run"], _columns(run))
-        self._store.execute(_SQL["count_admission"], _columns(run))
-        self._log("run.reserved", run, _logged(as_data(run)), None)
+        columns = {name: _stored(value) for name, value in asdict(run).items()}
+        self._store.execute(_SQL["insert_run"], columns)
+        self._store.execute(_SQL["count_admission"], columns)
+        self._store.append_event("run.reserved", run_id=run.run_id, task_id=run.task_id, data={"run": columns})
         return run
 
     def change_run(self, old: Run, event: str, *, note: Mapping[str, Any] | None = None, **changes: Any) -> Run | None:
-        new = replace(old, **changes)
-        if Transition(event, old.state, new.state) not in TRANSITIONS:
-            raise ValueError(f"cannot change run {old.run_id}: no {event} from {old.state} to {new.state}")
-        with self._store.transaction():
-            row = _columns(new) | {"old_holder": old.holder, "old_state": old.state}
-            if self._store.execute(_SQL["write_run"], row) == 1:
-                if new.outcome is Outcome.NEVER_STARTED:
-                    self._store.execute(_SQL["discount_admission"], {"run_id": new.run_id})
-                self._log(event, new, _logged(changed_fields(old, new)), note)
-                return new
-            self._store.append_event(
-                "run.lost_race",
-                run_id=old.run_id,
-                task_id=old.task_id,
-                data={"refused": event, "holder": old.holder, "state": old.state, **(note or {})},
-            )
-            return None
+        (changed,) = self.change_runs(event, [Change(old, changes, note)])
+        return changed
 
-    def _log(self, kind: str, run: Run, changed: dict[str, Any], note: Mapping[str, Any] | None) -> None:
-        data = {"run": changed, **(note or {})}
-        self._store.append_event(kind, run_id=run.run_id, task_id=run.task_id, data=data)
+    def change_runs(self, event: str, changes: Sequence[Change]) -> list[Run | None]:
+        asked = [_Asked.of(event, change) for change in changes]
+        with self._store.transaction():
+            wins = [self._write_run(each) for each in asked]
+            won = list(compress(asked, wins))
+            self._discount_admissions(each.new for each in won if each.new.outcome is Outcome.NEVER_STARTED)
+            self._store.append_events(event, [each.told() for each in won])
+            lost = compress(asked, [not win for win in wins])
+            self._store.append_events("run.lost_race", [each.refused(event) for each in lost])
+        return [each.new if win else None for each, win in zip(asked, wins, strict=True)]
+
+    def _write_run(self, asked: "_Asked") -> bool:
+        old = asked.old
+        guard = (old.run_id, old.fence, old.holder, str(old.state))
+        return self._store.execute(_write_run(tuple(asked.stored)), (*asked.stored.values(), *guard)) == 1
+
+    def _discount_admissions(self, runs: Iterable[Run]) -> None:
+        self._store.execute_each(_SQL["discount_admission"], [(run.run_id,) for run in runs])
 
     def attempts(self, task_id: str) -> Attempts:
         row = self._store.row(_SQL["attempts"], {"task_id": task_id})
-        return Attempts(**row) if row else Attempts()
+        return Attempts(*row) if row else Attempts()
 
     def set_attempts(self, task_id: str, attempts: Attempts) -> None:
+        self.set_attempts_of({task_id: attempts})
+
+    def attempts_of(self, task_ids: Collection[str]) -> dict[str, Attempts]:
+        rows = self._store.rows(_SQL["attempts_of"], {"task_ids": as_json(list(task_ids))})
+        return {task_id: Attempts(*columns) for task_id, *columns in rows}
+
+    def set_attempts_of(self, attempts: Mapping[str, Attempts]) -> None:
         with self._store.transaction():
-            self._store.execute(_SQL["set_attempts"], {"task_id": task_id, **as_data(attempts)})
-            self._store.append_event("task.attempts", task_id=task_id, data={"attempts": as_data(attempts)})
+            rows = [(task_id, *astuple(each)) for task_id, each in attempts.items()]
+            self._store.execute_each(_SQL["set_attempts"], rows)
+            told = [(None, task_id, {"attempts": asdict(each)}) for task_id, each in attempts.items()]
+            self._store.append_events("task.attempts", told)
 
     def hold_task(self, task_id: str, until: int) -> bool:
         with self._store.transaction():
@@ -154,6 +168,9 @@ class SqliteLedger:
     def open_runs(self, *, role: str | None = None, backend: str | None = None) -> list[Run]:
         return [self._run(row) for row in self._store.rows(_SQL["open_runs"], {"role": role, "backend": backend})]
 
+    def tasks_with_slot(self, *, role: str | None = None, backend: str | None = None) -> list[str]:
+        return [row[0] for row in self._store.rows(_SQL["tasks_with_slot"], {"role": role, "backend": backend})]
+
     def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]:
         parameters = {"task_id": task_id, "backend": backend, "limit": limit}
         return [self._run(row) for row in self._store.rows(_SQL["recent_runs"], parameters)]
@@ -166,11 +183,11 @@ class SqliteLedger:
         return {row["backend"]: row["held"] for row in self._store.rows(_SQL["slots_held"])}
 
     def _run(self, row: Any) -> Run:
-        with self._store.damage_told(f"run {row['run_id']!r}"):
-            columns = dict(row)
-            if columns["finish"] is not None:
-                columns["finish"] = json.loads(columns["finish"])
-            return msgspec.convert(columns, Run)
+        try:
+            return _run(row)
+        except ValueError as error:
+            with self._store.damage_told(f"run {row['run_id']!r}"):
+                raise error
 
     def _event(self, row: Any) -> Event:
         with self._store.damage_told(f"event {row['seq']!r}"):
@@ -299,12 +316,66 @@ class SqliteLedger:
                 self._store.execute(_SQL["raise_counter"], {"name": name, "value": value})
 
 
-def _columns(run: Run) -> dict[str, Any]:
-    return _logged(as_data(run))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """A transition that is in the table: the run before and after, and the columns as they are stored."""
+
+    old: Run
+    new: Run
+    stored: Mapping[str, Any]
+    note: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, event: str, change: Change) -> Self:
+        """Raises ValueError for what is no transition."""
+        old, new = change.old, replace(change.old, **change.columns)
+        if (event, old.state, new.state) not in _TRANSITIONS:
+            raise ValueError(f"cannot change run {old.run_id}: no {event} from {old.state} to {new.state}")
+        return cls(old, new, {name: _stored(value) for name, value in change.columns.items()}, change.note or {})
+
+    def told(self) -> tuple[str, str, dict[str, Any]]:
+        """What the log keeps: the columns that have changed, and why."""
+        old, new = self.old, self.new
+        changed = {name: value for name, value in self.stored.items() if getattr(old, name) != getattr(new, name)}
+        return new.run_id, new.task_id, {"run": changed, **self.note}
+
+    def refused(self, event: str) -> tuple[str, str, dict[str, Any]]:
+        old = self.old
+        return old.run_id, old.task_id, {"refused": event, "holder": old.holder, "state": old.state, **self.note}
 
 
-def _logged(columns: dict[str, Any]) -> dict[str, Any]:
+_TRANSITIONS: frozenset[tuple[str, RunState | None, RunState]] = frozenset(TRANSITIONS)
+
+
+@cache
+def _write_run(columns: tuple[str, ...]) -> str:
+    return _SQL["write_run"].format(columns=", ".join(f"{name} = ?" for name in columns))
+
+
+def _stored(value: Any) -> Any:
     """As SQLite stores it, so that the log and the row compare equal."""
-    if columns.get("finish") is not None:
-        columns["finish"] = json.dumps(columns["finish"], separators=(",", ":"))
-    return columns
+    if value is None or type(value) in (int, str):
+        return value
+    if isinstance(value, StrEnum):
+        return str(value)
+    return as_json(value) if isinstance(value, dict) else value
+
+
+_STATE = Run.__struct_fields__.index("state")
+_FINISH = Run.__struct_fields__.index("finish")
+_WORDS = [
+    (Run.__struct_fields__.index(name), kind)
+    for name, kind in (("outcome", Outcome), ("stop_outcome", Outcome), ("proof", Proof), ("stop_then", TaskState))
+]
+
+
+def _run(row: Iterable[Any]) -> Run:
+    """Of a whole row: the table has its columns in the order of the fields."""
+    columns = list(row)
+    columns[_STATE] = RunState(columns[_STATE])
+    for place, kind in _WORDS:
+        if columns[place] is not None:
+            columns[place] = kind(columns[place])
+    if columns[_FINISH] is not None:
+        columns[_FINISH] = msgspec.json.decode(columns[_FINISH])
+    return Run(*columns)

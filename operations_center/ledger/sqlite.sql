@@ -10,16 +10,9 @@ INSERT INTO runs (
 );
 
 -- name: write_run
--- Every transition but the first: the new row, provided that nobody has changed the run since it was read.
-UPDATE runs SET
-    holder = :holder, state = :state, watcher_pid = :watcher_pid, watcher_ticks = :watcher_ticks,
-    keeper_pid = :keeper_pid, keeper_ticks = :keeper_ticks, cgroup = :cgroup, provider_job_id = :provider_job_id,
-    started_at = :started_at, deadline_at = :deadline_at, deadline_mono = :deadline_mono,
-    stop_outcome = :stop_outcome, stop_reason = :stop_reason, stop_then = :stop_then,
-    kill_mono = :kill_mono, signalled_at = :signalled_at, termed_at = :termed_at, outcome = :outcome, proof = :proof,
-    exit_code = :exit_code, reason = :reason, finish = :finish, settled_at = :settled_at,
-    settled_mono = :settled_mono, closed_at = :closed_at
-WHERE run_id = :run_id AND fence = :fence AND holder = :old_holder AND state = :old_state;
+-- Every transition but the first, provided that nobody has changed the run since it was read. {columns} are those that
+-- the transition changes: an index of the others is then not touched.
+UPDATE runs SET {columns} WHERE run_id = ? AND fence = ? AND holder = ? AND state = ?;
 
 -- name: run_by_id
 -- One run.
@@ -30,6 +23,12 @@ SELECT * FROM runs WHERE run_id = :run_id;
 SELECT * FROM runs
 WHERE state <> 'closed' AND (:role IS NULL OR role = :role) AND (:backend IS NULL OR backend = :backend)
 ORDER BY fence;
+
+-- name: tasks_with_slot
+-- The tasks whose runs may still be executing.
+SELECT task_id FROM runs
+WHERE state <> 'closed' AND state <> 'settling'
+    AND (:role IS NULL OR role = :role) AND (:backend IS NULL OR backend = :backend);
 
 -- name: recent_runs
 -- Runs of any state, newest first.
@@ -52,7 +51,7 @@ SELECT run_id FROM runs WHERE task_id = :task_id AND state <> 'closed';
 -- name: held_by_backend
 -- The slots of one backend that are taken, counted, never kept in a counter that could leak.
 SELECT count(*) AS held FROM runs
-WHERE backend = :backend AND state <> 'closed' AND state IN ('reserved', 'running');
+WHERE backend = :backend AND state <> 'closed' AND state <> 'settling';
 
 -- name: admitted_since
 -- What counts against a budget; an admission out of the future is from before the clock was set back.
@@ -68,7 +67,7 @@ INSERT INTO admissions (run_id, backend, at) VALUES (:run_id, :backend, :reserve
 
 -- name: discount_admission
 -- A run that proves never to have started costs nothing.
-DELETE FROM admissions WHERE run_id = :run_id;
+DELETE FROM admissions WHERE run_id = ?;
 
 -- name: forget_admissions
 -- No budget looks back further than a day.
@@ -78,10 +77,13 @@ DELETE FROM admissions WHERE at < :day_ago;
 -- What is remembered of a task between its runs.
 SELECT attempts, retries, not_before, since FROM attempts WHERE task_id = :task_id;
 
+-- name: attempts_of
+-- The same of many tasks.
+SELECT task_id, attempts, retries, not_before, since FROM json_each(:task_ids) JOIN attempts ON task_id = value;
+
 -- name: set_attempts
 -- Count an attempt, begin a backoff, or forget both.
-INSERT INTO attempts (task_id, attempts, retries, not_before, since)
-VALUES (:task_id, :attempts, :retries, :not_before, :since)
+INSERT INTO attempts (task_id, attempts, retries, not_before, since) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE SET
     attempts = excluded.attempts, retries = excluded.retries, not_before = excluded.not_before,
     since = excluded.since;

@@ -1,6 +1,6 @@
 -- name: append_event
 -- The log grows with every change, in the change's own transaction.
-INSERT INTO events (at, kind, run_id, task_id, data) VALUES (:at, :kind, :run_id, :task_id, :data);
+INSERT INTO events (at, kind, run_id, task_id, data) VALUES (?, ?, ?, ?, ?);
 
 -- name: next_number
 -- Draw the next value of a counter; it never goes back, also not when a run is pruned.

@@ -9,12 +9,14 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from operations_center.clock import Clock
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
@@ -31,6 +33,8 @@ from operations_center.store.reading import connect_for_reading
 from operations_center.store.turnstile import Turnstile
 
 WRITE_WITHIN_S = 10.0
+
+Parameters = Mapping[str, Any] | Sequence[Any]
 
 _SQL = load_queries(Path(__file__).with_name("events.sql"))
 
@@ -145,15 +149,19 @@ class Store:
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
 
-    def execute(self, statement: str, parameters: Mapping[str, Any]) -> int:
+    def execute(self, statement: str, parameters: Parameters) -> int:
         """Run a writing statement inside a transaction; the number of rows that it changed."""
         return self._connection.execute(statement, parameters).rowcount
 
-    def rows(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
+    def execute_each(self, statement: str, rows: Iterable[Parameters]) -> None:
+        """The same statement for many rows, where nobody asks what each has changed."""
+        self._connection.executemany(statement, rows)
+
+    def rows(self, statement: str, parameters: Parameters | None = None) -> list[sqlite3.Row]:
         with clear_errors(self.path):
             return self._connection.execute(statement, parameters or {}).fetchall()
 
-    def row(self, statement: str, parameters: Mapping[str, Any] | None = None) -> sqlite3.Row | None:
+    def row(self, statement: str, parameters: Parameters | None = None) -> sqlite3.Row | None:
         found = self.rows(statement, parameters)
         return found[0] if found else None
 
@@ -167,15 +175,13 @@ class Store:
         self, kind: str, *, run_id: str | None = None, task_id: str | None = None, data: Mapping[str, Any]
     ) -> None:
         """To be called in the transaction that makes the change which the event tells of."""
-        self.execute(
-            _SQL["append_event"],
-            {
-                "at": self.clock.now().wall,
-                "kind": kind,
-                "run_id": run_id,
-                "task_id": task_id,
-                "data": json.dumps(data, separators=(",", ":")),
-            },
+        self.append_events(kind, [(run_id, task_id, data)])
+
+    def append_events(self, kind: str, told: Iterable[tuple[str | None, str | None, Mapping[str, Any]]]) -> None:
+        """Events of one kind: run, task and data of each."""
+        at = self.clock.now().wall
+        self.execute_each(
+            _SQL["append_event"], [(at, kind, run_id, task_id, as_json(data)) for run_id, task_id, data in told]
         )
 
     @contextmanager
@@ -316,10 +322,9 @@ def as_data(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
-def changed_fields(old: Any, new: Any) -> dict[str, Any]:
-    """The columns in which two values of one flat dataclass differ, with the new values."""
-    return {
-        field.name: getattr(new, field.name)
-        for field in fields(new)
-        if getattr(old, field.name) != getattr(new, field.name)
-    }
+def as_json(data: Any) -> str:
+    try:
+        return msgspec.json.encode(data).decode()
+    except UnicodeEncodeError:
+        # A path that is not UTF-8: only with escapes it is a text that SQLite takes.
+        return json.dumps(data, separators=(",", ":"))

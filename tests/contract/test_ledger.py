@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from operations_center.admission import Facts, Limits, Obstacle
 from operations_center.clock import Now
@@ -275,7 +276,7 @@ def test_a_writer_that_missed_a_change_of_state_changes_nothing(ledger: Ledger) 
 
 def test_a_writer_with_the_fence_of_another_run_changes_nothing(ledger: Ledger) -> None:
     run = admit(ledger)
-    assert ledger.change_run(replace(run, fence=run.fence + 1), "run.started", state=RunState.RUNNING) is None
+    assert ledger.change_run(structs.replace(run, fence=run.fence + 1), "run.started", state=RunState.RUNNING) is None
     assert ledger.run(run.run_id) == run
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from operations_center.in_flight_reconcile import (
     STARTUP_BUDGET_S,
     Report,
     Surroundings,
+    apply,
     reconcile_in_flight_on_startup,
 )
 from operations_center.ledger import Admission
@@ -37,6 +38,7 @@ from tests.fleet import Fleet
 from tests.points import Stepped
 
 RUNS = 300
+BATCH = 100
 AMPLE_S = 60.0
 """The budget of a sweep that is not about its budget: the machine may have much else to do."""
 KILLS = 25
@@ -53,6 +55,14 @@ kind = "command"
 argv = ["true"]
 max_concurrent = 2
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def batches_of_a_hundred() -> Iterator[None]:
+    """So that a few hundred runs are several batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apply, "BATCH", BATCH)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +334,7 @@ def test_without_a_board_slots_are_freed_and_the_board_is_told_by_the_next_sweep
 ) -> None:
     report = in_a_process(partial(sweep_without_board, fleet, answers))()
 
-    told = 100 * max(0, answers - 2)
+    told = BATCH * max(0, answers - 2)
     assert (report["skipped"], report["error"], report["verdicts"]) == (skipped, None, {"orphan": RUNS})
     assert Counter(action["action"] for action in report["actions"]) == {"applied": RUNS}
     assert sum("does not answer" in (action["error"] or "") for action in report["actions"]) == RUNS - told

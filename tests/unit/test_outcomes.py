@@ -1,9 +1,9 @@
 """How a run ended and what follows for its task: the whole table, case by case."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from operations_center.config import Role
 from operations_center.config.sections import OnFailure, OnSuccess, RetryBackoff

@@ -1,11 +1,11 @@
 """The definition of an orphan: one named case for each row, and what must hold for any evidence at all."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from operations_center.clock import Now
 from operations_center.identity import Process

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from itertools import compress
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +33,7 @@ class SqliteLedger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._statements: dict[tuple[str, ...], str] = {}
 
     def transaction(self) -> AbstractContextManager[None]:
         return self._store.transaction()
@@ -125,9 +125,12 @@ class SqliteLedger:
         return [each.new if win else None for each, win in zip(asked, wins, strict=True)]
 
     def _write_run(self, asked: "_Asked") -> bool:
-        old = asked.old
+        old, columns = asked.old, tuple(asked.stored)
+        if columns not in self._statements:
+            names = ", ".join(map("{} = ?".format, columns))
+            self._statements[columns] = _SQL["write_run"].format(columns=names)
         guard = (old.run_id, old.fence, old.holder, str(old.state))
-        return self._store.execute(_write_run(tuple(asked.stored)), (*asked.stored.values(), *guard)) == 1
+        return self._store.execute(self._statements[columns], (*asked.stored.values(), *guard)) == 1
 
     def _discount_admissions(self, runs: Iterable[Run]) -> None:
         self._store.execute_each(_SQL["discount_admission"], [(run.run_id,) for run in runs])
@@ -345,11 +348,6 @@ class _Asked:
 
 
 _TRANSITIONS: frozenset[tuple[str, RunState | None, RunState]] = frozenset(TRANSITIONS)
-
-
-@cache
-def _write_run(columns: tuple[str, ...]) -> str:
-    return _SQL["write_run"].format(columns=", ".join(f"{name} = ?" for name in columns))
 
 
 def _stored(value: Any) -> Any:

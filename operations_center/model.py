@@ -129,7 +129,7 @@ class Task:
         return f"{self.title}\n\n{self.body}" if self.body else self.title
 
 
-class Attempts(msgspec.Struct, frozen=True):
+class Attempts(msgspec.Struct, frozen=True, gc=False):
     """What the ledger remembers of a task between its runs.
 
     It backs off from ``since`` until ``not_before`` (wall-clock ms).
@@ -147,13 +147,13 @@ class Attempts(msgspec.Struct, frozen=True):
         return self.not_before
 
 
-class FollowUp(msgspec.Struct, frozen=True):
+class FollowUp(msgspec.Struct, frozen=True, gc=False):
     title: str
     kind: str
     body: str = ""
 
 
-class Finish(msgspec.Struct, frozen=True):
+class Finish(msgspec.Struct, frozen=True, gc=False):
     """What the board is to be told about a task when its run has settled."""
 
     state: TaskState
@@ -161,7 +161,7 @@ class Finish(msgspec.Struct, frozen=True):
     follow_ups: tuple[FollowUp, ...] = ()
 
 
-class Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """One attempt at a task: a row of the ledger.
 
     ``…_at`` are wall-clock milliseconds; ``…_mono`` are CLOCK_MONOTONIC milliseconds, valid only while

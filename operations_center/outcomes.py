@@ -27,7 +27,7 @@ FOLLOWED_UP = frozenset({Outcome.SUCCEEDED, Outcome.FAILED, Outcome.BLOCKED})
 """What may leave follow-ups."""
 
 
-class Ending(msgspec.Struct, frozen=True):
+class Ending(msgspec.Struct, frozen=True, gc=False):
     """A run's end, with the proof that its slot may be freed."""
 
     outcome: Outcome

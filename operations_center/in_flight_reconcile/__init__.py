@@ -205,4 +205,4 @@ def _remember(surroundings: Surroundings, report: Report) -> None:
     """For ``status``. Admission asks often and is only worth a write when it did something."""
     if report.trigger is Trigger.WATCHER or (report.trigger is Trigger.ADMISSION and not report.applied):
         return
-    surroundings.ledger.record_reconcile(report.as_json(), report.started_at)
+    surroundings.ledger.record_reconcile(replace(report, actions=()).as_json(), report.started_at)

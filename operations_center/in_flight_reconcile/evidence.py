@@ -152,7 +152,7 @@ def _find_trees(surroundings: Surroundings, queries: Iterable[TreeQuery], table:
     return find_trees(queries, scan=lambda: tables.pop() if tables else surroundings.processes.scan())
 
 
-class _Look(msgspec.Struct, frozen=True):
+class _Look(msgspec.Struct, frozen=True, gc=False):
     """One run while it is looked at."""
 
     surroundings: Surroundings

@@ -35,7 +35,7 @@ class LeaseState(Enum):
     CLASH = "renewed by another boot"
 
 
-class Evidence(msgspec.Struct, frozen=True):
+class Evidence(msgspec.Struct, frozen=True, gc=False):
     """Everything that a judgement may look at. Durations in milliseconds.
 
     ``executor`` stands for every process of the tree but the keeper, ``seen`` are the processes themselves, for

@@ -38,7 +38,7 @@ class Rule:
     proof: Proof | None = None
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class Judgement(msgspec.Struct, frozen=True, gc=False):
     evidence: Evidence
     rule: Rule
 

@@ -40,7 +40,7 @@ class StopOrder:
     then: TaskState | None = None
 
 
-class Action(msgspec.Struct, frozen=True):
+class Action(msgspec.Struct, frozen=True, gc=False):
     deed: Deed
     task_id: str
     reason: str

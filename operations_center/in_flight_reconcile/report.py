@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from operations_center.clock import rfc3339
 from operations_center.in_flight_reconcile.orphans import Judgement
 from operations_center.in_flight_reconcile.plan import Action
+
+SUMMED_UP = 20
+"""Actions that a line for a log names."""
 
 
 class Trigger(StrEnum):
@@ -40,8 +45,7 @@ class Done(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class ActionReport:
+class ActionReport(msgspec.Struct, frozen=True, gc=False):
     action: Action
     done: Done
     error: str | None = None
@@ -87,7 +91,9 @@ class Report:
     @property
     def summary(self) -> str:
         """One line for a log."""
-        done = "; ".join(each.summary for each in self.actions)
+        done = "; ".join(each.summary for each in self.actions[:SUMMED_UP])
+        if len(self.actions) > SUMMED_UP:
+            done += f"; and {len(self.actions) - SUMMED_UP} more"
         what = self.skipped or self.error
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts) or "nothing open"
         return f"{verdicts} in {self.wall_ms:.1f} ms" + (f"; {done}" if done else "") + (f"; {what}" if what else "")

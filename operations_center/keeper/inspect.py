@@ -39,7 +39,7 @@ class GateState(StrEnum):
     UNREADABLE = "unreadable"
 
 
-class Gate(msgspec.Struct, frozen=True):
+class Gate(msgspec.Struct, frozen=True, gc=False):
     """Who decided whether the run starts. UNREADABLE: a keeper is about to write it, or died doing so."""
 
     state: GateState
@@ -196,7 +196,7 @@ class ProcessTable:
         return index
 
 
-class TreeQuery(msgspec.Struct, frozen=True):
+class TreeQuery(msgspec.Struct, frozen=True, gc=False):
     """What is known of a run when its tree is looked for; ``keeper`` as the gate or the ledger has it."""
 
     run_id: str
@@ -204,7 +204,7 @@ class TreeQuery(msgspec.Struct, frozen=True):
     cgroup: Path | None = None
 
 
-class Tree(msgspec.Struct, frozen=True):
+class Tree(msgspec.Struct, frozen=True, gc=False):
     """What lives of a run. ``members`` are without the keeper; ``populated`` is the cgroup's word, if any."""
 
     query: TreeQuery

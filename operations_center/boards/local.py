@@ -58,7 +58,7 @@ class LocalBoard:
 
     def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
         with self._store.transaction():
-            now = self._now()
+            now = self._store.clock.now().wall
             told = {
                 run_id: (task_id, finish)
                 for run_id, (task_id, finish) in finishes.items()

@@ -55,11 +55,11 @@ Operation = Callable[[Center], object]
 
 
 class Actor:
-    """A watcher of a role, or with role None whoever else reconciles: a watchdog, a command."""
+    """A watcher, called by its role; the watchdog; a command."""
 
-    def __init__(self, namespace: Namespace, role: str | None, config: Config, ledger: Path, stage: Stage) -> None:
+    def __init__(self, namespace: Namespace, name: str, config: Config, ledger: Path, stage: Stage) -> None:
         self.namespace = namespace
-        self.role = role
+        self.name = name
         self.stage = stage
         self.process = namespace.spawn(leads_session=True)
         self.is_ready = False

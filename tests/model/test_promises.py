@@ -35,10 +35,10 @@ from tests.model import operations
 from tests.model.actors import Actor
 from tests.model.executions import Daemon, Execution
 from tests.model.kernel import Namespace
-from tests.model.world import DAY_MS, HOUR_MS, World
+from tests.model.world import DAY_MS, HOUR_MS, LONG_ENOUGH, World
 
-STEPS = st.sampled_from([None, 1, 2, 3, 5, 8, 13, 21, 34, 55])
-"""How far an operation goes before something else happens; None is to its end."""
+STEPS = st.sampled_from([1, 2, 3, 5, 8, 13, 21, 34, LONG_ENOUGH])
+"""How far an operation goes before something else happens; the last is to its end."""
 
 ANY = st.sampled_from(range(12))
 """One of those that there are, whatever their number."""
@@ -92,8 +92,7 @@ class Promises(RuleBasedStateMachine):
         self.world.ledger.resume(None, "person")
         if not self.world.board.ready([role]):
             self.world.board.add([NewTask("wanted", role)])
-        actor = self.world.actor(self.namespace(where), role)
-        self.world.finish(actor)
+        actor = self.idle(where, role)
         if not actor.is_ready:
             actor.begin(self.come_up(actor, role))
         actor.begin(lambda center: operations.poll(center, role, self.cgroups), steps)
@@ -111,7 +110,7 @@ class Promises(RuleBasedStateMachine):
             actor.die()
 
     @rule(where=ANY, role=st.sampled_from(ROLES), polls=st.booleans(), steps=STEPS, dies=st.booleans())
-    def watcher_is_interrupted(self, where: int, role: str, polls: bool, steps: int | None, dies: bool) -> None:
+    def watcher_is_interrupted(self, where: int, role: str, polls: bool, steps: int, dies: bool) -> None:
         """At one of its steps, for ever or for a while."""
         actor = self.world.actor(self.namespace(where), role)
         if actor.is_busy:
@@ -134,12 +133,20 @@ class Promises(RuleBasedStateMachine):
         return operation
 
     @rule(where=ANY, command=st.sampled_from(COMMANDS), which=ANY, steps=STEPS)
-    def command_works(self, where: int, command: str, which: int, steps: int | None) -> None:
-        actor = self.world.actor(self.namespace(where), None)
+    def command_works(self, where: int, command: str, which: int, steps: int) -> None:
+        actor = self.world.actor(self.namespace(where), "a command")
         if actor.is_busy:
             actor.go_on(steps)
         else:
             actor.begin(self.operation(command, which), steps)
+
+    @rule(where=ANY, commands=st.tuples(*[st.sampled_from(COMMANDS)] * 2), which=ANY, steps=st.integers(1, 40))
+    def two_commands_interleave(self, where: int, commands: tuple[str, str], which: int, steps: int) -> None:
+        """One is stopped at a step, another does all of its work, the first goes on with what it knew."""
+        first, second = self.idle(where, "a command"), self.idle(where, "another command")
+        first.begin(self.operation(commands[0], which), steps)
+        second.begin(self.operation(commands[1], which), LONG_ENOUGH)
+        self.world.finish(first)
 
     def operation(self, command: str, which: int) -> operations.Operation:
         runs, tasks = self.world.ledger.open_runs(), self.world.board.tasks()
@@ -156,8 +163,7 @@ class Promises(RuleBasedStateMachine):
 
     @rule(where=ANY)
     def whole_reconciliation(self, where: int) -> None:
-        actor = self.world.actor(self.namespace(where), None)
-        self.world.finish(actor)
+        actor = self.idle(where, "the watchdog")
         actor.begin(operations.look)
         if isinstance(actor.answer, list):
             ROWS.update(actor.answer)
@@ -173,7 +179,7 @@ class Promises(RuleBasedStateMachine):
 
     @precondition(lambda self: any(actor.is_busy for actor in self.world.living_actors))
     @rule(which=ANY, steps=STEPS)
-    def one_of_us_goes_on(self, which: int, steps: int | None) -> None:
+    def one_of_us_goes_on(self, which: int, steps: int) -> None:
         actors = [actor for actor in self.world.living_actors if actor.is_busy]
         actors[which % len(actors)].go_on(steps)
 
@@ -311,6 +317,12 @@ class Promises(RuleBasedStateMachine):
     def namespace(self, number: int) -> Namespace:
         """Mostly the first: what happens in one place is what meets."""
         return self.world.namespaces[0 if self.alone else (0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2)[number]]
+
+    def idle(self, where: int, name: str) -> Actor:
+        """A process of ours that has ended what it was at; one that goes on and on is interrupted and begun anew."""
+        actor = self.world.actor(self.namespace(where), name)
+        self.world.finish(actor)
+        return self.world.actor(self.namespace(where), name)
 
     def executions(self) -> list[Execution]:
         return [each for each in self.world.executions.values() if each.processes]

@@ -52,6 +52,8 @@ timeout = "30s"
 grace = "2s"
 """
 HOUR_MS = 3_600_000
+LONG_ENOUGH = 120
+"""Steps of whatever does not wait for a run to end."""
 DAY_MS = 24 * HOUR_MS
 ENDED = frozenset({TaskState.DONE, TaskState.BLOCKED, TaskState.CANCELLED, TaskState.REVIEW, TaskState.BACKLOG})
 
@@ -136,12 +138,12 @@ class World:
 
     # Our processes
 
-    def actor(self, namespace: Namespace, role: str | None) -> Actor:
-        """The living one of a role in a namespace, started if need be."""
+    def actor(self, namespace: Namespace, name: str) -> Actor:
+        """The living one of a name in a namespace, started if need be."""
         for actor in self.living_actors:
-            if actor.namespace is namespace and actor.role == role:
+            if actor.namespace is namespace and actor.name == name:
                 return actor
-        actor = Actor(namespace, role, self.config, self.ledger_path, self.stage)
+        actor = Actor(namespace, name, self.config, self.ledger_path, self.stage)
         self.actors.append(actor)
         return actor
 
@@ -150,9 +152,9 @@ class World:
         return [actor for actor in self.actors if actor.lives]
 
     def finish(self, actor: Actor) -> None:
-        """Let it end what it was at, if anything."""
-        if actor.is_busy:
-            actor.go_on()
+        """Let it end what it was at, if anything. A command that waits for a run that goes on is interrupted."""
+        if actor.is_busy and not actor.go_on(LONG_ENOUGH):
+            actor.die()
 
     def end_actors(self, namespaces: list[Namespace]) -> None:
         for actor in self.living_actors:
@@ -366,7 +368,7 @@ class World:
         latest = max(self.latest_wall, self.here.wall, self.there.wall)
         self.advance(latest - self.here.wall + 2 * DAY_MS)
         self.check()
-        survivor = self.actor(self.namespaces[0], None)
+        survivor = self.actor(self.namespaces[0], "the watchdog")
         for _ in range(3):
             report = self.reconcile(survivor)
             if not report.actions:

@@ -12,7 +12,8 @@ from operations_center.in_flight_reconcile.report import ActionReport, Done
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import GateState, TreeQuery, find_trees
 from operations_center.keeper.launch import revoke
-from operations_center.model import Run, RunState
+from operations_center.locks import is_locked
+from operations_center.model import Proof, Run, RunState
 from operations_center.settlement import Ended
 
 BATCH = 1000
@@ -88,21 +89,25 @@ def _close_gates(surroundings: Surroundings, actions: Sequence[Action]) -> dict[
         report = _close_gate(surroundings, action)
         if report is not None:
             barred[id(action)] = report
-        else:
+        elif action.proof is not Proof.LEASE_EXPIRED:
             queries.append(_query(surroundings, action))
     trees = find_trees(queries, surroundings.processes.scan)
     for action in actions:
-        if id(action) not in barred and not trees[_run_of(action).run_id].is_empty:
+        tree = trees.get(_run_of(action).run_id)
+        if id(action) not in barred and tree is not None and not tree.is_empty:
             barred[id(action)] = ActionReport(action, Done.LOST_RACE)
     return barred
 
 
 def _close_gate(surroundings: Surroundings, action: Action) -> ActionReport | None:
+    directory = surroundings.directory_of(_run_of(action).run_id)
     try:
-        won = revoke(surroundings.directory_of(_run_of(action).run_id))
+        won = revoke(directory)
     except OSError as error:
         return ActionReport(action, Done.ERROR, f"cannot create the gate: {error}")
-    return None if won else ActionReport(action, Done.LOST_RACE)
+    # A keeper of another pid namespace that has passed it cannot be seen from here: its lock and its lease tell.
+    silent = action.proof is Proof.LEASE_EXPIRED and not is_locked(directory / "lock")
+    return None if won or silent else ActionReport(action, Done.LOST_RACE)
 
 
 def _query(surroundings: Surroundings, action: Action) -> TreeQuery:
@@ -119,7 +124,8 @@ def _needs_gate(action: Action) -> bool:
     """Whatever the verdict: as long as nobody has created the gate, a spawner that wakes up could."""
     seen = action.evidence
     undecided = seen is not None and seen.gate is GateState.ABSENT and seen.directory is Sighting.ALIVE
-    return action.deed is Deed.REVOKE_AND_FREE or (action.deed is Deed.FREE and undecided)
+    elsewhere = action.proof is Proof.LEASE_EXPIRED
+    return action.deed is Deed.REVOKE_AND_FREE or (action.deed is Deed.FREE and (undecided or elsewhere))
 
 
 def _freed(action: Action, run: Run | None, untold: Mapping[str, str]) -> ActionReport:

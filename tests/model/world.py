@@ -91,7 +91,6 @@ class World:
         self.here.namespaces = [Namespace(self.here, number, self._runs("state")) for number in (1, 2)]
         self.there.namespaces = [Namespace(self.there, 1, self._runs("elsewhere"))]
         self.namespaces = [*self.here.namespaces, *self.there.namespaces]
-        (self.root / "state" / "host-id").write_text("host-1\n")
         self.cgroups = self.root / "cgroups"
         self.cgroups.mkdir()
         self.stage = Stage()
@@ -105,6 +104,7 @@ class World:
         self.rules: Counter[str] = Counter()
         self._seen = 0
         self._open_witness()
+        (self.root / "state" / "host-id").write_text("host-1\n")
 
     def _runs(self, name: str) -> Path:
         runs = self.root / name / "runs"

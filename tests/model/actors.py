@@ -6,7 +6,7 @@ Nothing else switches between actors, so everything is decided by whoever choose
 """
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +190,7 @@ class SteppedStore(Store):
             with super().transaction():
                 yield
 
-    def rows(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
+    def rows(self, statement: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> list[Any]:
         self._actor.step()
         return super().rows(statement, parameters)
 

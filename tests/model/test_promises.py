@@ -49,6 +49,7 @@ DURATIONS = [100, 900, 5_500, 5_500, 11_000, 11_000, 31_000, 75_000, HOUR_MS]
 MISHAPS = ["nothing", "nothing", "board away", "board deaf", "ledger busy", "cannot fork"]
 JUMPS = [-DAY_MS, DAY_MS, -40_000, 40_000]
 TERM_CODES = [0, 1]
+COMMAND_NAMES = ("a command", "another command")
 RESULTS = ['{"outcome": "succeeded"}', '{"outcome": "failed"}', '{"outcome": "retry", "retry_after": "10m"}', "{"]
 
 
@@ -140,17 +141,28 @@ class Promises(RuleBasedStateMachine):
         else:
             actor.begin(self.operation(command, which), steps)
 
-    @rule(where=ANY, commands=st.tuples(*[st.sampled_from(COMMANDS)] * 2), which=ANY, steps=st.integers(1, 40))
-    def two_commands_interleave(self, where: int, commands: tuple[str, str], which: int, steps: int) -> None:
-        """One is stopped at a step, another does all of its work, the first goes on with what it knew."""
-        first, second = self.idle(where, "a command"), self.idle(where, "another command")
-        first.begin(self.operation(commands[0], which), steps)
-        second.begin(self.operation(commands[1], which), LONG_ENOUGH)
+    @rule(
+        where=ANY,
+        doings=st.tuples(*[st.sampled_from([*COMMANDS, *ROLES, *ROLES])] * 2),
+        which=ANY,
+        steps=st.tuples(*[st.integers(1, 40)] * 2),
+    )
+    def two_of_us_interleave(self, where: int, doings: tuple[str, str], which: int, steps: tuple[int, int]) -> None:
+        """Both are stopped at a step, and both go on with what they knew, the first one first."""
+        names = [doing if doing in ROLES else name for doing, name in zip(doings, COMMAND_NAMES, strict=True)]
+        first, second = (self.idle(where, name) for name in names)
+        if first is second:
+            return
+        first.begin(self.operation(doings[0], which), steps[0])
+        second.begin(self.operation(doings[1], which), steps[1])
         self.world.finish(first)
+        self.world.finish(second)
 
     def operation(self, command: str, which: int) -> operations.Operation:
         runs, tasks = self.world.ledger.open_runs(), self.world.board.tasks()
         match command:
+            case "goal" | "test":
+                return lambda center: operations.poll(center, command, self.cgroups)
             case "stop" if runs:
                 return operations.stop(runs[which % len(runs)].run_id)
             case "cancel":
@@ -193,10 +205,18 @@ class Promises(RuleBasedStateMachine):
             execution.go_on()
 
     @precondition(lambda self: self.executions())
-    @rule(which=ANY, code=st.sampled_from([0, 0, 1, 75, 137]), times=st.integers(0, 6), dies=st.booleans())
-    def executor_ends(self, which: int, code: int, times: int, dies: bool) -> None:
+    @rule(
+        which=ANY,
+        code=st.sampled_from([0, 0, 1, 75, 137]),
+        leaves=st.sampled_from([None, None, *Daemon]),
+        times=st.integers(0, 6),
+        dies=st.booleans(),
+    )
+    def executor_ends(self, which: int, code: int, leaves: Daemon | None, times: int, dies: bool) -> None:
         """And its keeper gets so far, and perhaps no further."""
         execution = self.execution(which)
+        if leaves is not None:
+            execution.leave_daemon(leaves)
         execution.end_executor(code)
         for _ in range(times):
             execution.go_on()

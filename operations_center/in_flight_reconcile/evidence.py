@@ -101,10 +101,12 @@ def gather_evidence(surroundings: Surroundings, scope: Scope) -> Gathered:
 def _read_board(
     surroundings: Surroundings, scope: Scope
 ) -> tuple[Sequence[Claim], Mapping[str, TaskState | None], bool]:
-    known = _tasks_with_slot(surroundings.ledger, scope)
+    wanted = _tasks_with_slot(surroundings.ledger, scope)
     try:
         claims = surroundings.board.running() if scope == Scope() else ()
-        return claims, surroundings.board.states(known) if known else {}, False
+        running = {claim.task_id: TaskState.RUNNING for claim in claims}
+        others = [task_id for task_id in wanted if task_id not in running]
+        return claims, {**running, **surroundings.board.states(others)} if others else running, False
     except BoardUnreachable:
         return (), {}, True
 

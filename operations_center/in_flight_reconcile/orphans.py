@@ -196,4 +196,7 @@ def judge(evidence: Iterable[Evidence]) -> list[Judgement]:
 
 def judge_one(evidence: Evidence) -> Judgement:
     table = SETTLING_RUN if evidence.settling else COMMAND_RUN
-    return Judgement(evidence, next(rule for rule in table if rule.when(evidence)))
+    for rule in table:
+        if rule.when(evidence):
+            return Judgement(evidence, rule)
+    raise AssertionError("the last rule of a table takes everything")

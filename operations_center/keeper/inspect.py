@@ -353,7 +353,9 @@ def read_file_of(path: Path | str, limit: int = _TASK_LIMIT) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
-        return b"".join(_chunks(descriptor, limit))
+        # A short file comes at once, and whole.
+        content = os.read(descriptor, min(limit, _CHUNK))
+        return content if len(content) < _CHUNK else content + b"".join(_chunks(descriptor, limit - _CHUNK))
     finally:
         os.close(descriptor)
 

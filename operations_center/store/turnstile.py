@@ -21,8 +21,8 @@ from operations_center.identity import Process, is_stopped, open_pidfd, read_sta
 from operations_center.locks import lock_holder
 
 PAUSE_S = 0.00005
-"""Between two tries for a lock. A transaction with a synced commit takes about 0.4 ms: with a pause as long as that, four
-and eight writers got a third less done, and used as much CPU for each."""
+"""Between two tries for a lock. A transaction with a synced commit takes about 0.4 ms: with a pause almost as long as
+that, four and eight writers got a fifth to a third less done, and used as much CPU for each."""
 
 STOPPED_FOR_S = 0.5
 """A holder that is seen stopped twice, this far apart, is ended."""

@@ -34,10 +34,17 @@ class Limits:
     max_per_day: int | None = None
     min_available_memory: int | None = None
 
+    @property
+    def has_budget(self) -> bool:
+        return self.max_per_hour is not None or self.max_per_day is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the ledger and the machine say; ``available_memory`` in bytes, times in wall-clock ms."""
+    """What the ledger and the machine say; ``available_memory`` in bytes, times in wall-clock ms.
+
+    What no limit asks for is not looked up: ``in_last_…`` are 0 without a budget, and None is no memory asked for.
+    """
 
     now: int
     open_run: str | None
@@ -47,7 +54,7 @@ class Facts:
     in_last_day: int
     pauses: tuple[str, ...]
     not_before: int | None
-    available_memory: int
+    available_memory: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +79,15 @@ def refusals(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
         )
     found += _budget(facts.in_last_hour, limits.max_per_hour, backend, "hour")
     found += _budget(facts.in_last_day, limits.max_per_day, backend, "day")
-    if limits.min_available_memory is not None and facts.available_memory < limits.min_available_memory:
-        free, wanted = facts.available_memory >> 20, limits.min_available_memory >> 20
-        found.append(Refusal(Obstacle.MEMORY, f"{free} MiB of memory available, backend {backend} wants {wanted}"))
+    found += _memory(facts.available_memory, limits.min_available_memory, backend)
     return found
+
+
+def _memory(available: int | None, least: int | None, backend: str) -> list[Refusal]:
+    if available is None or least is None or available >= least:
+        return []
+    reason = f"{available >> 20} MiB of memory available, backend {backend} wants {least >> 20}"
+    return [Refusal(Obstacle.MEMORY, reason)]
 
 
 def _budget(used: int, limit: int | None, backend: str, period: str) -> list[Refusal]:

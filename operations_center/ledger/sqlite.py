@@ -14,7 +14,7 @@ import msgspec
 import psutil
 from msgspec.structs import asdict, astuple, replace
 
-from operations_center.admission import Facts, Refusal, refusals
+from operations_center.admission import Facts, Limits, Refusal, refusals
 from operations_center.identity import Host
 from operations_center.ledger import Admission, Change, Lease, Pause
 from operations_center.ledger.fold import differences, fold
@@ -48,34 +48,38 @@ class SqliteLedger:
 
     def admit(self, admission: Admission) -> Run | list[Refusal]:
         with self._store.transaction():
-            facts = self.admission_facts(admission.task_id, admission.role, admission.backend)
+            facts = self.admission_facts(admission.task_id, admission.role, admission.backend, admission.limits)
             found = refusals(facts, admission.limits, admission.backend)
             return found or self._reserve(admission)
 
-    def admission_facts(self, task_id: str, role: str, backend: str) -> Facts:
+    def admission_facts(self, task_id: str, role: str, backend: str, limits: Limits) -> Facts:
         now = self._store.clock.now().wall
         open_run = self._store.row(_SQL["open_run_of_task"], {"task_id": task_id})
-        used = self._store.row(
-            _SQL["admitted_since"], {"backend": backend, "hour_ago": now - HOUR_MS, "day_ago": now - DAY_MS, "now": now}
-        )
         held = self._store.row(_SQL["held_by_backend"], {"backend": backend})
-        assert used is not None
+        in_last_hour, in_last_day = self._admitted(backend, now) if limits.has_budget else (0, 0)
         assert held is not None
         return Facts(
             now=now,
             open_run=open_run["run_id"] if open_run else None,
             task_held=self._store.row(_SQL["task_hold"], {"task_id": task_id, "now": now}) is not None,
             slots_held=held["held"],
-            in_last_hour=used["in_last_hour"],
-            in_last_day=used["in_last_day"],
+            in_last_hour=in_last_hour,
+            in_last_day=in_last_day,
             pauses=tuple(
                 f"{pause.name if pause.name != '*' else 'everything'} is paused: {pause.reason}"
                 for pause in self.pauses()
                 if pause.name in ("*", role, backend)
             ),
             not_before=self.attempts(task_id).backs_off_until(now),
-            available_memory=psutil.virtual_memory().available,
+            available_memory=None if limits.min_available_memory is None else psutil.virtual_memory().available,
         )
+
+    def _admitted(self, backend: str, now: int) -> tuple[int, int]:
+        """Within the last hour, and the last day."""
+        periods = {"backend": backend, "hour_ago": now - HOUR_MS, "day_ago": now - DAY_MS, "now": now}
+        used = self._store.row(_SQL["admitted_since"], periods)
+        assert used is not None
+        return used["in_last_hour"], used["in_last_day"]
 
     def _reserve(self, admission: Admission) -> Run:
         now = self._store.clock.now()

@@ -58,7 +58,7 @@ def _refused(center: Center, task: Task, role: config.Role, backend: str) -> lis
         max_per_day=settings.max_per_day,
         min_available_memory=settings.min_available_memory_bytes,
     )
-    return refusals(center.ledger.admission_facts(task.task_id, role.name, backend), limits, backend)
+    return refusals(center.ledger.admission_facts(task.task_id, role.name, backend, limits), limits, backend)
 
 
 def _concurrency(center: Center, role: config.Role) -> list[Refusal]:

@@ -236,8 +236,7 @@ def test_a_refusal_changes_nothing(ledger: Ledger) -> None:
 
 
 def facts_of_ledger(ledger: Ledger) -> Facts:
-    # The machine's memory is another thing.
-    return replace(ledger.admission_facts("t1", "goal", "agent"), available_memory=0)
+    return ledger.admission_facts("t1", "goal", "agent", Limits(1, max_per_hour=9))
 
 
 def test_the_fence_grows_with_every_admission_and_never_goes_back(ledger: Ledger, engine: Engine) -> None:

@@ -1,7 +1,7 @@
 """Supervisor, fork server and watchers, each killed at each of its steps while a fleet starts, heals and stops.
 
 A step is every call of and return from a function of some modules: the list is made by running. The suite takes
-one point of each part of the list; all of them with ``OPERATIONS_CENTER_ALL_POINTS=1``.
+one point of each part of the list; all of them with ``OPERATIONS_CENTER_TEST_EVERY_POINT=1``.
 """
 
 import logging
@@ -205,7 +205,7 @@ def test_whoever_is_killed_at_any_step_the_next_fleet_is_whole(
 def steps_of_part(count: int, part: int) -> Sequence[int]:
     """All steps of one part of the list; a single one of them, unless all are wanted."""
     mine = range(1 + part, count + 1, PARTS)
-    if os.environ.get("OPERATIONS_CENTER_ALL_POINTS") == "1":
+    if os.environ.get("OPERATIONS_CENTER_TEST_EVERY_POINT") == "1":
         return mine
     return [mine[part * len(mine) // PARTS]]
 

@@ -10,6 +10,9 @@ from typing import Any
 
 HOLDS_SLOT = ("reserved", "running")
 
+TRIES = 6
+"""SQLite itself tries for ten seconds each time."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -45,10 +48,20 @@ class LedgerReader:
         self._database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=10)
         self._database.row_factory = sqlite3.Row
 
+    def _read(self, statement: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Who was stopped in the midst of a write may keep readers out until the fleet has ended it."""
+        for _ in range(TRIES - 1):
+            try:
+                return self._database.execute(statement, parameters)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_PROTOCOL:
+                    raise
+        return self._database.execute(statement, parameters)
+
     def view(self) -> View:
         self._database.execute("BEGIN")
         try:
-            [fence] = self._database.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()
+            [fence] = self._read("SELECT value FROM counters WHERE name = 'fence'").fetchone()
             rows = self._database.execute("SELECT * FROM runs WHERE state <> 'closed'").fetchall()
         finally:
             self._database.execute("COMMIT")
@@ -68,30 +81,30 @@ class LedgerReader:
 
     def unfinished(self) -> int:
         """Open runs, and tasks that something is still to be done about."""
-        [runs] = self._database.execute("SELECT count(*) FROM runs WHERE state <> 'closed'").fetchone()
-        [tasks] = self._database.execute("SELECT count(*) FROM tasks WHERE state IN ('ready', 'running')").fetchone()
+        [runs] = self._read("SELECT count(*) FROM runs WHERE state <> 'closed'").fetchone()
+        [tasks] = self._read("SELECT count(*) FROM tasks WHERE state IN ('ready', 'running')").fetchone()
         return int(runs) + int(tasks)
 
     def ready(self) -> int:
-        return int(self._database.execute("SELECT count(*) FROM tasks WHERE state = 'ready'").fetchone()[0])
+        return int(self._read("SELECT count(*) FROM tasks WHERE state = 'ready'").fetchone()[0])
 
     def open_tasks(self) -> list[str]:
-        rows = self._database.execute("SELECT task_id FROM tasks WHERE state IN ('ready', 'running') ORDER BY number")
+        rows = self._read("SELECT task_id FROM tasks WHERE state IN ('ready', 'running') ORDER BY number")
         return [row["task_id"] for row in rows]
 
     def open_runs(self) -> list[str]:
-        rows = self._database.execute("SELECT run_id FROM runs WHERE state <> 'closed' ORDER BY fence")
+        rows = self._read("SELECT run_id FROM runs WHERE state <> 'closed' ORDER BY fence")
         return [row["run_id"] for row in rows]
 
     def runs(self) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._database.execute("SELECT * FROM runs ORDER BY fence")]
+        return [dict(row) for row in self._read("SELECT * FROM runs ORDER BY fence")]
 
     def tasks(self) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._database.execute("SELECT * FROM tasks ORDER BY number")]
+        return [dict(row) for row in self._read("SELECT * FROM tasks ORDER BY number")]
 
     def events(self, run: str | None = None) -> list[dict[str, Any]]:
         where = "WHERE run_id = ?" if run else ""
-        rows = self._database.execute(f"SELECT * FROM events {where} ORDER BY seq", (run,) if run else ())
+        rows = self._read(f"SELECT * FROM events {where} ORDER BY seq", (run,) if run else ())
         return [{**dict(row), "data": json.loads(row["data"])} for row in rows]
 
     def close(self) -> None:

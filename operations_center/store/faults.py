@@ -106,7 +106,7 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> OperationsCenterErro
         # Python's own, which quotes the text that is no UTF-8.
         return LedgerUnusable(f"cannot use the ledger {path}: a text in it is damaged; {way_back(path)}")
     match code & 0xFF:
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
             return LedgerBusy(f"cannot write the ledger {path}: another program holds it; try again")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return LedgerUnusable(f"cannot use the ledger {path}: {error}; {way_back(path)}")

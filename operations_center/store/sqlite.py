@@ -159,7 +159,21 @@ class Store:
 
     def rows(self, statement: str, parameters: Parameters | None = None) -> list[sqlite3.Row]:
         with clear_errors(self.path):
-            return self._connection.execute(statement, parameters or {}).fetchall()
+            return self._read(statement, parameters or {}).fetchall()
+
+    def _read(self, statement: str, parameters: Mapping[str, Any]) -> sqlite3.Cursor:
+        """A writer that is stopped while it changes what readers look at first keeps them out, too.
+
+        SQLite gives up after ten seconds. Whoever then waits for the turn ends the one that is stopped.
+        """
+        try:
+            return self._connection.execute(statement, parameters)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_PROTOCOL or self._turnstile is None:
+                raise
+        self._turnstile.enter(self.write_within_s)
+        self._turnstile.leave()
+        return self._connection.execute(statement, parameters)
 
     def row(self, statement: str, parameters: Parameters | None = None) -> sqlite3.Row | None:
         found = self.rows(statement, parameters)
@@ -291,7 +305,7 @@ class Store:
 
     def _schema(self) -> int:
         # In one statement: somebody else may be making the tables at this moment.
-        tables, version, application = self._connection.execute(_SQL["what_it_is"]).fetchone()
+        tables, version, application = self._read(_SQL["what_it_is"], {}).fetchone()
         if application not in (0, APPLICATION_ID) or (application == 0 and (version or tables)):
             raise LedgerUnusable(
                 f"cannot open the ledger {self.path}: it is some other program's SQLite database; "

@@ -161,7 +161,7 @@ class Store:
         with clear_errors(self.path):
             return self._read(statement, parameters or {}).fetchall()
 
-    def _read(self, statement: str, parameters: Mapping[str, Any]) -> sqlite3.Cursor:
+    def _read(self, statement: str, parameters: Parameters) -> sqlite3.Cursor:
         """A writer that is stopped while it changes what readers look at first keeps them out, too.
 
         SQLite gives up after ten seconds. Whoever then waits for the turn ends the one that is stopped.

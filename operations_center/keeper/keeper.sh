@@ -30,6 +30,15 @@ _has_children() {
     return 1
 }
 
+# In place, into blocks that exist: a full disk cannot swallow the record.
+# A file system that writes copies may want room all the same: then the record waits for it.
+_record() {
+    until printf '%-63s\n' "exit $_code end" 1<>exit || [ ! -e exit ]; do
+        command -p sleep 1 8>&- 9>&-
+    done
+    command -p sync exit 8>&- 9>&-
+}
+
 # The gate comes before the first fork: whoever revokes the run creates it and finds no process.
 read -r _stat <"/proc/$$/stat"
 # shellcheck disable=SC2086
@@ -42,21 +51,21 @@ set +C
 exec 9<&0 8>&1 </dev/null >/dev/null
 echo "$$" >&8
 
-(
-    exec 8>&- 9>&-
-    echo 0 2>/dev/null >"$3"
-    cd -- "$1" || exit 126
-    shift 3
-    exec "$@"
-) <"$2" >>stdout 2>>stderr
-_code=$?
-
-# In place, into blocks that exist: a full disk cannot swallow the record.
-# A file system that writes copies may want room all the same: then the record waits for it.
-until printf '%-63s\n' "exit $_code end" 1<>exit || [ ! -e exit ]; do
-    command -p sleep 1 8>&- 9>&-
-done
-command -p sync exit 8>&- 9>&-
+# Without its files or a process of its own nothing has run: try again later. A shell that cannot fork ends.
+_code=75
+trap _record EXIT
+{
+    (
+        exec 8>&- 9>&-
+        echo 0 2>/dev/null >"$3"
+        cd -- "$1" || exit 126
+        shift 3
+        exec "$@"
+    )
+    _code=$?
+} <"$2" >>stdout 2>>stderr
+trap - EXIT
+_record
 
 while _has_children; do
     command -p sleep 0.1 8>&- 9>&-

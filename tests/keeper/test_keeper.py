@@ -144,6 +144,66 @@ def test_a_working_directory_that_is_gone_is_recorded_as_126_with_the_reason(ben
     assert "gone" in output(plan, "stderr")
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr", "prompt"])
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_run_whose_files_cannot_be_opened_runs_nothing_and_asks_for_a_later_retry(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, shell: str
+) -> None:
+    if not Path(shell).exists():
+        pytest.skip(f"there is no {shell} here")
+    (tmp_path / "sh").symlink_to(shell)
+    monkeypatch.setattr("operations_center.keeper.launch._SHELL", str(tmp_path / "sh"))
+    plan = bench.plan("touch", "ran")
+    prepare(plan)
+    (plan.run_directory / name).unlink(missing_ok=True)
+    (plan.run_directory / name).symlink_to("gone/gone")
+    run = start(plan)
+    bench.runs.append(run)
+    run.children[0].wait(timeout=PATIENCE_S)
+    assert exit_code(plan) == 75
+    assert not (plan.run_directory / "work" / "ran").exists()
+
+
+NOBODY = 54321
+
+
+def test_a_keeper_that_is_given_no_process_records_that_and_asks_for_a_later_retry(bench: Bench) -> None:
+    plan = bench.plan("touch", "ran")
+    prepare(plan)
+
+    def give_no_process() -> None:
+        if os.geteuid() == 0:
+            # Root is given every process that it asks for.
+            os.chown(".", NOBODY, NOBODY)
+            os.chown("exit", NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+    keeper = subprocess.run(
+        [
+            "/bin/sh",
+            "-c",
+            launch._KEEPER,
+            "keeper",
+            str(plan.run_directory / "work"),
+            os.devnull,
+            os.devnull,
+            *plan.argv,
+        ],
+        cwd=plan.run_directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=give_no_process,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert b"ork" in keeper.stderr, keeper.stderr
+    assert read_gate(plan.run_directory).state is GateState.KEEPER
+    assert exit_code(plan) == 75
+    assert not (plan.run_directory / "work" / "ran").exists()
+
+
 @pytest.mark.parametrize("argv", [("exit", "0"), ("eval", "exit 0"), ("return",), ("set", "-e")])
 def test_words_that_only_a_shell_knows_are_programs_that_are_missing(bench: Bench, argv: tuple[str, ...]) -> None:
     assert exit_code(bench.finish(*argv)) == 127

@@ -57,7 +57,7 @@ def start_daemon(bench: Bench) -> None:
 
 
 def test_the_tree_of_a_run_is_its_executor_and_what_that_started(bench_both_ways: Bench) -> None:
-    bench_both_ways.launch("sh", "-c", "sleep 300 & setsid sleep 301 & while :; do wait; done")
+    bench_both_ways.launch("sh", "-c", "sleep 300 & setsid sleep 301 & wait")
     wait_until(lambda: look(query_of(bench_both_ways)) == ["sh", "sleep", "sleep"], "the tree")
     tree = tree_of(ProcessTable.scan(), query_of(bench_both_ways))
     assert tree.keeper_alive
@@ -75,7 +75,7 @@ def test_a_daemon_without_environment_and_session_of_the_run_stays_in_its_tree(b
 
 
 def test_the_tree_is_found_when_the_keeper_was_killed(bench_both_ways: Bench) -> None:
-    bench_both_ways.launch("sh", "-c", "sleep 300 & setsid sleep 301 & while :; do wait; done")
+    bench_both_ways.launch("sh", "-c", "sleep 300 & setsid sleep 301 & wait")
     wait_until(lambda: look(query_of(bench_both_ways)) == ["sh", "sleep", "sleep"], "the tree")
     assert kill_keeper(bench_both_ways.runs[0].keeper)
     bench_both_ways.runs[0].children[0].wait()
@@ -100,7 +100,9 @@ def test_a_daemon_without_environment_is_found_by_its_cgroup_when_the_keeper_was
 
 
 def test_our_kill_leaves_the_exit_record(bench_both_ways: Bench) -> None:
-    plan, run = bench_both_ways.launch("sh", "-c", "trap '' TERM; sleep 300 & setsid sleep 301 & while :; do wait; done")
+    plan, run = bench_both_ways.launch(
+        "sh", "-c", "trap '' TERM; sleep 300 & setsid sleep 301 & while :; do wait; done"
+    )
     wait_until(lambda: look(query_of(bench_both_ways)) == ["sh", "sleep", "sleep"], "the tree")
     kill(tree_of(ProcessTable.scan(), query_of(bench_both_ways)))
     assert run.children[0].wait(timeout=PATIENCE_S) == 0

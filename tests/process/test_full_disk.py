@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.fleet import Fleet, wait_until
 POINTS = 24
 AT_ONCE = 12
 WITHIN_S = 60.0
+FULL_FOR_S = 10.0
 
 CONFIG = """
 [roles.goal]
@@ -65,19 +67,25 @@ class Disk:
 
 
 class FullDuring:
-    """To be called at each call of and return from a function of the package: fills the disk and frees it again."""
+    """To be called at each call of and return from a function of the package: fills the disk and frees it again.
+
+    A watcher that has nothing to do takes few steps a second, so the disk is freed after some seconds at the latest.
+    """
 
     def __init__(self, disk: Disk, steps: range) -> None:
         self._disk = disk
         self._steps = steps
+        self._until: float | None = None
         self.count = 0
 
     def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
         if event in ("call", "return") and frame.f_globals.get("__name__", "").startswith("operations_center"):
             if self.count == self._steps.start:
                 self._disk.fill()
-            elif self.count == self._steps.stop:
+                self._until = time.monotonic() + FULL_FOR_S
+            elif self._until is not None and (self.count >= self._steps.stop or time.monotonic() > self._until):
                 self._disk.free()
+                self._until = None
             self.count += 1
 
 

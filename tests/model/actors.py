@@ -27,7 +27,7 @@ from operations_center.state_directory import StateDirectory
 from operations_center.store import Store
 from operations_center.wiring import Center
 from tests.model.executions import Execution
-from tests.model.kernel import Namespace
+from tests.model.kernel import Namespace, VirtualProcess
 
 BOARD_METHODS = frozenset({"ready", "states", "running", "claim", "finish", "requeue"})
 
@@ -44,7 +44,7 @@ class Stage:
     board_is_deaf: bool = False
     ledger_is_busy: int = 0
     cannot_fork: bool = False
-    acted_last: Namespace | None = None
+    acted_last: "Actor | None" = None
 
 
 class Died(BaseException):
@@ -63,6 +63,7 @@ class Actor:
         self.stage = stage
         self.process = namespace.spawn(leads_session=True)
         self.is_ready = False
+        self.clock_was_set = False
         self.answer: object = None
         self._config = config
         self._ledger = ledger
@@ -84,12 +85,13 @@ class Actor:
     def begin(self, operation: Operation, steps: int | None = None) -> bool:
         """Let it work until it has taken so many steps, or to the end; True if that was reached."""
         assert not self.is_busy
+        self.clock_was_set = False
         self._operation = operation
         return self.go_on(steps)
 
     def go_on(self, steps: int | None = None) -> bool:
         self._left = steps
-        self.stage.acted_last = self.namespace
+        self.stage.acted_last = self
         self._life.switch()
         self.namespace.obey_cgroups()
         return not self.is_busy
@@ -244,7 +246,15 @@ class SteppedProcesses:
 
     def signal(self, process: Process, number: signal.Signals) -> bool:
         self._actor.step()
+        target = self._namespace.find(process)
+        if target is not None and target.is_keeper and number is signal.SIGKILL:
+            self._refuse_to_lose_children_of(target)
         return self._namespace.send(process, number)
+
+    def _refuse_to_lose_children_of(self, keeper: VirtualProcess) -> None:
+        """What only a keeper ties to its run has to end before it."""
+        held = [each for each in self._namespace.processes.values() if each.parent == keeper.pid]
+        assert all(each.shows_run or each.cgroup for each in held), f"a keeper is killed before {held}"
 
     def start(self, plan: LaunchPlan) -> LaunchedRun:
         self._actor.step()

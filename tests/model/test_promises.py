@@ -45,7 +45,7 @@ ANY = st.sampled_from(range(12))
 
 ROLES = ("goal", "test")
 COMMANDS = ["reconcile", "reconcile", "reconcile", "stop", "stop", "cancel", "down", "prune"]
-DURATIONS = [100, 900, 5_500, 5_500, 11_000, 11_000, 31_000, 75_000, HOUR_MS]
+DURATIONS = [100, 900, 5_500, 5_500, 11_000, 11_000, 31_000, 62_000, 82_000, HOUR_MS]
 MISHAPS = ["nothing", "nothing", "board away", "board deaf", "ledger busy", "cannot fork"]
 JUMPS = [-DAY_MS, DAY_MS, -40_000, 40_000]
 TERM_CODES = [0, 1]
@@ -94,9 +94,8 @@ class Promises(RuleBasedStateMachine):
         if not self.world.board.ready([role]):
             self.world.board.add([NewTask("wanted", role)])
         actor = self.idle(where, role)
-        if not actor.is_ready:
-            actor.begin(self.come_up(actor, role))
-        actor.begin(lambda center: operations.poll(center, role, self.cgroups), steps)
+        if self.is_up(actor):
+            actor.begin(self.operation(role, 0), steps)
         if isinstance(actor.answer, Started):
             for _ in range(times):
                 self.world.executions[actor.answer.run.run_id].go_on()
@@ -125,6 +124,12 @@ class Promises(RuleBasedStateMachine):
         if actor.is_busy and dies:
             actor.die()
 
+    def is_up(self, actor: Actor) -> bool:
+        """A watcher has come up before it does anything else; nobody else needs to."""
+        if actor.name in ROLES and not actor.is_ready:
+            actor.begin(self.come_up(actor, actor.name))
+        return actor.name not in ROLES or actor.is_ready
+
     def come_up(self, actor: Actor, role: str) -> operations.Operation:
         def operation(center: Center) -> object:
             report = operations.come_up(center, role)
@@ -151,7 +156,7 @@ class Promises(RuleBasedStateMachine):
         """Both are stopped at a step, and both go on with what they knew, the first one first."""
         names = [doing if doing in ROLES else name for doing, name in zip(doings, COMMAND_NAMES, strict=True)]
         first, second = (self.idle(where, name) for name in names)
-        if first is second:
+        if first is second or not all(self.is_up(actor) for actor in (first, second)):
             return
         first.begin(self.operation(doings[0], which), steps[0])
         second.begin(self.operation(doings[1], which), steps[1])
@@ -305,19 +310,25 @@ class Promises(RuleBasedStateMachine):
 
     @rule(which=ANY, change=st.integers(0, 4))
     def person_changes_a_task(self, which: int, change: int) -> None:
-        tasks = self.world.board.tasks()
-        task_id, board = tasks[which % len(tasks)].task_id, self.world.board
+        """Rather one that runs."""
+        board = self.world.board
+        task_ids = [run.task_id for run in self.world.ledger.open_runs()] or [task.task_id for task in board.tasks()]
+        task_id = task_ids[which % len(task_ids)]
         changes: list[Callable[[], None]] = [
             lambda: board.edit(task_id, backend="render"),
             lambda: board.edit(task_id, kind="test"),
             lambda: board.edit(task_id, state=TaskState.READY),
             lambda: board.cancel(task_id),
-            lambda: board.retry(task_id),
+            lambda: self.cancel_and_retry(task_id),
         ]
         try:
             changes[change]()
         except OperationsCenterError:
             return
+
+    def cancel_and_retry(self, task_id: str) -> None:
+        self.world.board.cancel(task_id)
+        self.world.board.retry(task_id)
 
     @rule(act=st.sampled_from(["resume", "pause *", "pause goal", "pause agent", "back up", "back up", "restore"]))
     def person_looks_after_the_fleet(self, act: str) -> None:

@@ -12,6 +12,7 @@ from operations_center.care.backup import back_up
 from operations_center.care.restore import restore
 from operations_center.config import load_config
 from operations_center.in_flight_reconcile import Report
+from operations_center.in_flight_reconcile.evidence import LEASE_MARGIN_MS
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
 from operations_center.in_flight_reconcile.report import Done
 from operations_center.keeper.inspect import ExitRecord, read_exit
@@ -129,6 +130,11 @@ class World:
         shutil.rmtree(self.root)
 
     @property
+    def acted_last(self) -> Actor:
+        assert self.stage.acted_last is not None
+        return self.stage.acted_last
+
+    @property
     def executions(self) -> dict[str, Execution]:
         return self.stage.executions
 
@@ -175,6 +181,8 @@ class World:
     def jump(self, machine: Machine, milliseconds: int) -> None:
         self.latest_wall = max(self.latest_wall, self.here.wall, self.there.wall)
         machine.wall += milliseconds
+        for actor in self.living_actors:
+            actor.clock_was_set = actor.clock_was_set or actor.is_busy
 
     def advance(self, milliseconds: int) -> None:
         """Watchers that are neither stopped nor busy renew their host's lease meanwhile, as they do twice a second."""
@@ -287,7 +295,8 @@ class World:
         namespace = self.known[run_id].namespace
         if proof is Proof.LEASE_EXPIRED:
             lease = self.ledger.leases()[run.host_id, run.pid_namespace]
-            assert at > lease.lease_until + run.grace_ms, f"{run_id} was freed within its host's lease"
+            over = at > lease.lease_until + run.grace_ms + LEASE_MARGIN_MS
+            assert over or self.acted_last.clock_was_set, f"{run_id} was freed within its host's lease"
             self._write_off(run_id)
             return
         assert not (execution and execution.tree), f"{run_id} was freed by {proof}, and its tree lives"
@@ -308,8 +317,7 @@ class World:
 
         But where whoever freed it sees the run directory, nothing may begin there any more.
         """
-        execution, freed_by = self.executions.get(run_id), self.stage.acted_last
-        assert freed_by is not None
+        execution, freed_by = self.executions.get(run_id), self.acted_last.namespace
         if self.known[run_id].namespace.machine is not freed_by.machine or (execution and execution.tree):
             self.written_off.add(run_id)
 

@@ -171,12 +171,15 @@ class Namespace:
 
     def end(self) -> None:
         """Its first process has ended, and with it all others."""
+        self.kill_everybody()
+        self.ends += 1
+
+    def kill_everybody(self) -> None:
         for process in list(self.processes.values()):
             process.unreaped = False
             self.kill(process)
         for zombie in list(self.zombies.values()):
             self.reap(zombie)
-        self.ends += 1
 
     def send(self, identity: Process, number: signal.Signals) -> bool:
         process = self.find(identity)

@@ -86,13 +86,13 @@ class Promises(RuleBasedStateMachine):
 
     # Our processes
 
-    @rule(where=ANY, role=st.sampled_from(ROLES), times=st.integers(0, 3))
-    def watcher_starts_a_run(self, where: int, role: str, times: int, steps: int | None = None) -> None:
+    @rule(where=ANY, role=st.sampled_from(ROLES), renders=st.sampled_from([False, True]), times=st.integers(0, 3))
+    def watcher_starts_a_run(self, where: int, role: str, renders: bool, times: int, steps: int | None = None) -> None:
         """As it should be, so that the rest has something to go wrong with."""
         self.world.nothing_goes_wrong()
         self.world.ledger.resume(None, "person")
         if not self.world.board.ready([role]):
-            self.world.board.add([NewTask("wanted", role)])
+            self.world.board.add([NewTask("wanted", role, backend="render" if renders else None)])
         actor = self.idle(where, role)
         if self.is_up(actor):
             actor.begin(self.operation(role, 0), steps)
@@ -104,7 +104,7 @@ class Promises(RuleBasedStateMachine):
 
     @rule(where=ANY, role=st.sampled_from(ROLES), steps=st.integers(2, 16), dies=st.booleans())
     def watcher_is_interrupted_while_it_starts_a_run(self, where: int, role: str, steps: int, dies: bool) -> None:
-        self.watcher_starts_a_run(where, role, 0, steps)
+        self.watcher_starts_a_run(where, role, False, 0, steps)
         actor = self.world.actor(self.namespace(where), role)
         if actor.is_busy and dies:
             actor.die()
@@ -147,18 +147,22 @@ class Promises(RuleBasedStateMachine):
             actor.begin(self.operation(command, which), steps)
 
     @rule(
-        where=ANY,
+        where=st.tuples(ANY, ANY),
         doings=st.tuples(*[st.sampled_from([*COMMANDS, *ROLES, *ROLES])] * 2),
         which=ANY,
         steps=st.tuples(*[st.integers(1, 40)] * 2),
+        pause=st.sampled_from([0, 0, 11_000, 82_000]),
     )
-    def two_of_us_interleave(self, where: int, doings: tuple[str, str], which: int, steps: tuple[int, int]) -> None:
+    def two_of_us_interleave(
+        self, where: tuple[int, int], doings: tuple[str, str], which: int, steps: tuple[int, int], pause: int
+    ) -> None:
         """Both are stopped at a step, and both go on with what they knew, the first one first."""
         names = [doing if doing in ROLES else name for doing, name in zip(doings, COMMAND_NAMES, strict=True)]
-        first, second = (self.idle(where, name) for name in names)
+        first, second = (self.idle(place, name) for place, name in zip(where, names, strict=True))
         if first is second or not all(self.is_up(actor) for actor in (first, second)):
             return
         first.begin(self.operation(doings[0], which), steps[0])
+        self.world.advance(pause)
         second.begin(self.operation(doings[1], which), steps[1])
         self.world.finish(first)
         self.world.finish(second)
@@ -230,7 +234,10 @@ class Promises(RuleBasedStateMachine):
 
     @precondition(lambda self: self.executions())
     @rule(
-        which=ANY, act=st.sampled_from([*Daemon, *RESULTS, *TERM_CODES, *["ignores TERM", "deletes its directory"] * 2])
+        which=ANY,
+        act=st.sampled_from(
+            [*Daemon, *RESULTS, *TERM_CODES, *["ignores TERM", "deletes its directory", "deletes its gate"] * 2]
+        ),
     )
     def executor_acts(self, which: int, act: Daemon | str | int) -> None:
         execution = self.execution(which)
@@ -241,10 +248,12 @@ class Promises(RuleBasedStateMachine):
                 execution.executor.exit_code_on_term = act
             case "ignores TERM" if execution.executor is not None:
                 execution.executor.ignores_term = True
+            case "deletes its gate" if execution.executor_lives:
+                (execution.directory / "gate").unlink(missing_ok=True)
             case "deletes its directory":
                 run = self.world.ledger.run(execution.plan.run_id)
                 execution.delete_directory(cgroup_is_known=run is not None and run.cgroup is not None)
-            case str():
+            case str() if act in RESULTS:
                 execution.write_result(act)
 
     @precondition(lambda self: self.executions())
@@ -368,7 +377,7 @@ def test_the_promises_hold_in_whatever_order_things_happen() -> None:
     run_state_machine_as_test(
         Promises,
         settings=settings(
-            max_examples=deep or 120,
+            max_examples=deep or 200,
             stateful_step_count=100,
             derandomize=not deep,
             database=None,

@@ -48,7 +48,7 @@ grace = "10s"
 kind = "command"
 argv = ["true"]
 max_concurrent = 1
-max_per_hour = 3
+max_per_hour = 2
 timeout = "30s"
 grace = "2s"
 """
@@ -266,8 +266,17 @@ class World:
             assert known.outcome is None or "outcome" not in changed, f"{event.run_id} was settled twice"
             if "holder" in changed:
                 assert changed["holder"] == known.holder + 1, f"{event.kind} of {event.run_id} by a stale holder"
+            if event.kind == "run.closed":
+                self._check_board_was_told(event.run_id or "")
             if event.kind == "run.settled":
                 self._check_proof(event.run_id or "", Proof(changed["proof"]), event.at)
+
+    def _check_board_was_told(self, run_id: str) -> None:
+        """I4: what has begun and is closed is not running for the board. (A late spawner may still claim for one that
+        has not; that is given back by the next reconciliation.)"""
+        execution = self.executions.get(run_id)
+        if execution is not None and execution.begun:
+            assert run_id not in {claim.run_id for claim in self.board.running()}, f"the board was not told of {run_id}"
 
     def _check_admission(self, run_id: str | None, changed: dict[str, object]) -> None:
         """I2, and I3 in the ledger: counted from what the events told before."""
@@ -368,15 +377,19 @@ class World:
     # The end
 
     def come_to_rest(self) -> None:
-        """Everything dies and time passes: each orphan is freed in a few passes, and each task can be had again."""
+        """Everything dies, strangers take its pids, and time passes: in a few passes each orphan is freed."""
         self.nothing_goes_wrong()
-        for namespace in self.namespaces:
+        here, *others = self.namespaces
+        self.end_actors([here])
+        here.kill_everybody()
+        for namespace in others:
             self.end_namespace(namespace)
+        self._give_pids_to_strangers(here)
         # Also a lease, a backoff and a budget that somebody's clock has put into the future are over then.
         latest = max(self.latest_wall, self.here.wall, self.there.wall)
         self.advance(latest - self.here.wall + 2 * DAY_MS)
         self.check()
-        survivor = self.actor(self.namespaces[0], "the watchdog")
+        survivor = self.actor(here, "the watchdog")
         for _ in range(3):
             report = self.reconcile(survivor)
             if not report.actions:
@@ -390,6 +403,12 @@ class World:
         states = {task.state for task in self.board.tasks()}
         assert states <= ENDED | {TaskState.READY}, states
         self.check_whole()
+
+    def _give_pids_to_strangers(self, namespace: Namespace) -> None:
+        for run in self.ledger.open_runs():
+            for dead in (run.keeper, run.watcher):
+                if dead is not None and namespace.is_free(dead.pid):
+                    namespace.reuse(dead.pid)
 
     def reconcile(self, actor: Actor) -> Report:
         actor.begin(operations.watch_over)

@@ -35,16 +35,14 @@ from operations_center.model import Finish, Outcome, Proof, Run, RunState, Task,
 from operations_center.settlement import Settlement
 from operations_center.wiring import Center
 from tests.fleet import Fleet
-from tests.points import Stepped
+from tests.points import Stepped, calls_of, steps_of
 
 RUNS = 300
 BATCH = 100
 AMPLE_S = 60.0
 """The budget of a sweep that is not about its budget: the machine may have much else to do."""
 KILLS = 25
-MODULES = frozenset(
-    f"operations_center.{name}" for name in ("in_flight_reconcile.apply", "settlement", "ledger.sqlite", "boards.local")
-)
+STEPS = calls_of("in_flight_reconcile.apply", "settlement", "ledger.sqlite", "boards.local")
 
 CONFIG = """
 [roles.goal]
@@ -196,33 +194,17 @@ def test_300_dead_runs_are_freed_with_proof_within_the_budget(fleet: Fleet) -> N
 # Killed at its steps
 
 
-def steps_of(body: Callable[[], object]) -> int:
-    """How many steps there are, counted in this process."""
-    steps = 0
-
-    def count(frame: Any, event: str, _argument: Any) -> None:
-        nonlocal steps
-        steps += event in ("call", "return") and frame.f_globals.get("__name__") in MODULES
-
-    sys.setprofile(count)
-    try:
-        body()
-    finally:
-        sys.setprofile(None)
-    return steps
-
-
 @pytest.fixture(scope="module")
 def steps(template: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     fleet = copy_of(template, Fleet(tmp_path_factory.mktemp("counted")))
-    return steps_of(partial(sweep, fleet))
+    return len(steps_of(partial(sweep, fleet), STEPS))
 
 
 @pytest.mark.parametrize("part", range(KILLS))
 def test_a_sweep_that_is_killed_at_any_step_is_completed_by_the_next(fleet: Fleet, steps: int, part: int) -> None:
     # Spread over the whole sweep, and never twice at the same place of a batch.
     step = max(1, (steps - 1) * part // (KILLS - 1) - part * 7 % 31)
-    killed = Stepped(partial(sweep, fleet), step, signal.SIGKILL, MODULES)
+    killed = Stepped(partial(sweep, fleet), step, signal.SIGKILL, STEPS)
     assert killed.where is not None
     assert os.WTERMSIG(killed.wait()) == signal.SIGKILL
 
@@ -236,7 +218,7 @@ def test_a_sweep_that_is_killed_at_any_step_is_completed_by_the_next(fleet: Flee
 
 def test_a_sweep_that_is_killed_again_and_again_comes_to_its_end(fleet: Fleet, steps: int) -> None:
     for part in (2, 3, 5, 7, 11):
-        Stepped(partial(sweep, fleet), steps // part, signal.SIGKILL, MODULES).wait()
+        Stepped(partial(sweep, fleet), steps // part, signal.SIGKILL, STEPS).wait()
     sweep(fleet)
     assert_everything_is_swept(fleet)
     assert_a_further_sweep_does_nothing(fleet)

@@ -17,7 +17,7 @@ from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_fli
 from operations_center.model import OPEN, TaskState
 from operations_center.wiring import Center, open_center
 from tests.fleet import Fleet, wait_until
-from tests.points import Stepped
+from tests.points import Stepped, calls_of
 
 CONFIG = """
 [roles.goal]
@@ -31,10 +31,7 @@ max_concurrent = 50
 timeout = "1h"
 """
 
-STEPS = frozenset(
-    f"operations_center.{name}"
-    for name in ("dispatch", "keeper.launch", "ledger.sqlite", "boards.local", "store.sqlite", "settlement")
-)
+STEPS = calls_of("dispatch", "keeper.launch", "ledger.sqlite", "boards.local", "store.sqlite", "settlement")
 
 
 class LaterClock(SystemClock):

@@ -1,0 +1,138 @@
+"""I1 to I5, asked of the ledger, the board, the kernel's process table and the executors' own witness.
+
+Nothing here goes through the code that decides: the process table is read by this module itself.
+
+    I1  a slot is held if and only if something of its run may still be executing
+    I2  a backend never admits past its cap
+    I3  a task never has two open runs
+    I4  no task is lost
+    I5  a run's outcome is recorded once, by its current holder, and with a proof
+"""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from operations_center.model import HOLDS_SLOT, OPEN, Event, Run, RunState, TaskState
+from operations_center.wiring import Center
+
+ALL_RUNS = 100_000
+
+_ENTRY = b"OPERATIONS_CENTER_RUN_ID="
+
+
+def broken_promises(center: Center) -> list[str]:
+    """One line for each promise that does not hold; to be asked when nobody acts and no stop is in progress.
+
+    A process that hides its run's id is not seen here.
+    """
+    runs = center.ledger.recent_runs(task_id=None, backend=None, limit=ALL_RUNS)
+    caps = {name: backend.max_concurrent for name, backend in center.config.backends.items()}
+    return [
+        *broken_slots(runs, living_runs()),
+        *broken_history(center.ledger.events(), caps),
+        *lost_tasks(center, runs),
+        *unproven(runs),
+        *center.ledger.verify(),
+    ]
+
+
+def living_runs() -> dict[str, set[int]]:
+    """The processes that carry a run's id, by run. A zombie executes nothing."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        for run_id in _run_ids(name):
+            found[run_id].add(int(name))
+    return dict(found)
+
+
+def _run_ids(pid: str) -> list[str]:
+    environment = _read(f"/proc/{pid}/environ")
+    if _ENTRY not in environment:
+        return []
+    # The state is the first field after the name, which may itself hold brackets.
+    state = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:1]
+    if state in ([], [b"Z"], [b"X"]):
+        return []
+    return [os.fsdecode(entry.removeprefix(_ENTRY)) for entry in environment.split(b"\0") if entry.startswith(_ENTRY)]
+
+
+def _read(path: str) -> bytes:
+    """Empty for a process that is gone, or not ours to read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+def broken_slots(runs: Iterable[Run], living: Mapping[str, Collection[int]]) -> Iterator[str]:
+    """I1, both ways. Processes of runs that this ledger does not know are somebody else's."""
+    for run in runs:
+        pids = sorted(living.get(run.run_id, ()))
+        if run.state in HOLDS_SLOT and not pids:
+            yield f"I1: run {run.run_id} is {run.state} and holds a slot without a live process"
+        if run.state not in HOLDS_SLOT and pids:
+            yield f"I1: processes {pids} of run {run.run_id} are alive, and it is {run.state}"
+
+
+def broken_history(events: Iterable[Event], caps: Mapping[str, int]) -> Iterator[str]:
+    """I2, I3 and I5 at every moment of the log, which has to be whole."""
+    backends: dict[str, str] = {}
+    holding: Counter[str] = Counter()
+    open_of: dict[str, str] = {}
+    ended: Counter[tuple[str, str]] = Counter()
+    holders: dict[str, int] = {}
+    for event in events:
+        run_id, task_id, changed = event.run_id, event.task_id, event.data.get("run")
+        if run_id is None or task_id is None or changed is None:
+            continue
+        if event.kind == "run.reserved":
+            backends[run_id] = changed["backend"]
+            holding[backends[run_id]] += 1
+            if holding[backends[run_id]] > caps.get(backends[run_id], ALL_RUNS):
+                yield f"I2: {holding[backends[run_id]]} slots of {backends[run_id]} are held after event {event.seq}"
+            if task_id in open_of:
+                yield f"I3: task {task_id} has runs {open_of[task_id]} and {run_id} open after event {event.seq}"
+            open_of[task_id] = run_id
+        if event.kind == "run.settled":
+            holding[backends[run_id]] -= 1
+        if event.kind == "run.closed":
+            del open_of[task_id]
+        ended[run_id, event.kind] += event.kind in ("run.settled", "run.closed")
+        if ended[run_id, event.kind] > 1:
+            yield f"I5: {event.kind} of run {run_id} again, by event {event.seq}"
+        if changed.get("holder", holders.get(run_id, 0)) < holders.get(run_id, 0):
+            yield f"I5: the holder of run {run_id} falls with event {event.seq}"
+        holders[run_id] = changed.get("holder", holders.get(run_id, 0))
+
+
+def lost_tasks(center: Center, runs: Iterable[Run]) -> Iterator[str]:
+    """I4: ended with a reason where it needs one, claimable, or held by an open run."""
+    open_runs = {run.task_id: run.run_id for run in runs if run.state in OPEN}
+    claims = {claim.task_id: claim.run_id for claim in center.board.running()}
+    for task in center.board.tasks():
+        if task.state is TaskState.RUNNING and open_runs.get(task.task_id) != claims[task.task_id]:
+            yield f"I4: task {task.task_id} is shown as running by {claims[task.task_id]}, which is not open"
+        if task.state is TaskState.BLOCKED and not task.reason:
+            yield f"I4: task {task.task_id} is blocked without a reason"
+
+
+def unproven(runs: Iterable[Run]) -> Iterator[str]:
+    """I5 and I6: what has ended says how, and why its slot could be freed."""
+    for run in runs:
+        if run.state in (RunState.SETTLING, RunState.CLOSED) and (run.outcome is None or run.proof is None):
+            yield f"I5: run {run.run_id} is {run.state} with outcome {run.outcome} and proof {run.proof}"
+
+
+def broken_witness(lines: Iterable[str]) -> Iterator[str]:
+    """What executors have told, ``WORD TASK RUN``: each run began at most once, and none saw another beside it."""
+    begun: Counter[str] = Counter()
+    for word, task_id, run_id, *_ in (line.split() for line in lines):
+        begun[run_id] += word == "begin"
+        if word == "begin" and begun[run_id] > 1:
+            yield f"run {run_id} began {begun[run_id]} times"
+        if word == "twice":
+            yield f"I3: task {task_id} ran twice at once, the second time as run {run_id}"
+        if word == "over":
+            yield f"I2: run {run_id} ran beside more than its backend takes"

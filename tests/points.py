@@ -174,6 +174,7 @@ class Stepped:
         is_step: IsStep,
         meanwhile: tuple[int, Callable[["Stepped"], object]] | None = None,
     ) -> None:
+        self._status: int | None = None
         read_end, write_end = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -207,20 +208,24 @@ class Stepped:
                 reaction(self)
 
     def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
         if self.stopped_pid is not None:
             try:
-                os.kill(self.stopped_pid, number)
+                os.kill(self.stopped_pid, signal.SIGCONT)
             except ProcessLookupError:
                 pass
 
     def wait(self) -> int:
-        return os.waitpid(self.pid, 0)[1]
+        """Its wait status, once it has ended."""
+        if self._status is None:
+            self._status = os.waitpid(self.pid, 0)[1]
+        return self._status
+
+    def end(self) -> None:
+        """KILL, unless it has ended and was waited for."""
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.go_on()
+            self.wait()
 
 
 def _is_stopped(pid: int) -> bool:

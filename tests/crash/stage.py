@@ -26,7 +26,7 @@ from operations_center.stopping.ends import opened_pidfds, wait_for_change
 from operations_center.wakeups import WakeUp
 from operations_center.watcher import Watcher
 from operations_center.wiring import open_center
-from tests.fleet import Fleet, kill_if_there
+from tests.fleet import Fleet
 from tests.points import IsStep, Stepped, effects
 from tests.promises import broken_promises, broken_witness, living_runs
 
@@ -105,6 +105,7 @@ def _copy(source: str, target: str) -> None:
 class Stage:
     fleet: Fleet
     was_let_go: bool = field(default=False, init=False)
+    _processes: list[Stepped] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.begun, self._go = (os.open(self.fleet.root / name, os.O_RDWR) for name in ("begun", "go"))
@@ -114,10 +115,11 @@ class Stage:
         os.close(self.begun)
         os.close(self._go)
         self.ready.close()
-        for pids in self.living().values():
-            for pid in pids:
-                kill_if_there(pid)
-        self.fleet.clean_up()
+        for process in self._processes:
+            process.end()
+        # Killed until none is left: what was about to fork is seen the next time.
+        while living := self.living():
+            self.kill({pid for pids in living.values() for pid in pids})
 
     # What happens on it
 
@@ -136,7 +138,8 @@ class Stage:
         is_step: IsStep = effects,
     ) -> Stepped:
         """A process that runs a body and stands still before its n-th step."""
-        return Stepped(body, step, signal.SIGSTOP, is_step, meanwhile)
+        self._processes.append(Stepped(body, step, signal.SIGSTOP, is_step, meanwhile))
+        return self._processes[-1]
 
     def leave_a_run(self) -> None:
         """A run whose executor has begun and whose watcher is dead."""

@@ -3,7 +3,7 @@ close; the watcher's start and end; and the hand-over to the next one, which ado
 
 The points are those at which the watcher changes something outside of itself, found by running (``tests.points``).
 At each of them it stands still while some of its run's processes, itself, or all are killed; it goes on if it was
-spared. Who is killed rotates from point to point. With OPERATIONS_CENTER_ALL_POINTS=1 in the environment everybody
+spared. Who is killed rotates from point to point. With OPERATIONS_CENTER_TEST_EVERY_POINT=1 in the environment everybody
 is killed at every point.
 """
 
@@ -19,8 +19,9 @@ import pytest
 from operations_center.model import Outcome, RunState, TaskState
 from tests.crash.stage import Stage, Template, executors, keepers
 from tests.points import Stepped
+from tests.syscalls import EVERY_POINT
 
-ALL_POINTS = bool(os.environ.get("OPERATIONS_CENTER_ALL_POINTS"))
+pytestmark = pytest.mark.timeout(1800 if EVERY_POINT else 300)
 
 WATCHER, KEEPER, EXECUTOR = "watcher", "keeper", "executor"
 
@@ -97,7 +98,7 @@ def killed_everywhere(template: Template, tmp_path: Path, scenario: Scenario, pa
             return
         yield point
         if point.others_live:
-            for victims in VICTIMS if ALL_POINTS else [next(rotating)]:
+            for victims in VICTIMS if EVERY_POINT else [next(rotating)]:
                 point = killed_at(template, tmp_path, scenario, step, victims)
                 assert point is not None
                 yield point

@@ -3,8 +3,8 @@ close; the watcher's start and end; and the hand-over to the next one, which ado
 
 The points are those at which the watcher changes something outside of itself, found by running (``tests.points``).
 At each of them it stands still while some of its run's processes, itself, or all are killed; it goes on if it was
-spared. Who is killed rotates from point to point. With OPERATIONS_CENTER_TEST_EVERY_POINT=1 in the environment everybody
-is killed at every point.
+spared. Who is killed rotates from point to point; everybody at every point with
+``OPERATIONS_CENTER_TEST_EVERY_POINT=1``.
 """
 
 import itertools

@@ -19,6 +19,7 @@ from operations_center.keeper.inspect import ProcessTable, read_cgroup
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.wiring import Center, open_center
+from tests.promises import broken_promises
 
 PATIENCE_S = 60.0
 """How long a test waits for what must happen: many times what it takes, for a machine that has much else to do."""
@@ -145,17 +146,9 @@ class Fleet:
             center.close()
 
     def broken_promises(self) -> list[str]:
-        """I1 to I3 against the process table, both ways; to be asked when no stop is in progress."""
+        """I1 to I5 (``tests.promises``); to be asked when nobody acts and no stop is in progress."""
         with self.center() as center:
-            runs = {run.run_id: run for run in center.ledger.recent_runs(task_id=None, backend=None, limit=10_000)}
-            table = ProcessTable.scan()
-            holding = {run_id for run_id, run in runs.items() if run.state in ("reserved", "running")}
-            alive = table.run_ids & set(runs)
-            return [
-                *(f"run {run_id} holds a slot without a live process" for run_id in sorted(holding - alive)),
-                *(f"run {run_id} is alive without a slot" for run_id in sorted(alive - holding)),
-                *center.ledger.verify(),
-            ]
+            return broken_promises(center)
 
     def clean_up(self) -> None:
         """Whatever a test left alive, ended by its pid."""

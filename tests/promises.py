@@ -77,7 +77,7 @@ def broken_slots(runs: Iterable[Run], living: Mapping[str, Collection[int]]) -> 
 
 
 def broken_history(events: Iterable[Event], caps: Mapping[str, int]) -> Iterator[str]:
-    """I2, I3 and I5 at every moment of the log, which has to be whole."""
+    """I2, I3 and I5 at every moment of the log. A run that was pruned is not in it at all."""
     backends: dict[str, str] = {}
     holding: Counter[str] = Counter()
     open_of: dict[str, str] = {}
@@ -98,7 +98,7 @@ def broken_history(events: Iterable[Event], caps: Mapping[str, int]) -> Iterator
         if event.kind == "run.settled":
             holding[backends[run_id]] -= 1
         if event.kind == "run.closed":
-            del open_of[task_id]
+            open_of.pop(task_id, None)
         ended[run_id, event.kind] += event.kind in ("run.settled", "run.closed")
         if ended[run_id, event.kind] > 1:
             yield f"I5: {event.kind} of run {run_id} again, by event {event.seq}"

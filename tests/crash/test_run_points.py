@@ -90,7 +90,7 @@ def next_watcher(stage: Stage, step: int) -> Stepped:
 
 
 def killed_everywhere(template: Template, tmp_path: Path, scenario: Scenario, part: int) -> Iterator[Point]:
-    """The watcher alone at every point of a part; where others live, some of them too, until it ends before its step."""
+    """The watcher alone at every point of a part; where others live, some of them too, until it ends before."""
     rotating = itertools.cycle(VICTIMS[part % len(VICTIMS) :] + VICTIMS[: part % len(VICTIMS)])
     for step in itertools.count(1 + part, PARTS):
         point = killed_at(template, tmp_path, scenario, step, {WATCHER})

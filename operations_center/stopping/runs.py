@@ -58,12 +58,13 @@ def end_open_runs(center: Center, within_s: float | None = None) -> None:
     until = time.monotonic() + within_s
     clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
     while runs := center.ledger.open_runs():
-        if time.monotonic() > until:
-            raise Unavailable(f"cannot end {listed(runs)} within {within_s:.0f} s; each has a stop stored, try again")
         for run in runs:
             _store_stop(center, run, DOWN_NOW)
         clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
-        wait_for_change(center, center.ledger.open_runs(), until)
+        left = center.ledger.open_runs()
+        if left and time.monotonic() > until:
+            raise Unavailable(f"cannot end {listed(left)} within {within_s:.0f} s; each has a stop stored, try again")
+        wait_for_change(center, left, until)
 
 
 def _known(center: Center, run_id: str) -> Run:

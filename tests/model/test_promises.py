@@ -73,6 +73,7 @@ class Promises(RuleBasedStateMachine):
         try:
             # What has failed already must not be hidden by what follows from it.
             if sys.exc_info()[0] is None:
+                self.world.end_everything_here()
                 self.world.come_to_rest()
         finally:
             self.world.close()
@@ -356,7 +357,7 @@ class Promises(RuleBasedStateMachine):
 
     def namespace(self, number: int) -> Namespace:
         """Mostly the first: what happens in one place is what meets."""
-        return self.world.namespaces[0 if self.alone else (0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2)[number]]
+        return self.world.namespaces[0 if self.alone else (0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2)[number]]
 
     def idle(self, where: int, name: str) -> Actor:
         """A process of ours that has ended what it was at; one that goes on and on is interrupted and begun anew."""

@@ -357,11 +357,14 @@ class World:
         """I1, the other way: after a reconciliation that nobody disturbed, each slot here is held for something."""
         undone = {each.action.task_id for each in report.actions if each.done is not Done.APPLIED}
         for run in self.ledger.open_runs():
-            is_here = (run.host_id, run.boot_id) == (namespace.host.host_id, namespace.host.boot_id)
-            if not is_here or run.pid_namespace != namespace.host.pid_namespace or run.task_id in undone:
+            if not self._is_of(run, namespace) or run.task_id in undone:
                 continue
             if run.state in HOLDS_SLOT and run.stop_reason is None:
                 assert self._may_live(run, namespace), f"{run.run_id} holds a slot, and nothing of it lives"
+
+    def _is_of(self, run: Run, namespace: Namespace) -> bool:
+        host = namespace.host
+        return (run.host_id, run.boot_id, run.pid_namespace) == (host.host_id, host.boot_id, host.pid_namespace)
 
     def _may_live(self, run: Run, namespace: Namespace) -> bool:
         young = namespace.machine.monotonic - run.reserved_mono < RESERVATION_YOUNG_MS
@@ -375,6 +378,21 @@ class World:
         assert all(count == 1 for count in settled.values())
 
     # The end
+
+    def end_everything_here(self) -> None:
+        """Whatever ignores TERM, was stopped or was left behind: told to end, it is gone after some graces."""
+        self.nothing_goes_wrong()
+        here = self.namespaces[0]
+        commander = self.actor(here, "the last command")
+        for _ in range(6):
+            for execution in self.executions.values():
+                for _ in range(4):
+                    execution.go_on()
+            commander.begin(operations.down_now)
+            self.advance(11_000)
+            self.check()
+        left = [run.run_id for run in self.ledger.open_runs() if self._is_of(run, here) and run.state in HOLDS_SLOT]
+        assert not left, f"{left} cannot be ended"
 
     def come_to_rest(self) -> None:
         """Everything dies, strangers take its pids, and time passes: in a few passes each orphan is freed."""

@@ -36,14 +36,17 @@ BOARD_METHODS = frozenset({"ready", "states", "running", "claim", "finish", "req
 class Stage:
     """What all actors share: runs, what goes wrong for whoever acts, and where somebody acted last.
 
-    ``board_is_deaf``: it does what it was asked, and its answer is lost; ``ledger_is_busy`` for so many writes.
+    ``board_is_deaf``: it does what it was asked, and its answer is lost; ``ledger_is_busy`` for so many writes;
+    ``forks_and_fails``: the keeper is started, and whoever starts it is told that it is not.
     """
 
     executions: dict[str, Execution] = field(default_factory=dict)
+    breaches: list[str] = field(default_factory=list)
     board_is_away: bool = False
     board_is_deaf: bool = False
     ledger_is_busy: int = 0
     cannot_fork: bool = False
+    forks_and_fails: bool = False
     acted_last: "Actor | None" = None
 
 
@@ -248,13 +251,14 @@ class SteppedProcesses:
         self._actor.step()
         target = self._namespace.find(process)
         if target is not None and target.is_keeper and number is signal.SIGKILL:
-            self._refuse_to_lose_children_of(target)
+            self._note_children_of(target)
         return self._namespace.send(process, number)
 
-    def _refuse_to_lose_children_of(self, keeper: VirtualProcess) -> None:
+    def _note_children_of(self, keeper: VirtualProcess) -> None:
         """What only a keeper ties to its run has to end before it."""
-        held = [each for each in self._namespace.processes.values() if each.parent == keeper.pid]
-        assert all(each.shows_run or each.cgroup for each in held), f"a keeper is killed before {held}"
+        for each in self._namespace.processes.values():
+            if each.parent == keeper.pid and not each.shows_run and not each.cgroup:
+                self._actor.stage.breaches.append(f"the keeper of {keeper.run_id} is killed before what only it ties")
 
     def start(self, plan: LaunchPlan) -> LaunchedRun:
         self._actor.step()
@@ -262,5 +266,7 @@ class SteppedProcesses:
             raise BlockingIOError("cannot fork: too many processes")
         execution = Execution.launch(plan, self._namespace, self._actor.process.pid)
         self._actor.stage.executions[plan.run_id] = execution
+        if self._actor.stage.forks_and_fails:
+            raise OSError("cannot start the keeper: out of memory")
         self._actor.step()
         return LaunchedRun(execution.keeper.identity, [], execution.keeper.cgroup)

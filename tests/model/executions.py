@@ -38,7 +38,7 @@ class Daemon(StrEnum):
 
 @dataclass(eq=False)
 class Execution:
-    """What became of one launch. ``passed_gate``: it was the keeper who created the gate."""
+    """What became of one launch. ``passed_gate``: the keeper created the gate; ``hangs``: it takes no more steps."""
 
     plan: LaunchPlan
     namespace: Namespace
@@ -47,6 +47,7 @@ class Execution:
     executor: VirtualProcess | None = None
     passed_gate: bool = False
     begun: bool = False
+    hangs: bool = False
     gated_mono: int = 0
 
     @classmethod
@@ -88,7 +89,7 @@ class Execution:
 
     def go_on(self) -> None:
         """The keeper's next step, if it can take one."""
-        if not self.keeper_lives or self.keeper.stopped:
+        if not self.keeper_lives or self.keeper.stopped or self.hangs:
             return
         match self.phase:
             case Phase.BORN:

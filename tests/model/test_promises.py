@@ -46,7 +46,7 @@ ANY = st.sampled_from(range(12))
 ROLES = ("goal", "test")
 COMMANDS = ["reconcile", "reconcile", "reconcile", "stop", "stop", "cancel", "down", "prune"]
 DURATIONS = [100, 900, 5_500, 5_500, 11_000, 11_000, 31_000, 62_000, 82_000, HOUR_MS]
-MISHAPS = ["nothing", "nothing", "board away", "board deaf", "ledger busy", "cannot fork"]
+MISHAPS = ["nothing", "nothing", "board away", "board deaf", "ledger busy", "cannot fork", "forks and fails"]
 JUMPS = [-DAY_MS, DAY_MS, -40_000, 40_000]
 TERM_CODES = [0, 1]
 COMMAND_NAMES = ("a command", "another command")
@@ -237,7 +237,13 @@ class Promises(RuleBasedStateMachine):
     @rule(
         which=ANY,
         act=st.sampled_from(
-            [*Daemon, *RESULTS, *TERM_CODES, *["ignores TERM", "deletes its directory", "deletes its gate"] * 2]
+            [
+                *Daemon,
+                *RESULTS,
+                *TERM_CODES,
+                *["ignores TERM", "deletes its directory", "deletes its gate"] * 2,
+                "its keeper hangs",
+            ]
         ),
     )
     def executor_acts(self, which: int, act: Daemon | str | int) -> None:
@@ -249,6 +255,8 @@ class Promises(RuleBasedStateMachine):
                 execution.executor.exit_code_on_term = act
             case "ignores TERM" if execution.executor is not None:
                 execution.executor.ignores_term = True
+            case "its keeper hangs":
+                execution.hangs = True
             case "deletes its gate" if execution.executor_lives:
                 (execution.directory / "gate").unlink(missing_ok=True)
             case "deletes its directory":
@@ -312,6 +320,8 @@ class Promises(RuleBasedStateMachine):
                 self.world.stage.ledger_is_busy = 2
             case "cannot fork":
                 self.world.stage.cannot_fork = True
+            case "forks and fails":
+                self.world.stage.forks_and_fails = True
 
     @rule(kind=st.sampled_from(ROLES), render=st.booleans(), priority=st.sampled_from(Priority))
     def person_adds_a_task(self, kind: str, render: bool, priority: Priority) -> None:

@@ -99,6 +99,7 @@ class World:
         self.known: dict[str, Known] = {}
         self.written_off: set[str] = set()
         self.tasks: set[str] = set()
+        self.claims: dict[str, str | None] = {}
         self.highest_fence = 0
         self.latest_wall = 0
         self.backups: list[Backup] = []
@@ -140,7 +141,7 @@ class World:
 
     def nothing_goes_wrong(self) -> None:
         self.stage.board_is_away = self.stage.board_is_deaf = self.stage.cannot_fork = False
-        self.stage.ledger_is_busy = 0
+        self.stage.ledger_is_busy, self.stage.forks_and_fails = 0, False
 
     # Our processes
 
@@ -216,6 +217,7 @@ class World:
 
     def check(self) -> None:
         """What holds at every moment."""
+        assert self.stage.breaches == []
         for event in self._new_events():
             self._check_event(event)
             self._learn(event)
@@ -245,6 +247,8 @@ class World:
         elif event.kind == "task.added":
             assert event.task_id is not None
             self.tasks.add(event.task_id)
+        if event.task_id is not None and "claimed_by" in event.data.get("task", {}):
+            self.claims[event.task_id] = event.data["task"]["claimed_by"]
 
     def _namespace_of(self, changed: dict[str, object]) -> Namespace:
         return next(
@@ -256,6 +260,10 @@ class World:
     def _check_event(self, event: Event) -> None:
         """I5: each change is one of the table, made by whoever held the run; fences grow."""
         changed = event.data.get("run", {})
+        if event.kind == "task.finished":
+            assert self.claims[event.task_id or ""] == event.run_id, (
+                f"{event.run_id} finished what was not its any more"
+            )
         if event.kind == "run.reserved":
             assert changed["fence"] > self.highest_fence, f"the fence of {event.run_id} was given before"
             self._check_admission(event.run_id, changed)

@@ -187,6 +187,8 @@ class World:
 
     def advance(self, milliseconds: int) -> None:
         """Watchers that are neither stopped nor busy renew their host's lease meanwhile, as they do twice a second."""
+        # What was done before is checked against what was true then.
+        self.check()
         for machine in (self.here, self.there):
             machine.advance(milliseconds)
         for actor in self.living_actors:
@@ -398,7 +400,6 @@ class World:
                     execution.go_on()
             commander.begin(operations.down_now)
             self.advance(11_000)
-            self.check()
         left = [run.run_id for run in self.ledger.open_runs() if self._is_of(run, here) and run.state in HOLDS_SLOT]
         assert not left, f"{left} cannot be ended"
 

@@ -5,10 +5,13 @@ import subprocess
 from dataclasses import replace
 from typing import NoReturn
 
+from operations_center.admission import Limits
 from operations_center.dispatch import Dispatcher, Started
 from operations_center.identity import Process, read_stat
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan
 from operations_center.keeper.processes import KernelProcesses
+from operations_center.ledger import Admission
+from operations_center.model import Run, RunState
 from operations_center.wiring import Center
 from tests.fleet import Fleet
 
@@ -60,3 +63,40 @@ def process_of(pid: int) -> Process:
     stat = read_stat(pid)
     assert stat is not None
     return Process(pid, stat.start_ticks)
+
+
+def admit(center: Center, task_id: str, watcher: Process) -> Run:
+    """A run that somebody has admitted and claimed, whatever the cap."""
+    admission = Admission(
+        task_id, "goal", "agent", Limits(1_000_000), center.host, watcher, grace_ms=1_000, timeout_ms=None
+    )
+    run = center.ledger.admit(admission)
+    assert isinstance(run, Run)
+    assert center.board.claim(task_id, run.run_id)
+    return run
+
+
+def leave_run(center: Center, task_id: str, *, keeper: Process, watcher: Process, record: str = "") -> str:
+    """What a start leaves in the ledger and in the run directory, without processes. ``record``: of its exit."""
+    run = admit(center, task_id, watcher)
+    directory = center.state.run(run.run_id)
+    directory.mkdir()
+    (directory / "gate").write_text(f"{keeper.pid} {keeper.start_ticks} end\n")
+    (directory / "exit").write_text(f"{record:63}\n")
+    assert center.ledger.change_run(
+        run,
+        "run.started",
+        state=RunState.RUNNING,
+        started_at=1,
+        keeper_pid=keeper.pid,
+        keeper_ticks=keeper.start_ticks,
+    )
+    return run.run_id
+
+
+def dead_process() -> Process:
+    """Who it was is known, and that it is gone."""
+    process = subprocess.Popen(["/bin/sh", "-c", "read -r _"], stdin=subprocess.PIPE)
+    known = process_of(process.pid)
+    process.communicate(b"\n")
+    return known

@@ -22,9 +22,8 @@ from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_fli
 from operations_center.ledger import Pause
 from operations_center.model import Outcome, Proof, Run, RunState, Task, TaskState
 from operations_center.outcomes import Ending
-from tests.crash.test_sweep import admit, leave_run
 from tests.fleet import Fleet, wait_until
-from tests.runs import run_of_a_dead_watcher
+from tests.runs import admit, leave_run, run_of_a_dead_watcher
 from tests.syscalls import (
     EVERY_POINT,
     AtPoint,

@@ -14,8 +14,8 @@ import pytest
 from operations_center import cli
 from operations_center.boards.local import NewTask
 from operations_center.identity import Process
-from tests.crash.test_sweep import leave_run
 from tests.fleet import Fleet
+from tests.runs import leave_run
 from tests.syscalls import EVERY_POINT, Point, Strace, calls_of, forked_and_stopped, naming, needs_strace, some_of
 
 pytestmark = [needs_strace, pytest.mark.timeout(3600 if EVERY_POINT else 300)]

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,11 +16,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from operations_center.admission import Limits
 from operations_center.boards import Claim
 from operations_center.boards.local import NewTask
 from operations_center.errors import BoardUnreachable
-from operations_center.identity import Process, read_stat
 from operations_center.in_flight_reconcile import (
     LOCK_WITHIN_S,
     STARTUP_BUDGET_S,
@@ -30,12 +27,12 @@ from operations_center.in_flight_reconcile import (
     apply,
     reconcile_in_flight_on_startup,
 )
-from operations_center.ledger import Admission
 from operations_center.model import Finish, Outcome, Proof, Run, RunState, Task, TaskState
 from operations_center.settlement import Settlement
 from operations_center.wiring import Center
 from tests.fleet import Fleet
 from tests.points import Stepped, calls_of, steps_of
+from tests.runs import dead_process, leave_run, process_of
 
 RUNS = 300
 BATCH = 100
@@ -64,49 +61,15 @@ def batches_of_a_hundred() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def dead_process() -> Process:
-    """Who it was is known, and that it is gone."""
-    process = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
-    known = process_of(process.pid)
-    process.communicate(b"\n")
-    return known
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, dead_process: Process) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state directory in which everything was killed at once."""
     fleet = Fleet(tmp_path_factory.mktemp("template"))
     fleet.configure(CONFIG)
+    nobody = dead_process()
     with fleet.center() as center, center.store.transaction():
         for task_id in center.board.add([NewTask(f"task {number}", "goal") for number in range(RUNS)]):
-            leave_run(center, task_id, keeper=dead_process, watcher=dead_process)
+            leave_run(center, task_id, keeper=nobody, watcher=nobody)
     return fleet.root
-
-
-def leave_run(center: Center, task_id: str, *, keeper: Process, watcher: Process) -> str:
-    run = admit(center, task_id, watcher)
-    directory = center.state.run(run.run_id)
-    directory.mkdir()
-    (directory / "gate").write_text(f"{keeper.pid} {keeper.start_ticks} end\n")
-    (directory / "exit").write_bytes(b" " * 63 + b"\n")
-    assert center.ledger.change_run(
-        run,
-        "run.started",
-        state=RunState.RUNNING,
-        started_at=1,
-        keeper_pid=keeper.pid,
-        keeper_ticks=keeper.start_ticks,
-    )
-    return run.run_id
-
-
-def admit(center: Center, task_id: str, watcher: Process) -> Run:
-    run = center.ledger.admit(
-        Admission(task_id, "goal", "agent", Limits(10 * RUNS), center.host, watcher, grace_ms=1_000, timeout_ms=None)
-    )
-    assert isinstance(run, Run)
-    assert center.board.claim(task_id, run.run_id)
-    return run
 
 
 def copy_of(template: Path, fleet: Fleet) -> Fleet:
@@ -331,7 +294,7 @@ def test_without_a_board_slots_are_freed_and_the_board_is_told_by_the_next_sweep
     assert_a_further_sweep_does_nothing(fleet)
 
 
-def test_without_a_board_nothing_that_lives_is_freed(fleet: Fleet, dead_process: Process) -> None:
+def test_without_a_board_nothing_that_lives_is_freed(fleet: Fleet) -> None:
     script = ["sh", "-c", "sleep 300 >/dev/null & echo; wait"]
     with subprocess.Popen(script, start_new_session=True, stdout=subprocess.PIPE) as living:
         assert living.stdout is not None
@@ -339,7 +302,7 @@ def test_without_a_board_nothing_that_lives_is_freed(fleet: Fleet, dead_process:
         try:
             with fleet.center() as center:
                 (task_id,) = center.board.add([NewTask("it lives", "goal")])
-                run_id = leave_run(center, task_id, keeper=process_of(living.pid), watcher=dead_process)
+                run_id = leave_run(center, task_id, keeper=process_of(living.pid), watcher=dead_process())
             report = in_a_process(partial(sweep_without_board, fleet, 0))()
             assert report["verdicts"] == {"adopt": 1, "orphan": RUNS}
             with fleet.center() as center:
@@ -349,9 +312,3 @@ def test_without_a_board_nothing_that_lives_is_freed(fleet: Fleet, dead_process:
             assert present.state is RunState.RUNNING
         finally:
             os.killpg(living.pid, signal.SIGKILL)
-
-
-def process_of(pid: int) -> Process:
-    stat = read_stat(pid)
-    assert stat is not None
-    return Process(pid, stat.start_ticks)

@@ -220,8 +220,8 @@ class Stepped:
             self._status = os.waitpid(self.pid, 0)[1]
         return self._status
 
-    def end(self) -> None:
-        """KILL, unless it has ended and was waited for."""
+    def kill(self) -> None:
+        """KILL, unless it has ended and was waited for. A child of it that stands still goes on for itself."""
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
             self.go_on()

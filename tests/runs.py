@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from operations_center.admission import Limits
+from operations_center.clock import Clock
 from operations_center.dispatch import Dispatcher, Started
 from operations_center.identity import Process, read_stat
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan
@@ -63,6 +64,12 @@ def process_of(pid: int) -> Process:
     stat = read_stat(pid)
     assert stat is not None
     return Process(pid, stat.start_ticks)
+
+
+def with_clock(center: Center, clock: Clock) -> Center:
+    """The same center by another clock, the ledger's included."""
+    center.store.clock = clock
+    return replace(center, clock=clock, settlement=replace(center.settlement, clock=clock))
 
 
 def admit(center: Center, task_id: str, watcher: Process) -> Run:

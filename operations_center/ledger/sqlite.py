@@ -161,7 +161,8 @@ class SqliteLedger:
         with self._store.transaction():
             if self._store.row(_SQL["open_run_of_task"], {"task_id": task_id}):
                 return False
-            self._store.execute(_SQL["hold_task"], {"task_id": task_id, "until": until})
+            since = self._store.clock.now().wall
+            self._store.execute(_SQL["hold_task"], {"task_id": task_id, "since": since, "until": until})
             return True
 
     def release_task(self, task_id: str) -> None:

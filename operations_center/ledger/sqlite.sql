@@ -103,16 +103,16 @@ SELECT * FROM tasks;
 
 -- name: hold_task
 -- Keep admission off a task while the board is told about it.
-INSERT INTO task_holds (task_id, until) VALUES (:task_id, :until)
-ON CONFLICT (task_id) DO UPDATE SET until = excluded.until;
+INSERT INTO task_holds (task_id, since, until) VALUES (:task_id, :since, :until)
+ON CONFLICT (task_id) DO UPDATE SET since = excluded.since, until = excluded.until;
 
 -- name: release_task
 -- The board has been told.
 DELETE FROM task_holds WHERE task_id = :task_id;
 
 -- name: task_hold
--- Whether a task is held, and still is.
-SELECT until FROM task_holds WHERE task_id = :task_id AND until > :now;
+-- Whether a task is held, and still is; a hold out of the future is from before the clock was set back.
+SELECT until FROM task_holds WHERE task_id = :task_id AND since <= :now AND until > :now;
 
 -- name: pauses
 -- Every pause in force.

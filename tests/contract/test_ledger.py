@@ -352,6 +352,13 @@ def test_a_long_log_is_told_whole_and_in_order(ledger: Ledger) -> None:
     assert [event.data["number"] for event in ledger.events()] == list(range(1_234))
 
 
+def test_a_hold_ends_when_the_clock_is_set_back_to_before_it_began(ledger: Ledger, clock: HandClock) -> None:
+    """Else whoever died while it told the board would keep the task for as long as the clock was set back."""
+    assert ledger.hold_task("t1", clock.wall + MINUTE)
+    clock.wall -= 24 * 60 * MINUTE
+    admit(ledger)
+
+
 def test_verify_finds_nothing_wrong_with_a_ledger_in_use(ledger: Ledger, clock: HandClock) -> None:
     start(ledger, admit(ledger, "t1"))
     run_whole(ledger, "t2", Outcome.LOST)

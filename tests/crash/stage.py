@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Self
 
 from operations_center.boards.local import NewTask
-from operations_center.config import load_config
+from operations_center.clock import Clock, Now, SystemClock
 from operations_center.identity import Process, read_stat
 from operations_center.in_flight_reconcile import Report, Trigger, Verdict, clear_orphaned_in_flight
 from operations_center.state_directory import SUPERVISOR
 from operations_center.stopping.ends import opened_pidfds, wait_for_change
 from operations_center.wakeups import WakeUp
 from operations_center.watcher import Watcher
-from operations_center.wiring import open_center
+from operations_center.wiring import Center
 from tests.fleet import Fleet
 from tests.points import IsStep, Stepped, effects
 from tests.promises import broken_promises, broken_witness, living_runs
+from tests.runs import run_of_a_dead_watcher, with_clock
 
 CONFIG = """
 [center]
@@ -64,6 +65,17 @@ STOPS = frozenset({Verdict.STOP, Verdict.CANCEL, Verdict.REAP})
 
 
 @dataclass(frozen=True)
+class LaterClock(SystemClock):
+    """Ahead on both clocks: what was young just now is not young any more. The default does it for reservations."""
+
+    ahead_ms: int = 11_000
+
+    def now(self) -> Now:
+        now = super().now()
+        return Now(now.wall + self.ahead_ms, now.monotonic + self.ahead_ms)
+
+
+@dataclass(frozen=True)
 class Template:
     """A state directory to begin with; ``make`` writes it once."""
 
@@ -82,10 +94,10 @@ class Template:
         return cls(fleet)
 
     @contextmanager
-    def staged(self, root: Path) -> "Iterator[Stage]":
+    def staged(self, root: Path, clock: Clock | None = None) -> "Iterator[Stage]":
         """A stage in a copy. It is left as it is where the story fails, but for its processes."""
         shutil.copytree(self.fleet.root, root, copy_function=_copy)
-        stage = Stage(Fleet(root))
+        stage = Stage(Fleet(root), clock or SystemClock())
         try:
             yield stage
         finally:
@@ -104,6 +116,8 @@ def _copy(source: str, target: str) -> None:
 @dataclass
 class Stage:
     fleet: Fleet
+    clock: Clock = field(default_factory=SystemClock)
+    """Of whoever is started on it."""
     was_let_go: bool = field(default=False, init=False)
     _processes: list[Stepped] = field(default_factory=list, init=False)
 
@@ -116,7 +130,7 @@ class Stage:
         os.close(self._go)
         self.ready.close()
         for process in self._processes:
-            process.end()
+            process.kill()
         # Killed until none is left: what was about to fork is seen the next time.
         while living := self.living():
             self.kill({pid for pids in living.values() for pid in pids})
@@ -126,8 +140,8 @@ class Stage:
     def watch(self, role: str = "goal") -> None:
         """A watcher until it has nothing more to do. In a process of its own."""
         os.environ["HOME"] = str(self.fleet.root)
-        center = open_center(load_config(self.fleet.root / "operations_center.toml", {}))
-        Watcher(center, center.config.roles[role], once=True).run()
+        with self.center() as center:
+            Watcher(center, center.config.roles[role], once=True).run()
 
     def stepped(
         self,
@@ -141,15 +155,11 @@ class Stage:
         self._processes.append(Stepped(body, step, signal.SIGSTOP, is_step, meanwhile))
         return self._processes[-1]
 
-    def leave_a_run(self) -> None:
-        """A run whose executor has begun and whose watcher is dead."""
-        watcher = Stepped(self.watch, 0, signal.SIGKILL, effects, meanwhile=(self.begun, self._kill))
-        watcher.wait()
-        self.ready.drain()
-
-    def _kill(self, watcher: Stepped) -> None:
+    def leave_a_run(self) -> str:
+        """A run of the first task whose executor has begun and whose watcher is dead."""
+        run_id, _ = run_of_a_dead_watcher(self.fleet, "t1")
         os.read(self.begun, 100)
-        os.kill(watcher.pid, signal.SIGKILL)
+        return run_id
 
     def in_a_process(self, body: Callable[[], object]) -> None:
         pid = os.fork()
@@ -218,9 +228,14 @@ class Stage:
         begun = set() if self.was_let_go else set(self.begun_runs())
         return {pid for run_id, pids in living.items() if run_id not in begun or not executors(pids) for pid in pids}
 
+    @contextmanager
+    def center(self) -> Iterator[Center]:
+        with self.fleet.center() as center:
+            yield with_clock(center, self.clock)
+
     def reconcile_until_no_stop_is_in_progress(self) -> Report:
         """Once; and where it stops something, until grace has run out and that is gone."""
-        with self.fleet.center() as center:
+        with self.center() as center:
             while True:
                 report = clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
                 if not STOPS & dict(report.verdicts).keys():
@@ -231,8 +246,17 @@ class Stage:
         with self.fleet.center() as center:
             return [*broken_promises(center), *broken_witness(self.witness)]
 
+    def assert_promises_are_kept(self) -> None:
+        """After one reconciliation; after another where something ended by itself while it looked."""
+        before = self.living()
+        self.reconcile_until_no_stop_is_in_progress()
+        if self.come_to_rest() != before:
+            self.reconcile_until_no_stop_is_in_progress()
+        assert self.broken() == []
+        self.assert_a_further_reconcile_does_nothing()
+
     def assert_a_further_reconcile_does_nothing(self) -> None:
-        with self.fleet.center() as center:
+        with self.center() as center:
             before = center.ledger.last_event()
             report = clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
             assert report.actions == ()

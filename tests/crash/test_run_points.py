@@ -116,7 +116,7 @@ def killed_at(
             return None
         others_live = bool(stage.living())
         killed = kill(stage, watcher, victims)
-        assert_promises_are_kept(stage)
+        stage.assert_promises_are_kept()
         assert_it_ends_well(stage, killed)
         return Point(watcher.where, frozenset(killed), others_live)
 
@@ -125,9 +125,7 @@ def kill(stage: Stage, watcher: Stepped, victims: Collection[str]) -> set[str]:
     """Kill whoever is wanted and there; the others go on. The watcher, if it was spared, to its end."""
     killed = set()
     if WATCHER in victims:
-        os.kill(watcher.pid, signal.SIGKILL)
-        # A child of it that stands still before it becomes a keeper goes on for itself.
-        watcher.go_on()
+        watcher.kill()
         assert os.WTERMSIG(watcher.wait()) == signal.SIGKILL
         killed.add(WATCHER)
     # An executor that was let go may have ended before it is killed.
@@ -142,16 +140,6 @@ def kill(stage: Stage, watcher: Stepped, victims: Collection[str]) -> set[str]:
         stage.let_go()
         assert watcher.wait() == 0
     return killed
-
-
-def assert_promises_are_kept(stage: Stage) -> None:
-    """After one reconciliation; after another where something ended by itself while it looked."""
-    before = stage.living()
-    stage.reconcile_until_no_stop_is_in_progress()
-    if stage.come_to_rest() != before:
-        stage.reconcile_until_no_stop_is_in_progress()
-    assert stage.broken() == []
-    stage.assert_a_further_reconcile_does_nothing()
 
 
 def assert_it_ends_well(stage: Stage, killed: Collection[str]) -> None:

@@ -115,6 +115,7 @@ CREATE INDEX tasks_by_state ON tasks (state, kind, number);
 
 CREATE TABLE task_holds (
     task_id TEXT PRIMARY KEY,
+    since INTEGER NOT NULL,
     until INTEGER NOT NULL
 ) STRICT;
 

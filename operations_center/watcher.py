@@ -37,9 +37,6 @@ LEASE_MS = 60_000
 TEND_EVERY_MS = 500
 """How often the runs are looked at beside the events that tell of them: a stop, a limit, a daemon left behind."""
 
-IDLE_TEND_EVERY_MS = 10_000
-"""Without a run: as often as the host's lease is kept, and somebody else's runs of the role are looked for."""
-
 TAKE_OVER_WITHIN_S = 0.5
 """At the start; what it did not suffice for is done in the first turns of the loop."""
 
@@ -175,8 +172,6 @@ class Watcher:
             self._center.settlement.finish_and_close(untold)
         for run_id in needs_attention(self._surroundings, [run for run in runs if run not in untold]):
             self._settle(run_id)
-        if not self._followed:
-            self._tend_at = self._now() + IDLE_TEND_EVERY_MS
 
     # What can start
 

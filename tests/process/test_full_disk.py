@@ -29,7 +29,7 @@ poll_interval = "200ms"
 retry_backoff = { initial = "0s" }
 [backends.agent]
 kind = "command"
-argv = ["sh", "-c", 'echo "begin $OPERATIONS_CENTER_TASK_ID" >>"$HOME/told"; echo output']
+argv = ["sh", "-c", 'echo "begin $OPERATIONS_CENTER_TASK_ID" >>"$HOME/told"; echo output || true']
 stdin = "prompt"
 max_concurrent = 1
 """

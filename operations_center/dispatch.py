@@ -125,6 +125,10 @@ class Dispatcher:
         plan = self.backends[run.backend].launch_plan(run, task, directory)
         try:
             prepare(plan)
+            if not self._is_still_ours(run):
+                # Freed, closed and pruned while this process was stopped: the gate went with the directory.
+                revoke(directory)
+                return None
             return self.surroundings.processes.start(plan)
         except RunDirectoryExists:
             _log.warning("run %s was revoked before it was launched", run.run_id)
@@ -133,6 +137,11 @@ class Dispatcher:
             _log.error("cannot launch run %s: %s", run.run_id, error)
             self._give_up(run, error)
             return None
+
+    def _is_still_ours(self, run: Run) -> bool:
+        """Asked with the directory made: whoever frees the run from now on has to create the gate in it."""
+        present = self.surroundings.ledger.run(run.run_id)
+        return present is not None and _is_reserved_by(present, self.surroundings.me)
 
     def _give_up(self, run: Run, error: Exception) -> None:
         """Without a gate of ours something may still start: then the run is left to the next reconciliation."""
@@ -156,7 +165,7 @@ class Dispatcher:
                 return started
             # Somebody has written meanwhile: a stop leaves the run ours, a revocation does not.
             run = self.surroundings.ledger.run(run.run_id) or run
-            if run.state is not RunState.RESERVED or run.watcher != self.surroundings.me:
+            if not _is_reserved_by(run, self.surroundings.me):
                 break
         return run
 
@@ -179,8 +188,12 @@ class Dispatcher:
         ending = Ending(Outcome.NEVER_STARTED, Proof.NEVER_STARTED, reason, retry_after_ms=again_after_ms)
         # A stop that was stored meanwhile leaves the reservation ours.
         present = self.surroundings.ledger.run(run.run_id) or run
-        if present.state is RunState.RESERVED and present.watcher == self.surroundings.me:
+        if _is_reserved_by(present, self.surroundings.me):
             self.surroundings.settlement.end(present, ending, self.surroundings.me)
+
+
+def _is_reserved_by(run: Run, watcher: Process) -> bool:
+    return run.state is RunState.RESERVED and run.watcher == watcher
 
 
 def _only_full(refusals: Sequence[Refusal]) -> bool:

@@ -34,7 +34,8 @@ BOARD_METHODS = frozenset({"ready", "states", "running", "claim", "finish", "req
 
 @dataclass
 class Stage:
-    """What all actors share: runs, what goes wrong for whoever acts, and where somebody acted last.
+    """What all actors share: runs, what goes wrong for whoever acts, who acted last, and what is
+    checked whenever somebody has acted.
 
     ``board_is_deaf``: it does what it was asked, and its answer is lost; ``ledger_is_busy`` for so many writes;
     ``forks_and_fails``: the keeper is started, and whoever starts it is told that it is not.
@@ -48,6 +49,7 @@ class Stage:
     cannot_fork: bool = False
     forks_and_fails: bool = False
     acted_last: "Actor | None" = None
+    check: Callable[[], None] = lambda: None
 
 
 class Died(BaseException):
@@ -97,6 +99,7 @@ class Actor:
         self.stage.acted_last = self
         self._life.switch()
         self.namespace.obey_cgroups()
+        self.stage.check()
         return not self.is_busy
 
     def die(self) -> None:

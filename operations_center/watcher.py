@@ -37,6 +37,9 @@ LEASE_MS = 60_000
 TEND_EVERY_MS = 500
 """How often the runs are looked at beside the events that tell of them: a stop, a limit, a daemon left behind."""
 
+TEND_AGAIN_MS = 10
+"""After the end of a keeper, whose executor may be dying at this moment; then more and more rarely."""
+
 TAKE_OVER_WITHIN_S = 0.5
 """At the start; what it did not suffice for is done in the first turns of the loop."""
 
@@ -56,6 +59,7 @@ class Watcher:
         self._followed: set[str] = set()
         self._poll_at = 0
         self._tend_at = 0
+        self._tend_pause_ms = TEND_EVERY_MS
         self._wake_at: int | None = None
 
     def run(self) -> int:
@@ -97,6 +101,7 @@ class Watcher:
         woken = self._waiting.take_wake_up()
         for run_id in ended:
             self._guarded(partial(self._settle, run_id))
+            self._tend_pause_ms = TEND_AGAIN_MS
         if woken or ended or self._is_due(self._tend_at):
             self._guarded(self._tend)
         if woken or ended or self._is_due(self._poll_at) or self._is_due(self._wake_at):
@@ -164,7 +169,8 @@ class Watcher:
 
     def _tend(self) -> None:
         """Stops, limits, cancelled tasks, leftovers, unfinished finishes; and runs without a watcher."""
-        self._tend_at = self._now() + TEND_EVERY_MS
+        self._tend_at = self._now() + self._tend_pause_ms
+        self._tend_pause_ms = min(2 * self._tend_pause_ms, TEND_EVERY_MS)
         self._take_over()
         runs = [run for run in self._center.ledger.open_runs(role=self._role.name) if run.run_id in self._followed]
         untold = [run for run in runs if run.state is RunState.SETTLING]

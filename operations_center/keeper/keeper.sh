@@ -36,7 +36,7 @@ _record() {
     until printf '%-63s\n' "exit $_code end" 1<>exit || [ ! -e exit ]; do
         command -p sleep 1 8>&- 9>&-
     done
-    command -p sync exit 8>&- 9>&-
+    command -p sync exit . 8>&- 9>&-
 }
 
 # The gate comes before the first fork: whoever revokes the run creates it and finds no process.

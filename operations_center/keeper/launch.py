@@ -64,7 +64,9 @@ class LaunchedRun:
 def prepare(plan: LaunchPlan) -> None:
     """Make the run directory and what is in it before the keeper starts.
 
-    Raises RunDirectoryExists when somebody else made it, OSError when it cannot be made whole.
+    The exit record gets its blocks here, so that a disk that fills up cannot swallow it. Nothing is synced: the keeper
+    syncs its record, and of a run that a power cut ends there is none. Raises RunDirectoryExists when somebody else
+    made it, OSError when it cannot be made whole.
     """
     directory = plan.run_directory
     # Somebody may have removed it under a fleet; never what is above it, which may have been moved away.
@@ -78,11 +80,10 @@ def prepare(plan: LaunchPlan) -> None:
     _write(directory / "task.json", plan.task_json)
     _write(directory / "prompt", plan.prompt.encode(errors="replace"))
     _write(directory / "timed_out", _blank_record())
-    _write(directory / "exit", _blank_record(), durable=True)
+    _write(directory / "exit", _blank_record())
     if plan.working_directory is None:
         (directory / "work").mkdir(mode=0o700)
     _make_cgroup(plan)
-    _sync_directory(directory)
 
 
 def start(plan: LaunchPlan) -> LaunchedRun:
@@ -127,21 +128,10 @@ def _blank_record() -> bytes:
     return b" " * (RECORD_SIZE - 1) + b"\n"
 
 
-def _write(path: Path, content: bytes, *, durable: bool = False) -> None:
+def _write(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(descriptor)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make_cgroup(plan: LaunchPlan) -> None:

@@ -111,8 +111,8 @@ def stopping(function):
 
 launch._reset_signals = stopping(launch._reset_signals)
 for module, names in (
-    (launch, ("_write", "_take_lock", "_pipe", "_start_timer", "_start_keeper", "_sync_directory", "_make_cgroup")),
-    (launch.os, ("rename", "fsync")),
+    (launch, ("_write", "_take_lock", "_pipe", "_start_timer", "_start_keeper", "_make_cgroup")),
+    (launch.os, ("rename",)),
     (launch.fcntl, ("flock",)),
     (launch.Path, ("mkdir", "rename")),
 ):

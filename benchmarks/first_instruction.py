@@ -2,7 +2,8 @@
 
 The fleet is idle. The beginning is the moment after the task's commit, before anybody is woken; the end is that the
 executor, a shell, has written its pid into a FIFO as its first act. In between the watcher wakes, admits, claims, makes
-the run directory and starts timer and keeper. The floor is posix_spawn of the same shell, one for each run.
+the run directory and starts timer and keeper. The floor is posix_spawn of the same shell, one for each run;
+what the kernel takes to move the keeper into the run's cgroup comes on top of it.
 """
 
 import random
@@ -14,6 +15,7 @@ from benchmarks.figures import Options, Row, main, milliseconds, summary
 from benchmarks.fleets import Announcements, LedgerEye, add_task, directory, one_role, running_fleet
 
 TASKS = 60
+MOVES = 20
 TARGET_MS = 15.0
 
 
@@ -22,6 +24,9 @@ def measure(options: Options) -> list[Row]:
         ours, spawned = first_instructions(root, options.several(TASKS))
     spread = summary(milliseconds(ours))
     beside = {"posix_spawn alone": summary(milliseconds(spawned))["p50"]}
+    moves = floors.moves_into_cgroup(options.several(MOVES))
+    if moves:
+        beside["moving a process into a cgroup"] = summary(milliseconds(moves))["p50"]
     return [Row("committed → first instruction, median", "ms", spread["p50"], beside, TARGET_MS, spread=spread)]
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.fleets import Announcements, LedgerEye, kill, now_ns, when_ended
+from operations_center.keeper import cgroup
 
 _ENDS_SLOTS = """
 import os, select, sqlite3, sys
@@ -74,6 +75,37 @@ def spawn(announcements: Announcements) -> int:
     _, at = announcements.next()
     os.waitpid(child, 0)
     return at - begun
+
+
+def moves_into_cgroup(times: int) -> list[int]:
+    """ns that a new process needs to move into a cgroup; nothing where none can be had.
+
+    Not without a pause: only then the kernel waits for an RCU grace period, unless cgroups are mounted favordynmods.
+    """
+    parent = cgroup.usable_cgroup_parent()
+    if parent is None:
+        return []
+    home = cgroup.create(parent, f"floor-{os.getpid()}")
+    took = [_moves_into(home) for _ in range(times)]
+    cgroup.remove(home)
+    return took
+
+
+def _moves_into(home: Path) -> int:
+    select.select([], [], [], 0.2)
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        procs = os.open(home / "cgroup.procs", os.O_WRONLY)
+        begun = now_ns()
+        os.write(procs, b"0")
+        os.write(write_end, b"%d" % (now_ns() - begun))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    took = int(os.read(read_end, 32))
+    os.close(read_end)
+    os.close(write_end)
+    return took
 
 
 def synced_rename(root: Path) -> int:

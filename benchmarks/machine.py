@@ -31,6 +31,7 @@ def describe_machine() -> dict[str, str]:
         "Python": platform.python_version(),
         "SQLite": sqlite3.sqlite_version,
         "cgroup for each run": "yes" if usable_cgroup_parent() else "no",
+        "cgroups favordynmods": "yes" if "favordynmods" in Path("/proc/self/mountinfo").read_text() else "no",
         "load before": f"{os.getloadavg()[0]:.2f}",
     }
 

@@ -1,7 +1,6 @@
 """Kernel-held locks on one host, and who holds one.
 
-The kernel frees a lock when its holder dies, so nothing here can be stale. ``filelock`` is used where a
-lock stays with the process that took it; plain ``flock`` where the descriptor must outlive an exec.
+The kernel frees a lock when its holder dies, so nothing here can be stale.
 """
 
 import fcntl
@@ -11,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from operations_center.errors import LockHeld, OperationsCenterError
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs"})
@@ -20,7 +17,8 @@ NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", 
 
 
 PROBE_WITHIN_S = 0.5
-PROBE_PAUSE_S = 0.005
+PAUSE_S = 0.005
+"""Between two tries for a lock."""
 
 PAGE = 4096
 READINGS = 3
@@ -37,22 +35,19 @@ def take_lock(path: Path, what: str, *, inherited: int | None = None) -> int:
         os.set_inheritable(inherited, False)
         return inherited
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open(path)
     except OSError as error:
         raise OperationsCenterError(f"cannot start {what}: cannot open the lock {path}: {error.strerror}") from error
     deadline = time.monotonic() + PROBE_WITHIN_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            holder = lock_holder(path)
+    while not _try_lock(descriptor):
+        holder = lock_holder(path)
         # Nobody holds it for good: a probe was in the way, and is over in a moment.
         if holder is not None or time.monotonic() > deadline:
             os.close(descriptor)
             who = f"process {holder}" if holder else "another process"
             raise LockHeld(f"cannot start {what}: {who} already runs it ({path})")
-        time.sleep(PROBE_PAUSE_S)
+        time.sleep(PAUSE_S)
+    return descriptor
 
 
 def is_still_there(descriptor: int, path: Path) -> bool:
@@ -66,18 +61,35 @@ def is_still_there(descriptor: int, path: Path) -> bool:
 @contextmanager
 def lock_within(path: Path, seconds: float) -> Iterator[bool]:
     """Hold a lock for a block; yields False when it could not be had in time."""
-    lock = FileLock(path, mode=0o600)
+    deadline = time.monotonic() + seconds
     try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        yield False
-        return
+        descriptor = _open(path)
     except OSError as error:
-        raise OperationsCenterError(f"cannot take the lock {path}: {error.strerror or error}") from error
+        raise OperationsCenterError(f"cannot take the lock {path}: {error.strerror}") from error
     try:
-        yield True
+        yield _lock_before(deadline, descriptor)
     finally:
-        lock.release()
+        os.close(descriptor)
+
+
+def _lock_before(deadline: float, descriptor: int) -> bool:
+    while not _try_lock(descriptor):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(PAUSE_S)
+    return True
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def lock_holder(path: Path, likely: int | None = None) -> int | None:

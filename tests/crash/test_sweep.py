@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from operations_center.boards import Claim
 from operations_center.boards.local import NewTask
@@ -27,6 +26,7 @@ from operations_center.in_flight_reconcile import (
     apply,
     reconcile_in_flight_on_startup,
 )
+from operations_center.locks import lock_within
 from operations_center.model import Finish, Outcome, Proof, Run, RunState, Task, TaskState
 from operations_center.settlement import Settlement
 from operations_center.wiring import Center
@@ -203,7 +203,8 @@ def test_of_four_that_start_at_once_one_sweeps_and_none_raises(fleet: Fleet) -> 
 
 
 def test_whoever_finds_the_start_up_lock_held_skips_the_sweep_in_time(fleet: Fleet) -> None:
-    with FileLock(fleet.state.startup_lock):
+    with lock_within(fleet.state.startup_lock, 0.0) as held:
+        assert held
         report = in_a_process(partial(sweep, fleet))()
     assert (report["skipped"], report["error"], report["count"]) == ("lock_held", None, 0)
     assert LOCK_WITHIN_S <= report["wall_ms"] / 1000 < LOCK_WITHIN_S + 5.0

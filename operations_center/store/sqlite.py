@@ -38,6 +38,9 @@ Parameters = Mapping[str, Any] | Sequence[Any]
 
 _SQL = load_queries(Path(__file__).with_name("events.sql"))
 
+_MIGRATIONS = [file.read_text("utf-8") for file in sorted(Path(__file__).with_name("migrations").glob("*.sql"))]
+"""Read with the code that goes with them: who outlives a code pull must not migrate to what it cannot read."""
+
 
 class Access(Enum):
     """How a ledger is opened."""
@@ -273,15 +276,14 @@ class Store:
             turnstile.leave()
 
     def _migrate(self) -> None:
-        migrations = _migrations()
-        if self._schema() == len(migrations):
+        if self._schema() == len(_MIGRATIONS):
             return
         with self.transaction():
             present = self._schema()
-            if present > len(migrations):
+            if present > len(_MIGRATIONS):
                 raise self._newer(present)
-            for number, migration in enumerate(migrations[present:], start=present + 1):
-                for statement in _statements(migration.read_text("utf-8")):
+            for number, migration in enumerate(_MIGRATIONS[present:], start=present + 1):
+                for statement in _statements(migration):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {number}")
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -289,9 +291,9 @@ class Store:
     def _refuse_other_schema(self) -> None:
         """Who only reads cannot migrate."""
         present = self._schema()
-        if present > len(_migrations()):
+        if present > len(_MIGRATIONS):
             raise self._newer(present)
-        if present < len(_migrations()):
+        if present < len(_MIGRATIONS):
             raise LedgerUnusable(
                 f"cannot read the ledger {self.path}: its schema {present} is older than this program's; "
                 "the first command that may write it brings it up to date"
@@ -300,7 +302,7 @@ class Store:
     def _newer(self, present: int) -> LedgerUnusable:
         return LedgerUnusable(
             f"cannot open the ledger {self.path}: its schema {present} is newer than this program's "
-            f"{len(_migrations())}; upgrade operations-center"
+            f"{len(_MIGRATIONS)}; upgrade operations-center"
         )
 
     def _schema(self) -> int:
@@ -316,10 +318,6 @@ class Store:
 
 def _journal_mode(connection: sqlite3.Connection) -> str:
     return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-
-
-def _migrations() -> list[Path]:
-    return sorted(Path(__file__).with_name("migrations").glob("*.sql"))
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ runs/RUN/               one directory for each run
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +90,16 @@ class StateDirectory:
                 f"it belongs to user {facts.st_uid} and this is user {os.geteuid()}; "
                 "run as its owner or set center.state_dir"
             )
-        for path in (self.root, *(self.root / name for name in _DIRECTORIES), *self.root.glob("ledger.*")):
+        for path in self._to_be_writable():
             if path.exists() and not os.access(path, _WRITABLE[path.is_dir()], effective_ids=True):
                 return f"{path} is not writable for you; change its owner or its mode, which is {_mode(path)}"
         return None
+
+    def _to_be_writable(self) -> Iterator[Path]:
+        """The directory itself first: only where it can be read is it known what is in it."""
+        yield self.root
+        yield from (self.root / name for name in _DIRECTORIES)
+        yield from (path for path in self.root.iterdir() if path.name.startswith("ledger."))
 
     def create(self) -> None:
         """Make what is missing, 0700. Raises OperationsCenterError where that cannot be, or is not safe."""

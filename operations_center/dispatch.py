@@ -8,6 +8,7 @@ import logging
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from operations_center.admission import Obstacle, Refusal
 from operations_center.backends import Backend
@@ -121,7 +122,7 @@ class Dispatcher:
         return None
 
     def _launch(self, run: Run, task: Task) -> LaunchedRun | None:
-        directory = self.surroundings.directory_of(run.run_id)
+        directory = Path(self.surroundings.directory_of(run.run_id))
         plan = self.backends[run.backend].launch_plan(run, task, directory)
         try:
             prepare(plan)
@@ -145,7 +146,7 @@ class Dispatcher:
 
     def _give_up(self, run: Run, error: Exception) -> None:
         """Without a gate of ours something may still start: then the run is left to the next reconciliation."""
-        if not revoke(self.surroundings.directory_of(run.run_id)):
+        if not revoke(Path(self.surroundings.directory_of(run.run_id))):
             return
         if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno == errno.E2BIG):
             ending = Ending(Outcome.FAILED, Proof.NEVER_STARTED, f"cannot launch: {error}")

@@ -7,7 +7,6 @@ the next reconciliation, which tells the board the very same thing.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,7 +37,7 @@ class Settlement:
     board: Board
     clock: Clock
     policy_of: Callable[[str], Role]
-    directory_of: Callable[[str], Path]
+    directory_of: Callable[[str], str]
 
     def end(self, run: Run, ending: Ending, finisher: Process, note: Mapping[str, Any] | None = None) -> Run | None:
         """All three steps. None when somebody else has changed the run; raises BoardUnreachable after settling."""
@@ -107,7 +106,7 @@ class Settlement:
         run = ended.run
         if ended.ending.outcome in FOLLOWED_UP:
             try:
-                return msgspec.json.decode(read_file_of(self.directory_of(run.run_id) / "task.json"), type=FollowUp)
+                return msgspec.json.decode(read_file_of(f"{self.directory_of(run.run_id)}/task.json"), type=FollowUp)
             except (OSError, msgspec.DecodeError):
                 pass
         return FollowUp(title=f"After {run.task_id}", kind=run.role)

@@ -73,7 +73,11 @@ class StateDirectory:
         return self.root / "logs" / f"{name}.log"
 
     def run(self, run_id: str) -> Path:
-        return self.runs / run_id
+        return Path(self.path_of_run(run_id))
+
+    def path_of_run(self, run_id: str) -> str:
+        """The same as text, for whoever looks at thousands: a ``Path`` takes as long to make as a file to read."""
+        return f"{self.root}/runs/{run_id}"
 
     def obstacle(self) -> str | None:
         """Why it cannot be written and what to do about that, in words; None where it can, or is yet to be made."""

@@ -50,7 +50,7 @@ class Center:
             me=self.me,
             processes=self.processes,
             settlement=self.settlement,
-            directory_of=self.state.run,
+            directory_of=self.state.path_of_run,
             wake_everybody=self.wake_everybody,
             startup_lock=self.state.startup_lock,
         )
@@ -118,7 +118,7 @@ def open_center(config: Config, access: Access = Access.CREATE) -> Center:
             board=board,
             clock=clock,
             policy_of=lambda role: config.roles.get(role) or Role(name=role, backend=""),
-            directory_of=state.run,
+            directory_of=state.path_of_run,
         ),
         obstacle=obstacle,
     )

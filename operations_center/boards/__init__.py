@@ -5,14 +5,12 @@ finished and requeued *by a run*, and doing that a second time changes nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from operations_center.model import Finish, Task, TaskState
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A task that the board shows as running, and the run in whose name it does."""
 
     task_id: str

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile.escalation import escalate
@@ -102,11 +103,11 @@ def _close_gates(surroundings: Surroundings, actions: Sequence[Action]) -> dict[
 def _close_gate(surroundings: Surroundings, action: Action) -> ActionReport | None:
     directory = surroundings.directory_of(_run_of(action).run_id)
     try:
-        won = revoke(directory)
+        won = revoke(Path(directory))
     except OSError as error:
         return ActionReport(action, Done.ERROR, f"cannot create the gate: {error}")
     # A keeper of another pid namespace that has passed it cannot be seen from here: its lock and its lease tell.
-    silent = action.proof is Proof.LEASE_EXPIRED and not is_locked(directory / "lock")
+    silent = action.proof is Proof.LEASE_EXPIRED and not is_locked(f"{directory}/lock")
     return None if won or silent else ActionReport(action, Done.LOST_RACE)
 
 

@@ -60,7 +60,7 @@ class Surroundings:
     me: Process
     processes: Processes
     settlement: Settlement
-    directory_of: Callable[[str], Path]
+    directory_of: Callable[[str], str]
     wake_everybody: Callable[[], None]
     startup_lock: Path
     childless_since: dict[str, int] = field(default_factory=dict)
@@ -166,7 +166,7 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def at(cls, surroundings: Surroundings, run: Run) -> Self:
-        directory = str(surroundings.directory_of(run.run_id))
+        directory = surroundings.directory_of(run.run_id)
         place = _place(surroundings.host, run)
         return cls(surroundings, run, place, run.state in HOLDS_SLOT, directory, read_gate(directory))
 
@@ -231,10 +231,11 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
 
     def _with_records(self, seen: Evidence, now: Now) -> Evidence:
         exit_record = read_exit(self.directory)
+        output = is_there(f"{self.directory}/stdout")
         return replace(
             seen,
-            output=is_there(f"{self.directory}/stdout"),
-            directory=Sighting.ALIVE if os.access(self.directory, os.F_OK) else Sighting.GONE,
+            output=output,
+            directory=Sighting.ALIVE if output or os.access(self.directory, os.F_OK) else Sighting.GONE,
             exit_record=exit_record,
             exit_age_ms=_age_ms(f"{self.directory}/exit", now) if exit_record is not None else 0,
             result=None if seen.tree is Sighting.ALIVE else read_result(self.directory),
@@ -260,7 +261,9 @@ def _place(here: Host, run: Run) -> Place:
 
 def cgroup_of(run: Run, directory: Path | str) -> Path | None:
     """The ledger knows it also where the run directory is gone, the directory where the start is not recorded."""
-    return Path(run.cgroup) if run.cgroup else read_cgroup(directory)
+    if run.cgroup is not None:
+        return Path(run.cgroup)
+    return read_cgroup(directory) if run.state is RunState.RESERVED else None
 
 
 def _age_ms(path: str, now: Now) -> int:

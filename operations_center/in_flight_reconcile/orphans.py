@@ -24,14 +24,18 @@ CHILDLESS_MS = 5_000
 RECORD_YOUNG_MS = 1_000
 """As long as a keeper may take to sync its record and to end."""
 
-ALIVE, GONE = Sighting.ALIVE, Sighting.GONE
+ALIVE, GONE, ANY = Sighting.ALIVE, Sighting.GONE, None
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: if ``when`` holds, this is the verdict, and ``proof`` says why a slot may be freed."""
+    """One row: if the tree is as in ``tree`` and ``when`` holds, this is the verdict.
+
+    ``proof`` says why a slot may be freed.
+    """
 
     row: int
+    tree: Sighting | None
     when: Callable[[Evidence], bool]
     verdict: Verdict
     reason: str
@@ -50,6 +54,7 @@ class Judgement(msgspec.Struct, frozen=True, gc=False):
 SETTLING_RUN = (
     Rule(
         1,
+        ANY,
         lambda e: (
             (e.place is Place.HERE and e.watcher is ALIVE and e.settled_ms < FINISHER_YOUNG_MS)
             or (e.place is Place.ELSEWHERE and e.lease is LeaseState.VALID)
@@ -57,18 +62,20 @@ SETTLING_RUN = (
         Verdict.KEEP,
         "its finisher is telling the board",
     ),
-    Rule(2, lambda e: True, Verdict.REPLAY, "nobody is telling the board how it ended"),
+    Rule(2, ANY, lambda e: True, Verdict.REPLAY, "nobody is telling the board how it ended"),
 )
 
 COMMAND_RUN = (
     Rule(
         13,
+        ANY,
         lambda e: e.place is Place.ELSEWHERE and e.lease is LeaseState.VALID,
         Verdict.KEEP,
         "another host holds it and its lease is valid",
     ),
     Rule(
         14,
+        ANY,
         lambda e: e.place is Place.ELSEWHERE and e.lease is LeaseState.EXPIRED,
         Verdict.ORPHAN,
         "the lease of its host has expired, past kill time and margin",
@@ -76,6 +83,7 @@ COMMAND_RUN = (
     ),
     Rule(
         15,
+        ANY,
         lambda e: (
             (e.place is Place.ELSEWHERE and e.lease is LeaseState.NONE)
             or (e.place is Place.OTHER_BOOT and e.lease is LeaseState.CLASH)
@@ -85,6 +93,7 @@ COMMAND_RUN = (
     ),
     Rule(
         16,
+        ANY,
         lambda e: e.place is Place.OTHER_BOOT and (e.exit_recorded or e.valid_result),
         Verdict.SETTLE,
         "it ended before the reboot and left an exit record",
@@ -92,6 +101,7 @@ COMMAND_RUN = (
     ),
     Rule(
         17,
+        ANY,
         lambda e: e.place is Place.OTHER_BOOT,
         Verdict.ORPHAN,
         "the host has been rebooted since",
@@ -99,6 +109,7 @@ COMMAND_RUN = (
     ),
     Rule(
         18,
+        ANY,
         lambda e: (
             e.not_begun and e.gate is GateState.ABSENT and e.watcher is ALIVE and e.reserved_ms < RESERVATION_YOUNG_MS
         ),
@@ -107,6 +118,7 @@ COMMAND_RUN = (
     ),
     Rule(
         19,
+        ANY,
         lambda e: e.not_begun,
         Verdict.ORPHAN,
         "no keeper has passed its gate, and none can after this",
@@ -114,18 +126,21 @@ COMMAND_RUN = (
     ),
     Rule(
         20,
-        lambda e: e.tree is ALIVE and not e.exit_recorded and (e.run.stop_outcome is not None or e.past_deadline),
+        ALIVE,
+        lambda e: not e.exit_recorded and (e.run.stop_outcome is not None or e.past_deadline),
         Verdict.STOP,
         "it is to stop, and its processes are alive",
     ),
     Rule(
         21,
-        lambda e: e.tree is ALIVE and not e.exit_recorded and e.task in (TaskState.CANCELLED, TaskState.DONE),
+        ALIVE,
+        lambda e: not e.exit_recorded and e.task in (TaskState.CANCELLED, TaskState.DONE),
         Verdict.CANCEL,
         "the board says that its task is not wanted any more",
     ),
     Rule(
         22,
+        ALIVE,
         lambda e: (
             e.keeper is ALIVE
             and (
@@ -139,54 +154,61 @@ COMMAND_RUN = (
     ),
     Rule(
         23,
-        lambda e: e.tree is ALIVE and (e.exit_recorded or e.keeper is GONE or e.executor is GONE),
+        ALIVE,
+        lambda e: e.exit_recorded or e.keeper is GONE or e.executor is GONE,
         Verdict.REAP,
         "its executor or its keeper is gone, and processes are left",
     ),
     Rule(
         24,
-        lambda e: e.tree is ALIVE and e.watcher is ALIVE,
+        ALIVE,
+        lambda e: e.watcher is ALIVE,
         Verdict.KEEP,
         "it runs and its watcher is alive",
     ),
     Rule(
         25,
-        lambda e: e.tree is ALIVE and e.watcher is GONE,
+        ALIVE,
+        lambda e: e.watcher is GONE,
         Verdict.ADOPT,
         "it runs and its watcher is dead",
     ),
     Rule(
         26,
-        lambda e: (
-            e.tree is GONE and (isinstance(e.exit_record, ExitRecord) or (not e.exit_recorded and e.valid_result))
-        ),
+        GONE,
+        lambda e: isinstance(e.exit_record, ExitRecord) or (not e.exit_recorded and e.valid_result),
         Verdict.SETTLE,
         "its processes are gone and it left a record of how it ended",
         Proof.EXIT_RECORDED,
     ),
     Rule(
         27,
-        lambda e: e.tree is GONE and e.exit_recorded,
+        GONE,
+        lambda e: e.exit_recorded,
         Verdict.SETTLE,
         "its processes are gone and its exit record cannot be read",
         Proof.PROCESS_GONE,
     ),
     Rule(
         28,
-        lambda e: e.tree is GONE and e.directory is GONE,
+        GONE,
+        lambda e: e.directory is GONE,
         Verdict.UNKNOWABLE,
         "its processes are gone, and its run directory with whatever it recorded",
         Proof.PROCESS_GONE,
     ),
     Rule(
         29,
-        lambda e: e.tree is GONE and e.directory is ALIVE,
+        GONE,
+        lambda e: e.directory is ALIVE,
         Verdict.ORPHAN,
         "its processes are gone and left no record",
         Proof.PROCESS_GONE,
     ),
-    Rule(30, lambda e: True, Verdict.SUSPECT, "what was seen proves neither life nor death"),
+    Rule(30, ANY, lambda e: True, Verdict.SUSPECT, "what was seen proves neither life nor death"),
 )
+
+_COMMAND_RUN_BY_TREE = {tree: [rule for rule in COMMAND_RUN if rule.tree in (ANY, tree)] for tree in Sighting}
 
 
 def judge(evidence: Iterable[Evidence]) -> list[Judgement]:
@@ -195,8 +217,8 @@ def judge(evidence: Iterable[Evidence]) -> list[Judgement]:
 
 
 def judge_one(evidence: Evidence) -> Judgement:
-    table = SETTLING_RUN if evidence.settling else COMMAND_RUN
-    for rule in table:
+    rules = SETTLING_RUN if evidence.settling else _COMMAND_RUN_BY_TREE[evidence.tree]
+    for rule in rules:
         if rule.when(evidence):
             return Judgement(evidence, rule)
     raise AssertionError("the last rule of a table takes everything")

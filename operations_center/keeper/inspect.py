@@ -8,7 +8,6 @@ environment, and by cgroup where there is one; what was found one way is followe
 import errno
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +29,9 @@ _ENVIRONMENT_LIMIT = 2 * 1024 * 1024
 _CHUNK = 128 * 1024
 _RECORD_LIMIT = 4096
 _TASK_LIMIT = 64 * 1024 * 1024
+_GATE = re.compile(r"([0-9]{1,9}) ([0-9]{1,18}) end\n")
+_EXIT = re.compile(r"exit ([0-9]{1,3}) end *\n")
+_TIMED_OUT = re.compile(r"(wall|idle) end *\n")
 
 
 class GateState(StrEnum):
@@ -68,7 +70,7 @@ def read_gate(run_directory: Path | str) -> Gate:
         # A link is not followed.
         revoked = error.errno == errno.ELOOP and _link_target(path) == REVOKED
         return Gate(GateState.REVOKED if revoked else GateState.UNREADABLE)
-    match = re.fullmatch(r"([0-9]{1,9}) ([0-9]{1,18}) end\n", text)
+    match = _GATE.fullmatch(text)
     if match is None:
         return Gate(GateState.UNREADABLE)
     return Gate(GateState.KEEPER, Process(int(match[1]), int(match[2])))
@@ -91,7 +93,7 @@ def read_exit(run_directory: Path | str) -> ExitRecord | UnreadableExit | None:
         return UnreadableExit(f"cannot read the exit record: {error.strerror or error}")
     if not text.strip():
         return None
-    match = re.fullmatch(r"exit ([0-9]{1,3}) end *\n", text)
+    match = _EXIT.fullmatch(text)
     if match is None:
         return UnreadableExit(f"cannot understand the exit record: {text[:64]!r}")
     return ExitRecord(int(match[1]))
@@ -99,16 +101,10 @@ def read_exit(run_directory: Path | str) -> ExitRecord | UnreadableExit | None:
 
 def read_timed_out(run_directory: Path | str) -> str | None:
     """Which limit the timer found passed before it signalled the run: ``wall``, ``idle``; None for neither."""
-    path = f"{run_directory}/timed_out"
-    if not is_there(path):
-        return None
     try:
-        text = _read_record(path)
+        match = _TIMED_OUT.fullmatch(_read_record(f"{run_directory}/timed_out"))
     except OSError:
         return None
-    if text.isspace():
-        return None
-    match = re.fullmatch(r"(wall|idle) end *\n", text)
     return match[1] if match else None
 
 
@@ -351,11 +347,9 @@ def read_file_of(path: Path | str, limit: int = _TASK_LIMIT) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
-        # A short file comes at once, and whole.
-        content = os.read(descriptor, min(limit, _CHUNK))
-        return content if len(content) < _CHUNK else content + b"".join(_chunks(descriptor, limit - _CHUNK))
+        # A short file comes at once, and whole; a FIFO and a directory refuse to be read at a place.
+        content = os.pread(descriptor, min(limit, _CHUNK), 0)
+        return content if len(content) < _CHUNK else b"".join(_chunks(descriptor, limit))
     finally:
         os.close(descriptor)
 

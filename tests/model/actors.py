@@ -178,7 +178,7 @@ class Actor:
                 board=board,
                 clock=clock,
                 policy_of=self._config.roles.__getitem__,
-                directory_of=state.run,
+                directory_of=state.path_of_run,
             ),
         )
 
@@ -228,9 +228,9 @@ class SteppedBoard(LocalBoard):
 class SteppedState(StateDirectory):
     actor: Actor
 
-    def run(self, run_id: str) -> Path:
+    def path_of_run(self, run_id: str) -> str:
         self.actor.step()
-        return self.root / "runs" / run_id
+        return StateDirectory.path_of_run(self, run_id)
 
 
 class SteppedProcesses:

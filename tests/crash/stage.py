@@ -12,7 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -199,7 +199,9 @@ class Stage:
         """And wait until they are gone."""
         with opened_pidfds(_processes(pids)) as pidfds:
             for pidfd in pidfds:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                # It may have ended meanwhile by itself, as a keeper whose executor is gone does.
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             for pidfd in pidfds:
                 assert select.select([pidfd], [], [], 20)[0]
 

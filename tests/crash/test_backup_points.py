@@ -1,7 +1,8 @@
 """Backup, restore and prune, killed at every point where they change something outside (``tests.points``).
 
 What a person reads or uses afterwards is whole: a backup is there or is not, a ledger is the old or the new one, a
-run is pruned with everything that belongs to it or is found again by the next prune.
+run is pruned with everything that belongs to it or is found again by the next prune. The suite takes every second
+point; all with ``OPERATIONS_CENTER_TEST_EVERY_POINT=1``.
 """
 
 import itertools
@@ -25,8 +26,12 @@ from operations_center.outcomes import Ending
 from operations_center.store import Store
 from tests.crash.stage import Stage, Template
 from tests.runs import admit, dead_process
+from tests.syscalls import EVERY_POINT
+
+pytestmark = pytest.mark.timeout(1800 if EVERY_POINT else 300)
 
 RUNS = 3
+SHARE = 1 if EVERY_POINT else 2
 
 CUT_OFF = 20_000
 """What is left of a ledger that is damaged, in bytes."""
@@ -50,11 +55,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     return template
 
 
-def killed_at_every_point(
+def killed_at_points(
     template: Template, root: Path, body: Callable[[Stage], object], check: Callable[[Stage], object]
 ) -> int:
-    """How many points there were."""
-    for step in itertools.count(1):
+    """How many steps there were at which something outside was changed."""
+    for step in itertools.count(1, SHARE):
         with template.staged(root / str(step)) as stage:
             process = stage.stepped(lambda: body(stage), step)
             if process.where is None:
@@ -68,7 +73,7 @@ def killed_at_every_point(
 
 
 def test_a_backup_is_whole_or_not_there_and_the_next_one_works(template: Template, tmp_path: Path) -> None:
-    assert killed_at_every_point(template, tmp_path, back_it_up, check_backups) >= 20
+    assert killed_at_points(template, tmp_path, back_it_up, check_backups) >= 20
 
 
 def back_it_up(stage: Stage) -> None:
@@ -98,7 +103,7 @@ def assert_whole(ledger: Path, runs: int) -> None:
 def test_a_restore_leaves_the_old_ledger_or_the_new_one_and_the_next_one_works(
     template: Template, tmp_path: Path
 ) -> None:
-    assert killed_at_every_point(template, tmp_path, bring_back, check_ledger) >= 50
+    assert killed_at_points(template, tmp_path, bring_back, check_ledger) >= 50
 
 
 def bring_back(stage: Stage) -> None:
@@ -120,7 +125,7 @@ def check_ledger(stage: Stage) -> None:
 def test_a_damaged_ledger_is_replaced_or_says_what_to_do_and_the_next_restore_works(
     template: Template, tmp_path: Path
 ) -> None:
-    assert killed_at_every_point(template, tmp_path, replace_damaged, check_replaced) >= 50
+    assert killed_at_points(template, tmp_path, replace_damaged, check_replaced) >= 50
 
 
 def replace_damaged(stage: Stage) -> None:
@@ -145,7 +150,7 @@ def check_replaced(stage: Stage) -> None:
 
 
 def test_a_prune_is_completed_by_the_next(template: Template, tmp_path: Path) -> None:
-    assert killed_at_every_point(template, tmp_path, prune, check_pruned) >= 30
+    assert killed_at_points(template, tmp_path, prune, check_pruned) >= 30
 
 
 def prune(stage: Stage) -> None:

@@ -60,7 +60,10 @@ def is_still_there(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def lock_within(path: Path, seconds: float) -> Iterator[bool]:
-    """Hold a lock for a block; yields False when it could not be had in time."""
+    """Hold a lock for a block; yields False when it could not be had in time.
+
+    ``path`` is a file, which is made where there is none, or a directory, which need only be read.
+    """
     deadline = time.monotonic() + seconds
     try:
         descriptor = _open(path)
@@ -81,7 +84,8 @@ def _lock_before(deadline: float, descriptor: int) -> bool:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -26,6 +26,8 @@ def command(drain: bool, now: bool, timeout: int | None, config_file: Path | Non
         raise UsageError("cannot run `operations-center down`: --drain and --now exclude each other; give one of them")
     how = Down.DRAIN if drain else Down.NOW if now else Down.LEAVE
     ended = take_down(read_config(config_file), how, None if timeout is None else timeout / 1000)
+    if ended.unrecorded is not None:
+        click.echo(ended.unrecorded, err=True)
     if as_json:
         print_json(_as_json(ended))
     else:

@@ -20,7 +20,8 @@ from operations_center.locks import lock_within
 from operations_center.model import HOLDS_SLOT, Run
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.stopping.ends import end_processes, keeper_of, listed, wait_for_change
-from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs
+from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors
+from operations_center.store import Access
 from operations_center.wiring import Center, open_center
 
 WATCHER_KILL_AFTER_S = 5.0
@@ -40,12 +41,16 @@ class Down(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What ``take_down`` ended, and the open runs that are left. ``watchers`` has the watchdog, too."""
+    """What ``take_down`` ended, and the open runs that are left. ``watchers`` has the watchdog, too.
+
+    ``unrecorded``: what could not be written into the ledger, and why; None where nothing had to be, or all was.
+    """
 
     supervisor: Member
     watchers: Sequence[Member]
     runs_left: Sequence[Run] = ()
     executors_left: int = 0
+    unrecorded: str | None = None
 
 
 def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
@@ -61,7 +66,9 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
     # Before the ledger is opened: a fleet can be stopped also where the ledger is broken.
     supervisor, watchers = _stop_fleet(state, until_after(within_s))
     try:
-        with closing(open_center(config)) as center:
+        with closing(open_center(config, Access.READ)) as center:
+            if center.obstacle is not None:
+                return _ended_without_a_record(center, supervisor, watchers, how, until_after(within_s))
             if how is Down.NOW:
                 end_open_runs(center, within_s)
             elif any(pause.source == "drain" for pause in center.ledger.pauses()):
@@ -84,6 +91,17 @@ def _ended(center: Center, supervisor: Member, watchers: Sequence[Member]) -> En
     keepers = [keeper_of(center, run) for run in left if run.state in HOLDS_SLOT]
     executing = sum(keeper is not None and is_alive(keeper) for keeper in keepers)
     return Ended(supervisor, watchers, left, executing)
+
+
+def _ended_without_a_record(
+    center: Center, supervisor: Member, watchers: Sequence[Member], how: Down, until: float
+) -> Ended:
+    """The state directory cannot be written: that must not keep a person from stopping what runs."""
+    if how is not Down.NOW:
+        return _ended(center, supervisor, watchers)
+    killed = kill_executors(center, until)
+    unrecorded = f"cannot record why {listed(killed)} ended by KILL: {center.state.root}: {center.obstacle}"
+    return Ended(supervisor, watchers, center.ledger.open_runs(), unrecorded=unrecorded if killed else None)
 
 
 @contextmanager
@@ -121,7 +139,8 @@ def _wait_for_open_runs(center: Center, within_s: float | None) -> None:
 def _stop_fleet(state: StateDirectory, until: float) -> tuple[Member, list[Member]]:
     """Supervisor first, which would start its watchers again. Those that lived and have ended."""
     # A second TERM would mean `down --now` to the supervisor: of two `down` at once, one waits for the other.
-    with lock_within(state.root / "down.lock", max(0.0, until - time.monotonic())) as alone:
+    # The directory itself: a lock file could not be made on a file system that is full or read-only.
+    with lock_within(state.root, max(0.0, until - time.monotonic())) as alone:
         if not alone:
             raise Unavailable("cannot stop the fleet: another `operations-center down` is still at it; try again")
         alive = survivors(state)

@@ -10,10 +10,12 @@ from operations_center.in_flight_reconcile import (
     clear_orphaned_in_flight,
     request_stop,
 )
+from operations_center.in_flight_reconcile.evidence import gather_evidence
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
 from operations_center.keeper.inspect import read_exit
+from operations_center.keeper.stop import kill
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
-from operations_center.stopping.ends import listed, wait_for_change
+from operations_center.stopping.ends import listed, wait_for_change, wait_for_end
 from operations_center.wiring import Center
 
 DOWN_WITHIN_S = 60.0
@@ -65,6 +67,24 @@ def end_open_runs(center: Center, within_s: float | None = None) -> None:
         if left and time.monotonic() > until:
             raise Unavailable(f"cannot end {listed(left)} within {within_s:.0f} s; each has a stop stored, try again")
         wait_for_change(center, left, until)
+
+
+def kill_executors(center: Center, until: float) -> list[Run]:
+    """KILL every executor of this host where no stop can be stored; their runs.
+
+    No TERM comes first: an executor that ended well on it would be taken for one that has done its work. Keepers live
+    on until they can record the ends. Raises Unavailable when an executor is left at the monotonic time ``until``.
+    """
+    with center.ledger.snapshot():
+        gathered = gather_evidence(center.surroundings, Scope())
+    trees = {each.run.run_id: each.seen for each in gathered.evidence if each.seen is not None and each.seen.members}
+    for tree in trees.values():
+        kill(tree, center.processes)
+    left = wait_for_end([process for tree in trees.values() for process in tree.members], until)
+    if left:
+        pids = ", ".join(str(process.pid) for process in left)
+        raise Unavailable(f"cannot end executors in time: left are processes {pids}; try again")
+    return [each.run for each in gathered.evidence if each.run.run_id in trees]
 
 
 def _known(center: Center, run_id: str) -> Run:

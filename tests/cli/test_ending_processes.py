@@ -19,10 +19,10 @@ from operations_center.stopping.fleet import Down, take_down
 from tests.fleet import PATIENCE_S
 
 DEAF = """
-import fcntl, signal, sys, time
+import fcntl, os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-file = open(sys.argv[1], "w")
-fcntl.flock(file, fcntl.LOCK_EX)
+path = sys.argv[1]
+fcntl.flock(os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
 print("held", flush=True)
 time.sleep(300)
 """
@@ -87,7 +87,7 @@ def test_down_gives_up_in_time_and_says_who_lives_on(state: StateDirectory) -> N
 def test_down_waits_for_another_down_no_longer_than_it_may(state: StateDirectory) -> None:
     config = load_config(state.root.parent / "operations_center.toml", {})
     with (
-        deaf_holder(state.root / "down.lock"),
+        deaf_holder(state.root),
         deaf_holder(state.supervisor_lock) as supervisor,
         pytest.raises(Unavailable, match="another `operations-center down`"),
     ):

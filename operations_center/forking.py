@@ -28,6 +28,9 @@ LONGEST_MESSAGE = 64 * 1024
 END_WITHIN_S = 2.0
 """A fork server that is told to end and does not is stuck, and is killed."""
 
+_IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
+"""So that a write fails with an error instead (docs.python.org/3/library/signal.html)."""
+
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
     """Fork the watcher of a role, or the watchdog, with its output at the end of the file ``log``."""
@@ -151,14 +154,22 @@ def _begin(live: Callable[[socket.socket], Never], control: socket.socket, log: 
         # The supervisor's lock, if it has one, must not live on in us.
         os.closerange(3, control.fileno())
         os.closerange(control.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _take_default_signals()
         live(control)
     except BaseException:
         traceback.print_exc()
     finally:
         # Whatever went wrong: this is not the process whose stack we are on.
         os._exit(1)
+
+
+def _take_default_signals() -> None:
+    """What was ignored or blocked where the supervisor was started would stay so in all that is forked from here."""
+    for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _take_streams(log: Path) -> None:

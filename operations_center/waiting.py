@@ -106,6 +106,8 @@ class Waiting:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._hang_up)
         signal.signal(RE_EXECUTE, self._request_re_execution)
+        # Whoever started us may have ignored it, and then the kernel keeps no child until we have asked how it ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # Whoever started us may have had them blocked; a supervisor's earlier image does, so that none is lost.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._selector.register(self._signals_read, selectors.EVENT_READ, None)

@@ -6,13 +6,14 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_to_start
-from operations_center.errors import NotFound, OperationsCenterError
+from operations_center.errors import NotFound, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
 from operations_center.logs import log_to
 from operations_center.state_directory import FORK_SERVER, SUPERVISOR
@@ -54,7 +55,8 @@ def command(
             raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
     state = look_around(config)
     # Before anything is opened that a watcher must not inherit.
-    fork_server = None if detach else ForkServer.start(live, state.log(FORK_SERVER))
+    with _saying_that_no_process_starts():
+        fork_server = None if detach else ForkServer.start(live, state.log(FORK_SERVER))
     center = open_center(config)
     try:
         refuse_to_start(center, "the supervisor")
@@ -73,6 +75,18 @@ def command(
         ).run()
     finally:
         center.close()
+
+
+@contextmanager
+def _saying_that_no_process_starts() -> Iterator[None]:
+    """Raises Unavailable."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"cannot start the supervisor: no process can be started: {error.strerror or error}; "
+            "end some, or allow more (ulimit -u), and try again"
+        ) from error
 
 
 def _command(config_file: Path, only: Sequence[str], exit_when_idle: bool, detached: bool) -> list[str]:
@@ -115,14 +129,15 @@ def _start_detached(command: Sequence[str], errors: int) -> "tuple[subprocess.Po
     """The supervisor in a session of its own, and a descriptor that it writes to when the fleet is ready."""
     ready, write_end = os.pipe()
     try:
-        popen = subprocess.Popen(
-            [*command, "--ready-fd", str(write_end)],
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            start_new_session=True,
-            pass_fds=(write_end,),
-        )
+        with _saying_that_no_process_starts():
+            popen = subprocess.Popen(
+                [*command, "--ready-fd", str(write_end)],
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+                pass_fds=(write_end,),
+            )
     finally:
         os.close(write_end)
     return popen, ready

@@ -7,7 +7,7 @@ the next reconciliation, which tells the board the very same thing.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -21,7 +21,7 @@ from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, Follow
 from operations_center.outcomes import FOLLOWED_UP, Ending, finish_of
 
 
-class Ended(NamedTuple):
+class Ended(msgspec.Struct, frozen=True, gc=False):
     """A run that is proven to have ended, and what the log keeps of the proof."""
 
     run: Run

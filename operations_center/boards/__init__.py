@@ -5,12 +5,14 @@ finished and requeued *by a run*, and doing that a second time changes nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from operations_center.model import Finish, Task, TaskState
 
 
-class Claim(NamedTuple):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """A task that the board shows as running, and the run in whose name it does."""
 
     task_id: str

@@ -43,7 +43,7 @@ class LocalBoard:
         return {task_id: known.get(task_id) for task_id in task_ids}
 
     def running(self) -> Sequence[Claim]:
-        return list(map(Claim._make, self._store.rows(_SQL["running"])))
+        return [Claim(*row) for row in self._store.rows(_SQL["running"])]
 
     def claim(self, task_id: str, run_id: str) -> Task | None:
         with self._store.transaction():

@@ -231,6 +231,7 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
 
     def _with_records(self, seen: Evidence, now: Now) -> Evidence:
         exit_record = read_exit(self.directory)
+        alive = seen.tree is Sighting.ALIVE
         output = is_there(f"{self.directory}/stdout")
         return replace(
             seen,
@@ -238,8 +239,8 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
             directory=Sighting.ALIVE if output or os.access(self.directory, os.F_OK) else Sighting.GONE,
             exit_record=exit_record,
             exit_age_ms=_age_ms(f"{self.directory}/exit", now) if exit_record is not None else 0,
-            result=None if seen.tree is Sighting.ALIVE else read_result(self.directory),
-            timed_out=read_timed_out(self.directory),
+            result=None if alive else read_result(self.directory),
+            timed_out=None if alive and exit_record is None else read_timed_out(self.directory),
             childless_ms=self._childless_ms(seen, now),
         )
 

@@ -40,9 +40,9 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
 
     ``executor`` stands for every process of the tree but the keeper, ``seen`` are the processes themselves, for
     whoever has to end them; ``childless_ms`` is how long the keeper has been seen without any of them,
-    ``exit_age_ms`` how old the exit record is; ``output`` whether an executor has ever had its
-    output opened; ``task`` is None when the board was not read or does not know
-    the task.
+    ``exit_age_ms`` how old the exit record is; ``output`` whether an executor has ever had its output opened;
+    ``result`` and ``timed_out`` are read when there is an end that they could explain; ``task`` is None when the
+    board was not read or does not know the task.
     """
 
     run: Run
@@ -81,7 +81,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     @property
     def not_begun(self) -> bool:
         """No keeper has passed the gate. A gate or a directory deleted under a live tree says nothing of that."""
-        if self.run.keeper is not None or self.gate in (GateState.KEEPER, GateState.UNREADABLE) or self.output:
+        if self.gate in (GateState.KEEPER, GateState.UNREADABLE) or self.output or self.run.keeper is not None:
             return False
         if self.gate is GateState.REVOKED:
             # A keeper that lost the gate is gone in a moment; what lives on has begun all the same.

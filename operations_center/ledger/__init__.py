@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from operations_center.admission import Facts, Limits, Refusal
 from operations_center.identity import Host, Process
@@ -30,7 +32,7 @@ class Admission:
     release: str | None = None
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """A transition of a run: the run as it was read, the columns that change, and what the log keeps beside them."""
 
     old: Run

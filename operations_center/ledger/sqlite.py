@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import compress
 from pathlib import Path
@@ -129,7 +128,7 @@ class SqliteLedger:
         return [each.new if win else None for each, win in zip(asked, wins, strict=True)]
 
     def _write_run(self, asked: "_Asked") -> bool:
-        old, columns = asked.old, tuple(asked.stored)
+        old, columns = asked.change.old, tuple(asked.stored)
         if columns not in self._statements:
             names = ", ".join(map("{} = ?".format, columns))
             self._statements[columns] = _SQL["write_run"].format(columns=names)
@@ -324,14 +323,12 @@ class SqliteLedger:
                 self._store.execute(_SQL["raise_counter"], {"name": name, "value": value})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True, gc=False):
     """A transition that is in the table: the run before and after, and the columns as they are stored."""
 
-    old: Run
+    change: Change
     new: Run
     stored: Mapping[str, Any]
-    note: Mapping[str, Any]
 
     @classmethod
     def of(cls, event: str, change: Change) -> Self:
@@ -339,17 +336,17 @@ class _Asked:
         old, new = change.old, replace(change.old, **change.columns)
         if (event, old.state, new.state) not in _TRANSITIONS:
             raise ValueError(f"cannot change run {old.run_id}: no {event} from {old.state} to {new.state}")
-        return cls(old, new, {name: _stored(value) for name, value in change.columns.items()}, change.note or {})
+        return cls(change, new, {name: _stored(value) for name, value in change.columns.items()})
 
     def told(self) -> tuple[str, str, dict[str, Any]]:
         """What the log keeps: the columns that have changed, and why."""
-        old, new = self.old, self.new
-        changed = {name: value for name, value in self.stored.items() if getattr(old, name) != getattr(new, name)}
-        return new.run_id, new.task_id, {"run": changed, **self.note}
+        old, asked = self.change.old, self.change.columns
+        changed = {name: value for name, value in self.stored.items() if getattr(old, name) != asked[name]}
+        return old.run_id, old.task_id, {"run": changed, **(self.change.note or {})}
 
     def refused(self, event: str) -> tuple[str, str, dict[str, Any]]:
-        old = self.old
-        return old.run_id, old.task_id, {"refused": event, "holder": old.holder, "state": old.state, **self.note}
+        old, note = self.change.old, self.change.note or {}
+        return old.run_id, old.task_id, {"refused": event, "holder": old.holder, "state": old.state, **note}
 
 
 _TRANSITIONS: frozenset[tuple[str, RunState | None, RunState]] = frozenset(TRANSITIONS)

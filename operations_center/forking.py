@@ -22,6 +22,7 @@ from typing import Never, Self
 import msgspec
 
 from operations_center.identity import Process, open_pidfd, read_exit_code
+from operations_center.logs import make_log_directory
 
 LONGEST_MESSAGE = 64 * 1024
 
@@ -65,7 +66,9 @@ class ForkServer:
 
     @classmethod
     def start(cls, live: Callable[[socket.socket], Never], log: Path) -> Self:
-        """Fork it, with its output at the end of a file. ``live`` is its life, and has nothing open but its socket.
+        """Fork it, with its output at the end of a file, or where ours goes if that cannot be written.
+
+        ``live`` is its life, and has nothing open but its socket.
 
         Raises OSError when the machine has no process to give.
         """
@@ -173,13 +176,19 @@ def _take_default_signals() -> None:
 
 
 def _take_streams(log: Path) -> None:
-    for path, flags, descriptors in (
-        (Path(os.devnull), os.O_RDONLY, (0,)),
-        (log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, (1, 2)),
-    ):
-        opened = os.open(path, flags, 0o600)
-        for descriptor in descriptors:
-            os.dup2(opened, descriptor)
+    _take(os.open(os.devnull, os.O_RDONLY), 0)
+    try:
+        make_log_directory(log)
+        opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:
+        # The supervisor's own streams are left: a watcher without a log is better than none.
+        return
+    _take(opened, 1, 2)
+
+
+def _take(opened: int, *descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.dup2(opened, descriptor)
 
 
 def _receive(control: socket.socket) -> bytes:

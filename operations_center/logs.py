@@ -21,22 +21,32 @@ class _StderrFollows(RotatingFileHandler):
     """Tracebacks and stack dumps, which Python writes to descriptor 2, go into the present file as well."""
 
     def _open(self) -> TextIOWrapper:
+        make_log_directory(Path(self.baseFilename))
         stream = super()._open()
         os.dup2(stream.fileno(), sys.stderr.fileno())
         os.dup2(stream.fileno(), sys.stdout.fileno())
         return stream
 
 
+def make_log_directory(log: Path) -> None:
+    """Somebody may have removed it under a fleet; never what is above it. Raises OSError."""
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+
+
 def log_to(file: Path | None, *, level: int = logging.INFO) -> None:
-    """To a file with rotation, or to stderr."""
-    handler: logging.Handler = (
-        logging.StreamHandler()
-        if file is None
-        else _StderrFollows(file, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
-    )
+    """To a file with rotation, or to stderr. Where the file cannot be written only warnings are told, on stderr."""
+    handler: logging.Handler = logging.StreamHandler()
+    obstacle = None
+    if file is not None:
+        try:
+            handler = _StderrFollows(file, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
+        except OSError as error:
+            obstacle, level = error.strerror, logging.WARNING
     formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     faulthandler.enable()
     faulthandler.register(STACK_DUMP, all_threads=True)
+    if obstacle is not None:
+        logging.warning("cannot write the log %s: %s; goes on without it, correct that and restart", file, obstacle)

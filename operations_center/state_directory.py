@@ -26,7 +26,8 @@ SUPERVISOR = "@supervisor"
 FORK_SERVER = "@fork-server"
 """Names beside those of roles; ``@`` is not allowed in a role's name."""
 
-_DIRECTORIES = ("watchers", "pulse", "wake", "logs", "runs", "reports")
+_LOGS = "logs"
+_DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "reports")
 _WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
 """By whether it is a directory."""
 
@@ -70,7 +71,7 @@ class StateDirectory:
         return self.root / "pulse" / f"{name}.json"
 
     def log(self, name: str) -> Path:
-        return self.root / "logs" / f"{name}.log"
+        return self.root / _LOGS / f"{name}.log"
 
     def run(self, run_id: str) -> Path:
         return Path(self.path_of_run(run_id))
@@ -102,8 +103,15 @@ class StateDirectory:
     def _to_be_writable(self) -> Iterator[Path]:
         """The directory itself first: only where it can be read is it known what is in it."""
         yield self.root
-        yield from (self.root / name for name in _DIRECTORIES)
+        yield from (self.root / name for name in _DIRECTORIES if name != _LOGS)
         yield from (path for path in self.root.iterdir() if path.name.startswith("ledger."))
+
+    def obstacle_to_logs(self) -> str | None:
+        """Why no log can be begun, which keeps nobody from working; None where one can."""
+        logs = self.root / _LOGS
+        if not logs.exists() or os.access(logs, _WRITABLE[True], effective_ids=True):
+            return None
+        return f"no log can be written in {logs}; remount it, or change its owner or its mode, which is {_mode(logs)}"
 
     def create(self) -> None:
         """Make what is missing, 0700. Raises OperationsCenterError where that cannot be, or is not safe."""

@@ -164,6 +164,7 @@ def _state_directory(config: Config) -> Iterator[Check]:
         yield _owner(root, obstacle)
         if obstacle is None:
             yield _locks(root)
+            yield _logs(root)
         yield _disk(root, config.watchdog.min_free_disk_bytes)
 
 
@@ -193,6 +194,11 @@ def _locks(root: Path) -> Check:
     except (OperationsCenterError, OSError) as error:
         return _fault("locks", str(error))
     return _ok("locks", f"file locks work on {file_system_kind(root)}")
+
+
+def _logs(root: Path) -> Check:
+    obstacle = StateDirectory(root).obstacle_to_logs()
+    return _ok("logs", "they can be written") if obstacle is None else _warning("logs", obstacle)
 
 
 def _disk(root: Path, wanted: int) -> Check:

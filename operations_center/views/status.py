@@ -19,7 +19,7 @@ class Seen:
     """Everything that was read. ``watchers``: one for each role, and survivors of roles that are gone.
 
     ``ledger_error``: why the ledger could not be read; then what it would tell is empty, and shown as null.
-    ``obstacle``: why the state directory cannot be written.
+    ``obstacle``: why the state directory cannot be written; ``obstacle_to_logs``: why only the logs cannot.
     """
 
     config: Config
@@ -34,6 +34,7 @@ class Seen:
     reconciles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ledger_error: str | None = None
     obstacle: str | None = None
+    obstacle_to_logs: str | None = None
 
 
 def read_status(center: Center) -> Seen:
@@ -43,6 +44,7 @@ def read_status(center: Center) -> Seen:
         return replace(
             members,
             obstacle=center.obstacle,
+            obstacle_to_logs=None if center.obstacle else center.state.obstacle_to_logs(),
             open_runs=ledger.open_runs(),
             slots_held=ledger.slots_held(),
             pauses=ledger.pauses(),
@@ -170,6 +172,7 @@ def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mappi
     unusable = [
         *([seen.ledger_error] if seen.ledger_error else []),
         *([f"the state directory can only be read: {seen.obstacle}"] if seen.obstacle else []),
+        *([seen.obstacle_to_logs] if seen.obstacle_to_logs else []),
     ]
     if seen.supervisor.process is None:
         return unusable + [

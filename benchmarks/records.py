@@ -200,7 +200,6 @@ _OPEN_RUN = _RUN | {
 _OPEN = (
     _rows("tasks", _OPEN_TASK),
     _rows("runs", _OPEN_RUN),
-    _rows("admissions", {"run_id": _OPEN_RUN["run_id"], "backend": "'agent'", "at": ":now"}),
     _events("task.added", "task", _OPEN_TASK),
     _events("run.started", "run", _OPEN_RUN),
     "UPDATE counters SET value = :count",
@@ -209,7 +208,7 @@ _OPEN = (
 # Numbers below every task and every fence that is handed out.
 _CLOSED_TASK = _TASK | {"task_id": "'old' || n", "number": "-n", "kind": "'goal'", "state": "'done'"}
 _CLOSED_RUN = _RUN | {
-    "run_id": "'old' || n",
+    "run_id": "'r' || -n || '-faked'",
     "task_id": "'old' || n",
     "role": "'goal'",
     "fence": "-n",

@@ -106,9 +106,8 @@ class SqliteLedger:
             deadline_at=now.wall + timeout if timeout is not None else None,
             deadline_mono=now.monotonic + timeout if timeout is not None else None,
         )
-        columns = {name: _stored(value) for name, value in asdict(run).items()}
-        self._store.execute(_SQL["insert_run"], columns)
-        self._store.execute(_SQL["count_admission"], columns)
+        columns = {name: _stored(value) for name, value in asdict(run).items() if value is not None}
+        self._store.execute(self._statement("insert_run", columns), tuple(columns.values()))
         self._store.append_event("run.reserved", run_id=run.run_id, task_id=run.task_id, data={"run": columns})
         return run
 
@@ -121,22 +120,23 @@ class SqliteLedger:
         with self._store.transaction():
             wins = [self._write_run(each) for each in asked]
             won = list(compress(asked, wins))
-            self._discount_admissions(each.new for each in won if each.new.outcome is Outcome.NEVER_STARTED)
             self._store.append_events(event, [each.told() for each in won])
             lost = compress(asked, [not win for win in wins])
             self._store.append_events("run.lost_race", [each.refused(event) for each in lost])
         return [each.new if win else None for each, win in zip(asked, wins, strict=True)]
 
     def _write_run(self, asked: "_Asked") -> bool:
-        old, columns = asked.change.old, tuple(asked.stored)
-        if columns not in self._statements:
-            names = ", ".join(map("{} = ?".format, columns))
-            self._statements[columns] = _SQL["write_run"].format(columns=names)
-        guard = (old.run_id, old.fence, old.holder, str(old.state))
-        return self._store.execute(self._statements[columns], (*asked.stored.values(), *guard)) == 1
+        old = asked.change.old
+        guard = (old.fence, old.run_id, old.holder, str(old.state))
+        return self._store.execute(self._statement("write_run", asked.stored), (*asked.stored.values(), *guard)) == 1
 
-    def _discount_admissions(self, runs: Iterable[Run]) -> None:
-        self._store.execute_each(_SQL["discount_admission"], [(run.run_id,) for run in runs])
+    def _statement(self, name: str, columns: Collection[str]) -> str:
+        """The statement that writes these columns of a run: the same text each time, which is then prepared already."""
+        key = (name, *columns)
+        if key not in self._statements:
+            places = ", ".join("?" * len(columns))
+            self._statements[key] = _SQL[name].format(columns=", ".join(columns), values=places)
+        return self._statements[key]
 
     def attempts(self, task_id: str) -> Attempts:
         row = self._store.row(_SQL["attempts"], {"task_id": task_id})
@@ -283,13 +283,18 @@ class SqliteLedger:
 
     def prune(self, run_ids: Sequence[str], events_before: int) -> int:
         with self._store.transaction():
+            day_ago = self._store.clock.now().wall - DAY_MS
+            if run_ids:
+                # Newer than all that is forgotten: the newest event must stay.
+                self._store.append_event("ledger.pruned", data={"runs": len(run_ids)})
             forgotten = 0
             for run_id in run_ids:
+                self._store.execute(_SQL["keep_admission"], {"run_id": run_id, "day_ago": day_ago})
                 if self._store.execute(_SQL["forget_run"], {"run_id": run_id}):
                     self._store.execute(_SQL["forget_events_of_run"], {"run_id": run_id})
                     forgotten += 1
             self._store.execute(_SQL["forget_notes"], {"before": events_before})
-            self._store.execute(_SQL["forget_admissions"], {"day_ago": self._store.clock.now().wall - DAY_MS})
+            self._store.execute(_SQL["forget_admissions"], {"day_ago": day_ago})
             return forgotten
 
     def verify(self) -> list[str]:

@@ -1,22 +1,15 @@
 -- name: insert_run
--- A reserved run takes its slot from here on.
-INSERT INTO runs (
-    run_id, task_id, role, backend, attempt, fence, holder, state, host_id, boot_id, pid_namespace, host,
-    watcher_pid, watcher_ticks, reserved_at, reserved_mono, grace_ms, release, deadline_at, deadline_mono
-) VALUES (
-    :run_id, :task_id, :role, :backend, :attempt, :fence, :holder, :state, :host_id, :boot_id, :pid_namespace,
-    :host, :watcher_pid, :watcher_ticks, :reserved_at, :reserved_mono, :grace_ms, :release, :deadline_at,
-    :deadline_mono
-);
+-- A reserved run takes its slot from here on. {columns} are those that it has already.
+INSERT INTO runs ({columns}) VALUES ({values});
 
 -- name: write_run
 -- Every transition but the first, provided that nobody has changed the run since it was read. {columns} are those that
 -- the transition changes: an index of the others is then not touched.
-UPDATE runs SET {columns} WHERE run_id = ? AND fence = ? AND holder = ? AND state = ?;
+UPDATE runs SET ({columns}) = ({values}) WHERE fence = ? AND run_id = ? AND holder = ? AND state = ?;
 
 -- name: run_by_id
--- One run.
-SELECT * FROM runs WHERE run_id = :run_id;
+-- One run. Its id begins with its fence.
+SELECT * FROM runs WHERE fence = CAST(substr(:run_id, 2) AS INTEGER) AND run_id = :run_id;
 
 -- name: open_runs
 -- Every run that holds its task, oldest first. By the index of the open ones: those that are closed are many.
@@ -38,8 +31,10 @@ WHERE (:task_id IS NULL OR task_id = :task_id) AND (:backend IS NULL OR backend 
 ORDER BY fence DESC LIMIT :limit;
 
 -- name: closed_before
--- Closed runs that retention no longer wants, oldest first.
-SELECT run_id FROM runs WHERE state = 'closed' AND closed_at < :before ORDER BY closed_at LIMIT :limit;
+-- Closed runs that retention no longer wants, oldest first. None was closed before it was reserved.
+SELECT run_id FROM runs
+WHERE reserved_at <= :before AND state = 'closed' AND closed_at < :before
+ORDER BY reserved_at LIMIT :limit;
 
 -- name: slots_held
 -- Slots that each backend's open runs hold.
@@ -55,24 +50,28 @@ SELECT count(*) AS held FROM runs
 WHERE backend = :backend AND state <> 'closed' AND state <> 'settling';
 
 -- name: admitted_since
--- What counts against a budget; an admission out of the future is from before the clock was set back.
+-- What counts against a budget. A run that proves never to have started costs nothing; one that was forgotten gives
+-- nothing back; an admission out of the future is from before the clock was set back.
 SELECT
     coalesce(sum(at > :hour_ago), 0) AS in_last_hour,
     count(*) AS in_last_day
-FROM admissions
-WHERE backend = :backend AND at > :day_ago AND at <= :now;
+FROM (
+    SELECT reserved_at AS at FROM runs
+    WHERE reserved_at > :day_ago AND reserved_at <= :now AND backend = :backend AND outcome IS NOT 'never_started'
+    UNION ALL
+    SELECT at FROM forgotten_admissions WHERE at > :day_ago AND at <= :now AND backend = :backend
+);
 
--- name: count_admission
--- Budgets are counted apart from runs, so that forgetting a run gives no budget back.
-INSERT INTO admissions (run_id, backend, at) VALUES (:run_id, :backend, :reserved_at);
-
--- name: discount_admission
--- A run that proves never to have started costs nothing.
-DELETE FROM admissions WHERE run_id = ?;
+-- name: keep_admission
+-- A run that is about to be forgotten, as long as a budget may look back at it.
+INSERT INTO forgotten_admissions (backend, at)
+SELECT backend, reserved_at FROM runs
+WHERE fence = CAST(substr(:run_id, 2) AS INTEGER) AND run_id = :run_id AND state = 'closed'
+    AND reserved_at >= :day_ago AND outcome IS NOT 'never_started';
 
 -- name: forget_admissions
 -- No budget looks back further than a day.
-DELETE FROM admissions WHERE at < :day_ago;
+DELETE FROM forgotten_admissions WHERE at < :day_ago;
 
 -- name: attempts
 -- What is remembered of a task between its runs.
@@ -162,15 +161,17 @@ SELECT coalesce(max(seq), 0) AS seq FROM events;
 
 -- name: forget_run
 -- Retention: a closed run leaves together with its events.
-DELETE FROM runs WHERE run_id = :run_id AND state = 'closed';
+DELETE FROM runs WHERE fence = CAST(substr(:run_id, 2) AS INTEGER) AND run_id = :run_id AND state = 'closed';
 
 -- name: forget_events_of_run
 -- Retention: the fold of what remains is then still the present.
 DELETE FROM events WHERE run_id = :run_id AND kind LIKE 'run.%';
 
 -- name: forget_notes
--- Retention: events that change nothing and belong to no run.
-DELETE FROM events WHERE at < :before AND run_id IS NULL AND task_id IS NULL AND kind NOT LIKE 'pause.%';
+-- Retention: events that change nothing and belong to no run. The newest stays, so that its number is not given again.
+DELETE FROM events
+WHERE at < :before AND run_id IS NULL AND task_id IS NULL AND kind NOT LIKE 'pause.%'
+    AND seq < (SELECT max(seq) FROM events);
 
 -- name: raise_counter
 -- After a restore: never hand out a fence or a task's number again.

@@ -16,7 +16,7 @@ HOT = (
     "admitted_since",
     "attempts",
     "attempts_of",
-    "discount_admission",
+    "closed_before",
     "finish_task",
     "held_by_backend",
     "open_run_of_task",
@@ -47,7 +47,7 @@ def database() -> sqlite3.Connection:
 
 def plan_of(database: sqlite3.Connection, statement: str) -> list[str]:
     # A comment may hold anything; the columns of a transition are filled in when it is made.
-    statement = re.sub(r"--.*", "", statement).replace("{columns}", "state = ?")
+    statement = re.sub(r"--.*", "", statement).format(columns="state", values="?")
     named = dict.fromkeys(re.findall(r":(\w+)", statement))
     rows = database.execute(f"EXPLAIN QUERY PLAN {statement}", named or [None] * statement.count("?"))
     return [row[3] for row in rows]
@@ -58,7 +58,7 @@ def scans(plan: list[str]) -> list[str]:
     return [
         step
         for step in plan
-        if re.match(r"SCAN (runs|tasks|events|admissions|attempts)\b", step)
+        if re.match(r"SCAN (runs|tasks|events|attempts)\b", step)
         and not any(step.endswith(f"USING INDEX {index}") for index in OF_OPEN_RUNS)
     ]
 

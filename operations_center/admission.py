@@ -44,6 +44,7 @@ class Facts:
     """What the ledger and the machine say; ``available_memory`` in bytes, times in wall-clock ms.
 
     What no limit asks for is not looked up: ``in_last_…`` are 0 without a budget, and None is no memory asked for.
+    ``attempt`` is the one that would begin, counted from 1.
     """
 
     now: int
@@ -55,6 +56,7 @@ class Facts:
     pauses: tuple[str, ...]
     not_before: int | None
     available_memory: int | None
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refu
 from operations_center.state_directory import StateDirectory
 from operations_center.store.faults import (
     APPLICATION_ID,
-    clear_errors,
+    ClearErrors,
     is_missing,
     sign_of_an_earlier_ledger,
     way_back,
@@ -216,7 +216,7 @@ def _ledger(config: Config) -> Iterator[Check]:
         if is_missing(path, sign_of_an_earlier_ledger(path)):
             yield _ok("ledger", f"{path} is made by the first start")
             return
-        with ExitStack() as opened, clear_errors(path):
+        with ExitStack() as opened, ClearErrors(path):
             ledger = look_into(path, opened, writable=state.obstacle() is None)
             whole = _whole(path, ledger)
             yield whole

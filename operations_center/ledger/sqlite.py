@@ -49,28 +49,33 @@ class SqliteLedger:
         with self._store.transaction():
             facts = self.admission_facts(admission.task_id, admission.role, admission.backend, admission.limits)
             found = refusals(facts, admission.limits, admission.backend)
-            return found or self._reserve(admission)
+            return found or self._reserve(admission, facts.attempt)
 
     def admission_facts(self, task_id: str, role: str, backend: str, limits: Limits) -> Facts:
         now = self._store.clock.now().wall
-        open_run = self._store.row(_SQL["open_run_of_task"], {"task_id": task_id})
-        held = self._store.row(_SQL["held_by_backend"], {"backend": backend})
+        row = self._store.row(_SQL["admission_facts"], {"task_id": task_id, "backend": backend, "now": now})
+        assert row is not None
+        open_run, task_held, slots_held, paused, *attempts = row
+        remembered = Attempts(*attempts)
         in_last_hour, in_last_day = self._admitted(backend, now) if limits.has_budget else (0, 0)
-        assert held is not None
         return Facts(
             now=now,
-            open_run=open_run["run_id"] if open_run else None,
-            task_held=self._store.row(_SQL["task_hold"], {"task_id": task_id, "now": now}) is not None,
-            slots_held=held["held"],
+            open_run=open_run,
+            task_held=bool(task_held),
+            slots_held=slots_held,
             in_last_hour=in_last_hour,
             in_last_day=in_last_day,
-            pauses=tuple(
-                f"{pause.name if pause.name != '*' else 'everything'} is paused: {pause.reason}"
-                for pause in self.pauses()
-                if pause.name in ("*", role, backend)
-            ),
-            not_before=self.attempts(task_id).backs_off_until(now),
+            pauses=self._pauses_of(role, backend) if paused else (),
+            not_before=remembered.backs_off_until(now),
             available_memory=None if limits.min_available_memory is None else psutil.virtual_memory().available,
+            attempt=remembered.attempts + 1,
+        )
+
+    def _pauses_of(self, role: str, backend: str) -> tuple[str, ...]:
+        return tuple(
+            f"{pause.name if pause.name != '*' else 'everything'} is paused: {pause.reason}"
+            for pause in self.pauses()
+            if pause.name in ("*", role, backend)
         )
 
     def _admitted(self, backend: str, now: int) -> tuple[int, int]:
@@ -80,7 +85,7 @@ class SqliteLedger:
         assert used is not None
         return used["in_last_hour"], used["in_last_day"]
 
-    def _reserve(self, admission: Admission) -> Run:
+    def _reserve(self, admission: Admission, attempt: int) -> Run:
         now = self._store.clock.now()
         fence = self._store.next_number("fence")
         timeout = admission.timeout_ms
@@ -89,7 +94,7 @@ class SqliteLedger:
             task_id=admission.task_id,
             role=admission.role,
             backend=admission.backend,
-            attempt=self.attempts(admission.task_id).attempts + 1,
+            attempt=attempt,
             fence=fence,
             holder=1,
             state=RunState.RESERVED,

@@ -44,10 +44,19 @@ SELECT backend, count(*) AS held FROM runs WHERE state <> 'closed' AND state <> 
 -- The run that holds a task.
 SELECT run_id FROM runs WHERE task_id = :task_id AND state <> 'closed';
 
--- name: held_by_backend
--- The slots of one backend that are taken, counted, never kept in a counter that could leak.
-SELECT count(*) AS held FROM runs
-WHERE backend = :backend AND state <> 'closed' AND state <> 'settling';
+-- name: admission_facts
+-- What the tables say about one admission, in one statement. Slots that are taken are counted, never kept in a counter
+-- that could leak; a hold out of the future is from before the clock was set back.
+SELECT
+    (SELECT run_id FROM runs WHERE task_id = :task_id AND state <> 'closed') AS open_run,
+    EXISTS (SELECT * FROM task_holds WHERE task_id = :task_id AND since <= :now AND until > :now) AS task_held,
+    (SELECT count(*) FROM runs WHERE backend = :backend AND state <> 'closed' AND state <> 'settling') AS slots_held,
+    EXISTS (SELECT * FROM pauses) AS paused,
+    coalesce(attempts, 0) AS attempts,
+    coalesce(retries, 0) AS retries,
+    not_before,
+    since
+FROM (SELECT :task_id AS task_id) LEFT JOIN attempts USING (task_id);
 
 -- name: admitted_since
 -- What counts against a budget. A run that proves never to have started costs nothing; one that was forgotten gives
@@ -108,10 +117,6 @@ ON CONFLICT (task_id) DO UPDATE SET since = excluded.since, until = excluded.unt
 -- name: release_task
 -- The board has been told.
 DELETE FROM task_holds WHERE task_id = :task_id;
-
--- name: task_hold
--- Whether a task is held, and still is; a hold out of the future is from before the clock was set back.
-SELECT until FROM task_holds WHERE task_id = :task_id AND since <= :now AND until > :now;
 
 -- name: pauses
 -- Every pause in force.

@@ -4,8 +4,6 @@ import os
 import shlex
 import sqlite3
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from operations_center.errors import LedgerBusy, LedgerUnusable, OperationsCenterError
@@ -89,15 +87,20 @@ def backups_beside(path: Path) -> list[Path]:
     return sorted(found, key=lambda each: found[each], reverse=True)
 
 
-@contextmanager
-def clear_errors(path: Path) -> Iterator[None]:
-    """What SQLite raises as errors of ours; a constraint that a caller has broken goes through."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.DatabaseError as error:
-        raise _explained(path, error) from error
+class ClearErrors:
+    """What SQLite raises as errors of ours; a constraint that a caller has broken goes through.
+
+    For any number of blocks, also one inside another.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+            raise _explained(self._path, error) from error
 
 
 def _explained(path: Path, error: sqlite3.DatabaseError) -> OperationsCenterError:

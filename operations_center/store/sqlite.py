@@ -22,7 +22,7 @@ from operations_center.clock import Clock
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.store.faults import (
     APPLICATION_ID,
-    clear_errors,
+    ClearErrors,
     is_missing,
     lost,
     sign_of_an_earlier_ledger,
@@ -33,6 +33,7 @@ from operations_center.store.reading import connect_for_reading
 from operations_center.store.turnstile import Turnstile
 
 WRITE_WITHIN_S = 10.0
+BUSY_STEP_MS = 100
 
 Parameters = Mapping[str, Any] | Sequence[Any]
 
@@ -60,14 +61,17 @@ class Store:
         self.path = path
         self.clock = clock
         self.write_within_s = write_within_s
+        self._clear_errors = ClearErrors(path)
         self._depth = 0
+        self._busy_timeout_ms = round(write_within_s * 1000)
         self._hurry_until: float | None = None
         self._turnstile: Turnstile | None = None
+        self._names = [str(path)] if access is Access.READ else [str(path), f"{path}-wal"]
         sign = sign_of_an_earlier_ledger(path)
         missing = is_missing(path, sign)
         if missing and access is not Access.CREATE:
             raise LedgerUnusable(f"cannot open the ledger {path}: it is missing; start a fleet to make one")
-        with ExitStack() as opened, clear_errors(path):
+        with ExitStack() as opened, self._clear_errors:
             if access is Access.READ:
                 self._connection = connect_for_reading(path, opened)
                 self._connection.row_factory = sqlite3.Row
@@ -99,7 +103,7 @@ class Store:
         deadline = time.monotonic() + self._patience_s()
         turnstile.enter(self._patience_s())
         try:
-            with clear_errors(self.path):
+            with self._clear_errors:
                 self.refuse_if_replaced()
                 self._begin(max(0.0, deadline - time.monotonic()))
                 self._depth = 1
@@ -116,8 +120,11 @@ class Store:
             turnstile.leave()
 
     def _begin(self, within_s: float) -> None:
-        # Behind the turnstile only a program that does not know it can be in the way.
-        self._connection.execute(f"PRAGMA busy_timeout = {round(within_s * 1000)}")
+        # Behind the turnstile only a program that does not know it can be in the way. In steps, for it is seldom told.
+        timeout_ms = int(within_s * 1000 / BUSY_STEP_MS) * BUSY_STEP_MS
+        if timeout_ms != self._busy_timeout_ms:
+            self._connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
+            self._busy_timeout_ms = timeout_ms
         self._connection.execute("BEGIN IMMEDIATE")
 
     @contextmanager
@@ -140,7 +147,7 @@ class Store:
         if self._depth or self._connection.in_transaction:
             yield
             return
-        with clear_errors(self.path):
+        with self._clear_errors:
             self._connection.execute("BEGIN")
             try:
                 yield
@@ -161,7 +168,7 @@ class Store:
         self._connection.executemany(statement, rows)
 
     def rows(self, statement: str, parameters: Parameters | None = None) -> list[sqlite3.Row]:
-        with clear_errors(self.path):
+        with self._clear_errors:
             return self._read(statement, parameters or {}).fetchall()
 
     def _read(self, statement: str, parameters: Parameters) -> sqlite3.Cursor:
@@ -192,7 +199,7 @@ class Store:
         self, kind: str, *, run_id: str | None = None, task_id: str | None = None, data: Mapping[str, Any]
     ) -> None:
         """To be called in the transaction that makes the change which the event tells of."""
-        self.append_events(kind, [(run_id, task_id, data)])
+        self.execute(_SQL["append_event"], (self.clock.now().wall, kind, run_id, task_id, as_json(data)))
 
     def append_events(self, kind: str, told: Iterable[tuple[str | None, str | None, Mapping[str, Any]]]) -> None:
         """Events of one kind: run, task and data of each."""
@@ -218,7 +225,7 @@ class Store:
 
     def copy_to(self, destination: Path) -> None:
         """A consistent copy while others write (sqlite.org/backup.html)."""
-        with clear_errors(destination):
+        with ClearErrors(destination):
             target = sqlite3.connect(destination)
             try:
                 # In one step: begun anew after every write of somebody else, several might never end.
@@ -241,9 +248,7 @@ class Store:
 
     def _named_files(self) -> list[tuple[int, int]]:
         """What the names of the ledger and of its log stand for: as long as somebody has them open, the same files."""
-        log = self.path.with_name(f"{self.path.name}-wal")
-        facts = [os.stat(self.path)] if self._turnstile is None else [os.stat(self.path), os.stat(log)]
-        return [(each.st_dev, each.st_ino) for each in facts]
+        return [(facts.st_dev, facts.st_ino) for facts in map(os.stat, self._names)]
 
     def _connect(self, mode: str, opened: ExitStack) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"

@@ -21,6 +21,7 @@ FREE = Facts(
     pauses=(),
     not_before=None,
     available_memory=4096 * MIB,
+    attempt=1,
 )
 LIMITS = Limits(max_concurrent=2, max_per_hour=20, max_per_day=100, min_available_memory=2048 * MIB)
 

@@ -13,12 +13,12 @@ from operations_center.store import load_queries
 PACKAGE = Path(operations_center.__file__).parent
 QUERIES = load_queries(PACKAGE / "ledger" / "sqlite.sql") | load_queries(PACKAGE / "boards" / "local.sql")
 HOT = (
+    "admission_facts",
     "admitted_since",
     "attempts",
     "attempts_of",
     "closed_before",
     "finish_task",
-    "held_by_backend",
     "open_run_of_task",
     "open_runs",
     "ready",
@@ -27,7 +27,6 @@ HOT = (
     "slots_held",
     "states",
     "task",
-    "task_hold",
     "task_row",
     "tasks_with_slot",
     "write_run",

@@ -99,15 +99,25 @@ class ClearErrors:
     def __enter__(self) -> None: ...
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
-            raise _explained(self._path, error) from error
+        match error:
+            case None | sqlite3.IntegrityError():
+                pass
+            case sqlite3.DatabaseError():
+                raise _explained(self._path, error) from error
+            case UnicodeDecodeError():
+                # Of SQLite's message, which quotes the damage.
+                raise _damaged_text(self._path) from error
+
+
+def _damaged_text(path: Path) -> LedgerUnusable:
+    return LedgerUnusable(f"cannot use the ledger {path}: a text in it is damaged; {way_back(path)}")
 
 
 def _explained(path: Path, error: sqlite3.DatabaseError) -> OperationsCenterError:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         # Python's own, which quotes the text that is no UTF-8.
-        return LedgerUnusable(f"cannot use the ledger {path}: a text in it is damaged; {way_back(path)}")
+        return _damaged_text(path)
     match code & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
             return LedgerBusy(f"cannot write the ledger {path}: another program holds it; try again")

@@ -178,6 +178,17 @@ def test_a_budget_counts_the_runs_of_its_period(ledger: Ledger, clock: HandClock
     assert refused(ledger, "t4", limits) == [Obstacle.BUDGET]
 
 
+def test_a_run_that_is_forgotten_gives_no_budget_back(ledger: Ledger, clock: HandClock) -> None:
+    limits = Limits(9, max_per_day=2)
+    counted = run_whole(ledger, "t1", limits=limits)
+    free = run_whole(ledger, "t2", Outcome.NEVER_STARTED, limits=limits)
+    assert ledger.prune([counted.run_id, free.run_id], clock.wall) == 2
+    admit(ledger, "t3", limits=limits)
+    assert refused(ledger, "t4", limits=limits) == [Obstacle.BUDGET]
+    clock.wall += DAY
+    admit(ledger, "t4", limits=limits)
+
+
 def test_a_run_that_never_started_uses_no_budget(ledger: Ledger) -> None:
     limits = Limits(9, max_per_hour=1, max_per_day=1)
     for _ in range(3):
@@ -245,6 +256,24 @@ def test_the_fence_grows_with_every_admission_and_never_goes_back(ledger: Ledger
     assert ledger.prune(forgotten, 0) == 3
     fences.append(admit(engine.connect()).fence)
     assert fences == sorted(set(fences))
+
+
+def test_the_number_of_an_event_is_never_given_twice(ledger: Ledger, clock: HandClock) -> None:
+    run = run_whole(ledger)
+    for _ in range(2):
+        newest = ledger.last_event()
+        clock.wall += 1
+        ledger.prune([run.run_id], clock.wall)
+        ledger.note("later", {})
+        assert [event.kind for event in ledger.events(after=newest)][-1] == "later"
+    assert ledger.verify() == []
+
+
+def test_another_run_with_the_same_fence_is_not_found(ledger: Ledger) -> None:
+    run = admit(ledger)
+    assert ledger.run(f"r{run.fence}-other") is None
+    assert ledger.run(f"{run.fence}") is None
+    assert ledger.run(run.run_id) == run
 
 
 # Guards
@@ -355,7 +384,7 @@ def test_a_long_log_is_told_whole_and_in_order(ledger: Ledger) -> None:
 def test_a_hold_ends_when_the_clock_is_set_back_to_before_it_began(ledger: Ledger, clock: HandClock) -> None:
     """Else whoever died while it told the board would keep the task for as long as the clock was set back."""
     assert ledger.hold_task("t1", clock.wall + MINUTE)
-    clock.wall -= 24 * 60 * MINUTE
+    clock.wall -= DAY
     admit(ledger)
 
 

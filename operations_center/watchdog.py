@@ -41,7 +41,7 @@ class Watchdog:
         self._center = center
         self._once = once
         self._heart = Heart(center.state.pulse(WATCHDOG), center.clock, center.host, center.me)
-        self._last_cycle_at: int | None = None
+        self._last_cycle: Now | None = None
         self._prune_at = 0
 
     def run(self) -> int:
@@ -82,7 +82,7 @@ class Watchdog:
         ):
             self._beat("ready")
             self._guarded(rule)
-        self._last_cycle_at = self._now().wall
+        self._last_cycle = self._now()
         self._heart.progress()
         self._beat("ready")
 
@@ -158,7 +158,8 @@ class Watchdog:
             _log.info("forgot %d closed runs", forgotten)
 
     def _beat(self, state: str) -> None:
-        self._heart.beat(state, last_cycle_at=self._last_cycle_at)
+        last = self._last_cycle
+        self._heart.beat(state, last_cycle_at=last and last.wall, last_cycle_mono=last and last.monotonic)
 
     def _now(self) -> Now:
         return self._center.clock.now()

@@ -121,12 +121,14 @@ def _watcher(seen: Seen, member: Member) -> dict[str, Any]:
 
 def _watchdog(seen: Seen) -> dict[str, Any]:
     pulse = seen.watchdog.pulse
-    last_cycle = pulse.details.get("last_cycle_at") if pulse else None
+    details = pulse.details if pulse else {}
+    # By the clock that nobody sets.
+    last_mono = details.get("last_cycle_mono")
     return {
         "pid": seen.watchdog.pid,
         "state": _child_state(seen.watchdog, children_of(seen.supervisor).get(WATCHDOG)),
-        "last_cycle_at": rfc3339(last_cycle),
-        "last_cycle_age_s": None if last_cycle is None else max(0.0, (seen.now.wall - last_cycle) / 1000),
+        "last_cycle_at": rfc3339(details.get("last_cycle_at")),
+        "last_cycle_age_s": None if last_mono is None else max(0.0, (seen.now.monotonic - last_mono) / 1000),
     }
 
 

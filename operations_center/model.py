@@ -203,7 +203,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     proof: Proof | None = None
     exit_code: int | None = None
     reason: str | None = None
-    finish: dict[str, Any] | None = None
+    finish: Finish | None = None
     settled_at: int | None = None
     settled_mono: int | None = None
     closed_at: int | None = None

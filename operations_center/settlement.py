@@ -97,7 +97,7 @@ class Settlement:
 
     def finish_and_close(self, settled: Sequence[Run]) -> list[Run]:
         """Tell the board, then let the tasks go; the runs that were closed. Raises BoardUnreachable."""
-        self.board.finish({run.run_id: (run.task_id, msgspec.convert(run.finish, Finish)) for run in settled})
+        self.board.finish({run.run_id: (run.task_id, _finish_of(run)) for run in settled})
         columns = {"state": RunState.CLOSED, "closed_at": self.clock.now().wall}
         return _present(self.ledger.change_runs("run.closed", [Change(run, columns) for run in settled]))
 
@@ -127,10 +127,15 @@ def _settled(ended: Ended, finish: Finish, finisher: Process, now: Now) -> dict[
         "proof": ending.proof,
         "exit_code": ending.exit_code,
         "reason": ending.reason,
-        "finish": msgspec.to_builtins(finish),
+        "finish": finish,
         "settled_at": now.wall,
         "settled_mono": now.monotonic,
     }
+
+
+def _finish_of(run: Run) -> Finish:
+    assert run.finish is not None
+    return run.finish
 
 
 def _present(runs: Iterable[Run | None]) -> list[Run]:

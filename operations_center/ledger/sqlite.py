@@ -17,7 +17,7 @@ from operations_center.admission import Facts, Limits, Refusal, refusals
 from operations_center.identity import Host
 from operations_center.ledger import Admission, Change, Lease, Pause
 from operations_center.ledger.fold import differences, fold
-from operations_center.model import TRANSITIONS, Attempts, Event, Outcome, Proof, Run, RunState, TaskState
+from operations_center.model import TRANSITIONS, Attempts, Event, Finish, Outcome, Proof, Run, RunState, TaskState
 from operations_center.store import Store, as_data, as_json, load_queries
 
 HOUR_MS = 3_600_000
@@ -158,7 +158,7 @@ class SqliteLedger:
         with self._store.transaction():
             rows = [(task_id, *astuple(each)) for task_id, each in attempts.items()]
             self._store.execute_each(_SQL["set_attempts"], rows)
-            told = [(None, task_id, {"attempts": asdict(each)}) for task_id, each in attempts.items()]
+            told = [(None, task_id, {"attempts": each}) for task_id, each in attempts.items()]
             self._store.append_events("task.attempts", told)
 
     def hold_task(self, task_id: str, until: int) -> bool:
@@ -368,7 +368,7 @@ def _stored(value: Any) -> Any:
         return value
     if isinstance(value, StrEnum):
         return str(value)
-    return as_json(value) if isinstance(value, dict) else value
+    return as_json(value) if isinstance(value, Finish) else value
 
 
 _STATE = Run.__struct_fields__.index("state")
@@ -387,5 +387,5 @@ def _run(row: Iterable[Any]) -> Run:
         if columns[place] is not None:
             columns[place] = kind(columns[place])
     if columns[_FINISH] is not None:
-        columns[_FINISH] = msgspec.json.decode(columns[_FINISH])
+        columns[_FINISH] = msgspec.json.decode(columns[_FINISH], type=Finish)
     return Run(*columns)

@@ -344,4 +344,4 @@ def as_json(data: Any) -> str:
         return msgspec.json.encode(data).decode()
     except UnicodeEncodeError:
         # A path that is not UTF-8: only with escapes it is a text that SQLite takes.
-        return json.dumps(data, separators=(",", ":"))
+        return json.dumps(msgspec.to_builtins(data), separators=(",", ":"))

@@ -15,7 +15,18 @@ from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host, Process
 from operations_center.ledger import Admission, Ledger, Pause
 from operations_center.ledger.sqlite import SqliteLedger
-from operations_center.model import HOLDS_SLOT, TRANSITIONS, Attempts, Outcome, Proof, Run, RunState, Transition
+from operations_center.model import (
+    HOLDS_SLOT,
+    TRANSITIONS,
+    Attempts,
+    Finish,
+    Outcome,
+    Proof,
+    Run,
+    RunState,
+    TaskState,
+    Transition,
+)
 from operations_center.store import Store
 
 HOST = Host("h", "b", 1, "here")
@@ -109,8 +120,8 @@ def start(ledger: Ledger, run: Run) -> Run:
 
 
 def settle(ledger: Ledger, run: Run, outcome: Outcome = Outcome.SUCCEEDED) -> Run:
-    finish: dict[str, Any] = {"state": "done", "reason": None, "follow_ups": []}
-    return move(ledger, run, "run.settled", RunState.SETTLING, outcome=outcome, proof=Proof.PROCESS_GONE, finish=finish)
+    told = Finish(TaskState.DONE)
+    return move(ledger, run, "run.settled", RunState.SETTLING, outcome=outcome, proof=Proof.PROCESS_GONE, finish=told)
 
 
 def close(ledger: Ledger, run: Run) -> Run:

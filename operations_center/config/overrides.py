@@ -28,10 +28,12 @@ class BadOverride(NamedTuple):
 
 def read_overrides(table: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[list[Override], list[BadOverride]]:
     """The overrides of keys that ``table`` may have, outer keys first, and the variables that fit none."""
-    keys = _keys_by_variable(table)
     found: list[Override] = []
     bad: list[BadOverride] = []
-    for variable in sorted(name for name in environ if _is_override(name)):
+    variables = sorted(name for name in environ if _is_override(name))
+    # Each watcher reads the configuration at its start, and most have none.
+    keys = _keys_by_variable(table) if variables else {}
+    for variable in variables:
         matching = keys.get(variable.upper(), [])
         if not matching:
             bad.append(BadOverride(variable, f"there is no such key ({spell_nearest(variable, keys)})"))

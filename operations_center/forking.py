@@ -73,8 +73,8 @@ class ForkServer:
         Raises OSError when the machine has no process to give.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # What was imported stays shared: a garbage collection would write to it, and so copy it.
-        gc.collect()
+        # What was imported stays shared: a garbage collection would write to it, and so copy it. None beforehand
+        # either: what it leaves free between other objects, watchers would fill, and so copy those.
         gc.freeze()
         with theirs:
             try:

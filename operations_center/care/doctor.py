@@ -17,8 +17,6 @@ from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 
-import psutil
-
 from operations_center.backends.command import DEFAULT_PATH
 from operations_center.care.older import refuse_older_ledger
 from operations_center.clock import rfc3339
@@ -27,6 +25,7 @@ from operations_center.config.wording import on_one_line
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
+from operations_center.memory import available_memory
 from operations_center.state_directory import StateDirectory
 from operations_center.store.faults import (
     APPLICATION_ID,
@@ -269,8 +268,8 @@ def _backend(backend: Backend, config: Config, environment: Mapping[str, str]) -
     missing = [variable for variable in backend.env if variable not in environment]
     if missing:
         yield _warning(name, f"{', '.join(missing)} is not set here; set it where the fleet is started")
-    wanted, available = backend.min_available_memory_bytes, psutil.virtual_memory().available
-    if wanted is not None and available < wanted:
+    wanted = backend.min_available_memory_bytes
+    if wanted is not None and (available := available_memory()) < wanted:
         yield _warning(name, f"{available >> 20} MiB of memory are available; it wants {format_size(wanted)}")
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-import psutil
 from msgspec.structs import asdict, astuple, replace
 
 from operations_center.admission import Facts, Limits, Refusal, refusals
 from operations_center.identity import Host
 from operations_center.ledger import Admission, Change, Lease, Pause
 from operations_center.ledger.fold import differences, fold
+from operations_center.memory import available_memory
 from operations_center.model import TRANSITIONS, Attempts, Event, Finish, Outcome, Proof, Run, RunState, TaskState
 from operations_center.store import Store, as_data, as_json, load_queries
 
@@ -67,7 +67,7 @@ class SqliteLedger:
             in_last_day=in_last_day,
             pauses=self._pauses_of(role, backend) if paused else (),
             not_before=remembered.backs_off_until(now),
-            available_memory=None if limits.min_available_memory is None else psutil.virtual_memory().available,
+            available_memory=None if limits.min_available_memory is None else available_memory(),
             attempt=remembered.attempts + 1,
         )
 

@@ -9,7 +9,6 @@ ledger, takes no lock and has no thread, so what it forks inherits nothing. A ch
 until the supervisor says ``Reap``: so its pid cannot become a stranger's, and its exit code can be read.
 """
 
-import gc
 import os
 import select
 import signal
@@ -23,6 +22,7 @@ import msgspec
 
 from operations_center.identity import Process, open_pidfd, read_exit_code
 from operations_center.logs import make_log_directory
+from operations_center.sharing import prepare_to_share
 
 LONGEST_MESSAGE = 64 * 1024
 
@@ -73,9 +73,7 @@ class ForkServer:
         Raises OSError when the machine has no process to give.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # What was imported stays shared: a garbage collection would write to it, and so copy it. None beforehand
-        # either: what it leaves free between other objects, watchers would fill, and so copy those.
-        gc.freeze()
+        prepare_to_share()
         with theirs:
             try:
                 pid = os.fork()
@@ -133,7 +131,7 @@ class ForkServer:
 
 def serve(control: socket.socket) -> Fork | None:
     """Fork for each request until the supervisor is gone: None then. In a forked process: what it is to be."""
-    gc.freeze()
+    prepare_to_share()
     while message := _receive(control):
         request: Fork | Reap = _requests.decode(message)
         if isinstance(request, Reap):

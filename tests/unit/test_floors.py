@@ -19,9 +19,9 @@ FLOORS = (
     "settlement",
     "outcomes",
     "ledger boards backends",
-    "store config presentation fleet heart forking",
+    "store config presentation fleet heart forking memory",
     "keeper model admission locks state_directory pulse waiting",
-    "errors clock identity wakeups logs",
+    "errors clock identity wakeups logs sharing",
 )
 """From the top to the ground; a word is a module of the package, or a package in it."""
 

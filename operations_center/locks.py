@@ -66,7 +66,7 @@ def lock_within(path: Path, seconds: float) -> Iterator[bool]:
     """
     deadline = time.monotonic() + seconds
     try:
-        descriptor = _open(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.is_dir() else _open(path)
     except OSError as error:
         raise OperationsCenterError(f"cannot take the lock {path}: {error.strerror}") from error
     try:
@@ -84,8 +84,7 @@ def _lock_before(deadline: float, descriptor: int) -> bool:
 
 
 def _open(path: Path) -> int:
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _try_lock(descriptor: int) -> bool:

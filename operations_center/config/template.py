@@ -1,6 +1,7 @@
 """The configuration that a new user starts with."""
 
 from pathlib import Path
+from typing import TextIO
 
 from operations_center.config.discovery import FILE_NAME
 from operations_center.config.wording import on_one_line
@@ -17,14 +18,24 @@ def write_template(directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # An empty one is what a killed `init` has left: it must not be in the way of the next.
-        with path.open("w" if _is_empty(path) else "x", encoding="utf-8") as file:
-            file.write(template_text())
+        file = path.open("w" if _is_empty(path) else "x", encoding="utf-8")
+        _fill(file, path)
     except FileExistsError:
         raise _cannot_write(path, "it exists already; edit it, or give another directory") from None
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or error
-        raise _cannot_write(path, f"{problem}; give another directory") from None
+        raise _cannot_write(path, f"{problem}; correct that, or give another directory") from None
     return path
+
+
+def _fill(file: TextIO, path: Path) -> None:
+    """A disk that is full half-way must leave nothing that looks like a configuration."""
+    try:
+        with file:
+            file.write(template_text())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _is_empty(path: Path) -> bool:

@@ -40,6 +40,10 @@ STOP_WITHIN_MS = 5_000
 START_WITHIN_S = 0.5
 """As long as a note in the log or the end of a drain may keep the fleet from starting."""
 
+TELL_AGAIN_MS = 2_000
+UNTOLD_KEPT = 1_000
+"""Notes that the ledger did not take are offered again, as many of the last ones as this."""
+
 AGAIN_WITHIN_S = 2
 
 EXIT_TEMPFAIL = 75
@@ -86,6 +90,7 @@ class Supervisor:
         self._announced = False
         self._notify_at = 0
         self._untold: list[tuple[str, dict[str, Any]]] = []
+        self._tell_at = 0
 
     def run(self) -> int:
         """Until told to stop, or with ``exit_when_idle`` until nothing is left to do; 1 when the ledger is gone.
@@ -119,7 +124,8 @@ class Supervisor:
     def _turn(self) -> None:
         self._spawner.start_if_due()
         self._start_due()
-        self._write_notes()
+        if self._now() >= self._tell_at:
+            self._write_notes()
         self._beat()
         ended = self._waiting.wait(self._sleep_s())
         self._waiting.take_wake_up()
@@ -348,7 +354,7 @@ class Supervisor:
         self._untold.append((kind, {"supervisor": self._center.me.pid, **data}))
 
     def _write_notes(self) -> None:
-        """A ledger that is busy must not keep the fleet from starting."""
+        """A ledger that is busy must not keep the fleet from starting; one that is full takes them later."""
         if not self._untold:
             return
         try:
@@ -356,8 +362,11 @@ class Supervisor:
                 for kind, data in self._untold:
                     self._center.ledger.note(kind, data)
         except OperationsCenterError as error:
-            _log.warning("cannot note %s: %s", ", ".join(kind for kind, _ in self._untold), error)
-        self._untold.clear()
+            _log.warning("cannot note %d events: %s", len(self._untold), error)
+            self._tell_at = self._now() + TELL_AGAIN_MS
+            del self._untold[:-UNTOLD_KEPT]
+        else:
+            self._untold.clear()
 
 
 def is_idle(center: Center, roles: Sequence[str]) -> bool:

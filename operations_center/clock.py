@@ -5,13 +5,13 @@ Wall-clock times are for people and for what must survive a reboot.
 """
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Now:
+
+class Now(msgspec.Struct, frozen=True, gc=False):
     """One reading of both clocks, in milliseconds: ``wall`` since the epoch, ``monotonic`` since boot."""
 
     wall: int

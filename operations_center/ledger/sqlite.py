@@ -124,10 +124,10 @@ class SqliteLedger:
         asked = [_Asked.of(event, change) for change in changes]
         with self._store.transaction():
             wins = [self._write_run(each) for each in asked]
-            won = list(compress(asked, wins))
-            self._store.append_events(event, [each.told() for each in won])
-            lost = compress(asked, [not win for win in wins])
-            self._store.append_events("run.lost_race", [each.refused(event) for each in lost])
+            self._store.append_events(event, [each.told() for each in compress(asked, wins)])
+            if not all(wins):
+                lost = compress(asked, [not win for win in wins])
+                self._store.append_events("run.lost_race", [each.refused(event) for each in lost])
         return [each.new if win else None for each, win in zip(asked, wins, strict=True)]
 
     def _write_run(self, asked: "_Asked") -> bool:

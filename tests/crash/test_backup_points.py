@@ -1,7 +1,7 @@
 """Backup, restore and prune, killed at every point where they change something outside (``tests.points``).
 
 What a person reads or uses afterwards is whole: a backup is there or is not, a ledger is the old or the new one, a
-run is pruned with everything that belongs to it or is found again by the next prune. The suite takes every second
+run is pruned with everything that belongs to it or is found again by the next prune. The suite takes every third
 point; all with ``OPERATIONS_CENTER_TEST_EVERY_POINT=1``.
 """
 
@@ -31,7 +31,7 @@ from tests.syscalls import EVERY_POINT
 pytestmark = pytest.mark.timeout(1800 if EVERY_POINT else 300)
 
 RUNS = 3
-SHARE = 1 if EVERY_POINT else 2
+SHARE = 1 if EVERY_POINT else 3
 
 CUT_OFF = 20_000
 """What is left of a ledger that is damaged, in bytes."""

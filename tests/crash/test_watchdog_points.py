@@ -97,7 +97,7 @@ def cycle(stage: Stage) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_what_a_cycle_has_begun_is_completed_by_the_next(template: Template, tmp_path: Path, part: int) -> None:
     points = 0
-    for number, step in enumerate(itertools.count(1 + part, PARTS * SHARE)):
+    for number, step in enumerate(itertools.count(1 + part * SHARE, PARTS * SHARE)):
         for is_killed in (True, False) if EVERY_POINT else (number % 2 == 0,):
             with template.staged(tmp_path / f"{step} {is_killed}") as stage:
                 watcher = stalled_watcher(stage)

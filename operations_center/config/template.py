@@ -24,7 +24,7 @@ def write_template(directory: Path) -> Path:
         raise _cannot_write(path, "it exists already; edit it, or give another directory") from None
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or error
-        raise _cannot_write(path, f"{problem}; correct that, or give another directory") from None
+        raise _cannot_write(path, f"{problem}; give another directory") from None
     return path
 
 

@@ -196,16 +196,20 @@ def comes_back(fleet: Fleet, supervisor: int, watcher: Process) -> None:
     assert len(runs(fleet)) == 2
 
 
+def waits_uncounted(fleet: Fleet) -> bool:
+    (task,) = fleet.json("task", "list")["tasks"]
+    return (task["state"], task["attempts"]) == ("ready", 0) and task["not_before"] is not None
+
+
 def test_a_run_whose_keeper_cannot_be_started_is_taken_back_and_its_task_runs_later(fleet: Fleet) -> None:
     fleet.up()
     with without_processes(fleet.pulse("goal").pid):
         fleet.add(1, "goal")
         wait_until(lambda: runs(fleet) and runs(fleet)[0]["state"] == "closed", "the run is taken back")
-        (run,) = runs(fleet)
+        run = runs(fleet)[0]
         assert (run["outcome"], run["proof"], run["keeper_pid"]) == ("never_started", "never_started", None)
-        (task,) = fleet.json("task", "list")["tasks"]
-        assert (task["state"], task["attempts"]) == ("ready", 0)
-        assert task["not_before"] is not None
+        wait_until(lambda: waits_uncounted(fleet), "its task waits, and no attempt is counted")
     wait_until(lambda: fleet.witnessed("begin"), "the executor")
     goes_on_to_the_end(fleet)
-    assert [run["outcome"] for run in runs(fleet)] == ["never_started", "succeeded"]
+    *in_vain, last = [run["outcome"] for run in runs(fleet)]
+    assert set(in_vain) == {"never_started"} and last == "succeeded"

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,19 @@ def unwritable(directory: Path) -> Iterator[None]:
         finally:
             subprocess.run(["umount", directory], check=True)
         return
-    modes = {path: path.stat().st_mode for path in (directory, *directory.rglob("*"))}
-    for path, mode in modes.items():
-        path.chmod(mode & ~0o222)
+    modes = {}
+    for path in (directory, *directory.rglob("*")):
+        # A draft of somebody's who writes there may be gone again.
+        with suppress(FileNotFoundError):
+            mode = path.stat().st_mode
+            path.chmod(mode & ~0o222)
+            modes[path] = mode
     try:
         yield
     finally:
         for path, mode in modes.items():
-            path.chmod(mode)
+            with suppress(FileNotFoundError):
+                path.chmod(mode)
 
 
 @contextmanager

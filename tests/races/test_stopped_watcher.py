@@ -57,6 +57,8 @@ def test_a_watcher_that_wakes_up_late_starts_and_settles_nothing_a_second_time(
 
 def others_do_its_work(stage: Stage) -> None:
     """A reconciliation, and the next watcher of the role: somebody has removed the lock that kept it away."""
+    # An executor that was let go already must not end between the reconciliation and the question how things are.
+    stage.come_to_rest()
     stage.clock = LaterClock(LATER_MS)
     stage.reconcile_until_no_stop_is_in_progress()
     assert stage.broken() == []

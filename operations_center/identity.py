@@ -85,9 +85,9 @@ def is_alive(process: Process) -> bool:
 
 
 def is_stopped(process: Process) -> bool:
-    """Stopped by a signal or by a tracer."""
+    """Stopped by a signal. One that a tracer holds is looked at by somebody, who lets it go on."""
     stat = read_stat(process.pid)
-    return stat is not None and stat.start_ticks == process.start_ticks and stat.state in "Tt"
+    return stat is not None and stat.start_ticks == process.start_ticks and stat.state == "T"
 
 
 def open_pidfd(process: Process) -> int | None:

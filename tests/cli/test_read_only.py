@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command_line import CommandLine
+from tests.fleet import wait_until
 
 READING = ("runs", "task list", "task show t1", "events", "reconcile --dry-run", "ledger verify", "explain {run}")
 WRITING = (
@@ -44,7 +45,9 @@ def unwritable(directory: Path) -> Iterator[None]:
     if os.geteuid() == 0:
         subprocess.run(["mount", "--bind", directory, directory], check=True)
         try:
-            subprocess.run(["mount", "-o", "remount,bind,ro", directory], check=True)
+            # Busy as long as somebody writes there at this very moment.
+            remount = ["mount", "-o", "remount,bind,ro", directory]
+            wait_until(lambda: subprocess.run(remount, check=False).returncode == 0, "the directory is read-only")
             yield
         finally:
             subprocess.run(["umount", directory], check=True)

@@ -104,7 +104,7 @@ class Watcher:
             self._tend_pause_ms = TEND_AGAIN_MS
         if woken or ended or self._is_due(self._tend_at):
             self._guarded(self._tend)
-        if woken or ended or self._is_due(self._poll_at) or self._is_due(self._wake_at):
+        if woken or ended or self._is_idle_once or self._is_due(self._poll_at) or self._is_due(self._wake_at):
             self._guarded(self._poll)
         self._heart.beat("ready")
 
@@ -225,8 +225,13 @@ class Watcher:
         tend_at = self._tend_at if self._followed else None
         return seconds_until((self._poll_at, self._wake_at, tend_at), self._now(), BEAT_EVERY_MS / 1000)
 
+    @property
+    def _is_idle_once(self) -> bool:
+        """To end for want of work one has to have looked for it after the last end, whatever told of that."""
+        return self._once and not self._followed
+
     def _is_done(self) -> bool:
-        return self._once and not self._followed and self._poll_at > 0
+        return self._is_idle_once and self._poll_at > 0
 
     def _reap_children(self) -> None:
         """Keepers and timers that we started are our children: a zombie would hold its pid."""

@@ -72,9 +72,10 @@ def _settle_and_finish(surroundings: Surroundings, batch: Sequence[Action], trig
         # One run that cannot be settled must not keep the slots of the others.
         return [report for action in batch for report in _settle_and_finish(surroundings, [action], trigger)]
     freed = [(action, run) for action, run in settled if run is not None]
-    untold = _tell_board(surroundings, [run for _, run in freed])
+    # Before they are closed: of a closed run nobody looks after what we leave behind.
     for action, run in freed:
         _remove_cgroup(surroundings, action, run)
+    untold = _tell_board(surroundings, [run for _, run in freed])
     return [_freed(action, run, untold) for action, run in settled]
 
 

@@ -9,8 +9,11 @@ startup.lock            serialises the watchers' start-up reconciliation
 watchers/ROLE.lock      held by the one watcher of a role on this host (the watchdog has one, too)
 pulse/NAME.json         heartbeat and progress of a watcher, of the watchdog, of the supervisor
 wake/NAME               FIFO: a byte in it wakes that process up
-logs/NAME.log           output of the supervisor, its fork server, the watchers, the watchdog
+logs/NAME.log           output of the supervisor, its fork server, the watchers, the watchdog, and of making a release
 runs/RUN/               one directory for each run
+releases/COMMIT/        one directory for each release
+pull.lock               held while a release is made
+rehearsal/              the state directory of the fleet in which a release is rehearsed
 """
 
 import os
@@ -24,10 +27,11 @@ from operations_center.errors import OperationsCenterError
 WATCHDOG = "@watchdog"
 SUPERVISOR = "@supervisor"
 FORK_SERVER = "@fork-server"
+PULL = "@pull"
 """Names beside those of roles; ``@`` is not allowed in a role's name."""
 
 _LOGS = "logs"
-_DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "reports")
+_DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "releases", "reports")
 _WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
 """By whether it is a directory."""
 
@@ -61,6 +65,18 @@ class StateDirectory:
         return self.root / "reports"
 
     @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def pull_lock(self) -> Path:
+        return self.root / "pull.lock"
+
+    @property
+    def rehearsal(self) -> Path:
+        return self.root / "rehearsal"
+
+    @property
     def wake(self) -> Path:
         return self.root / "wake"
 
@@ -79,6 +95,9 @@ class StateDirectory:
     def path_of_run(self, run_id: str) -> str:
         """The same as text, for whoever looks at thousands: a ``Path`` takes as long to make as a file to read."""
         return f"{self.root}/runs/{run_id}"
+
+    def release(self, commit: str) -> Path:
+        return self.releases / commit
 
     def obstacle(self) -> str | None:
         """Why it cannot be written and what to do about that, in words; None where it can, or is yet to be made."""

@@ -18,6 +18,7 @@ from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.processes import KERNEL, Processes
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import refuse_broken_locks
+from operations_center.releases.records import ReleaseRecords
 from operations_center.settlement import Settlement
 from operations_center.state_directory import StateDirectory
 from operations_center.store import Access, Store
@@ -36,6 +37,7 @@ class Center:
     store: Store
     ledger: SqliteLedger
     board: LocalBoard
+    releases: ReleaseRecords
     settlement: Settlement
     obstacle: str | None = None
     """Why the state directory cannot be written, and what to do about it; None where it can."""
@@ -113,6 +115,7 @@ def open_center(config: Config, access: Access = Access.CREATE) -> Center:
         store=store,
         ledger=ledger,
         board=board,
+        releases=ReleaseRecords(store),
         settlement=Settlement(
             ledger=ledger,
             board=board,

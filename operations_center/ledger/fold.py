@@ -6,11 +6,12 @@ from typing import Any
 from operations_center.model import Event
 
 State = dict[str, dict[str, dict[str, Any]]]
-"""``{"run": {run_id: columns}, "task": {task_id: columns}, "attempts": {task_id: …}, "pause": {name/source: …}}``"""
+"""``{"run": {run_id: columns}, "task": {task_id: columns}, "attempts": {task_id: …}, "pause": {name/source: …},
+"release": {commit: columns}}``"""
 
 
 def fold(events: Iterable[Event]) -> State:
-    state: State = {"run": {}, "task": {}, "attempts": {}, "pause": {}}
+    state: State = {"run": {}, "task": {}, "attempts": {}, "pause": {}, "release": {}}
     for event in events:
         _apply(state, event)
     return state
@@ -32,6 +33,10 @@ def _apply(state: State, event: Event) -> None:
             # A pause that only changed its reason keeps its beginning, in the table as here.
             since = state["pause"].get(key, pause)["since"]
             state["pause"][key] = {**pause, "since": since}
+    if event.kind in ("release.staged", "release.good", "release.bad"):
+        state["release"][event.data["release"]["commit"]] = event.data["release"]
+    if event.kind == "release.forgotten":
+        state["release"].pop(event.data["release"]["commit"], None)
 
 
 def differences(folded: State, present: State) -> list[str]:

@@ -311,6 +311,7 @@ class SqliteLedger:
                 "task": {row["task_id"]: dict(row) for row in self._store.rows(_SQL["all_tasks"])},
                 "attempts": {row["task_id"]: dict(row) for row in self._store.rows(_SQL["all_attempts"])},
                 "pause": {f"{pause.name}/{pause.source}": as_data(pause) for pause in self.pauses()},
+                "release": {row["commit"]: dict(row) for row in self._store.rows(_SQL["all_releases"])},
             }
             return damage + differences(fold(self.events()), present)
 

@@ -109,6 +109,10 @@ SELECT * FROM runs;
 -- For the comparison with the event log: the columns that the log keeps.
 SELECT * FROM tasks;
 
+-- name: all_releases
+-- For the comparison with the event log: the columns that the log keeps.
+SELECT "commit", state, reason, at FROM releases;
+
 -- name: hold_task
 -- Keep admission off a task while the board is told about it.
 INSERT INTO task_holds (task_id, since, until) VALUES (:task_id, :since, :until)
@@ -176,7 +180,7 @@ DELETE FROM events WHERE run_id = :run_id AND kind LIKE 'run.%';
 -- Retention: events that change nothing and belong to no run. The newest stays, so that its number is not given again.
 DELETE FROM events
 WHERE at < :before AND run_id IS NULL AND task_id IS NULL AND kind NOT LIKE 'pause.%'
-    AND seq < (SELECT max(seq) FROM events);
+    AND kind NOT LIKE 'release.%' AND seq < (SELECT max(seq) FROM events);
 
 -- name: raise_counter
 -- After a restore: never hand out a fence or a task's number again.

@@ -17,7 +17,7 @@ FLOORS = (
     "wiring dispatch",
     "in_flight_reconcile",
     "settlement",
-    "outcomes",
+    "outcomes releases",
     "ledger boards backends",
     "store config presentation fleet heart forking memory",
     "keeper model admission locks state_directory pulse waiting",

@@ -26,12 +26,17 @@ LOG = [
     event("pause.begun", pause={"name": "*", "source": "watchdog", "reason": "disk", "since": 6}),
     event("pause.begun", pause={"name": "agent", "source": "person", "reason": "more tea", "since": 7}),
     event("pause.ended", pause={"name": "*", "source": "watchdog"}),
+    event("release.staged", release={"commit": "c1", "state": "staged", "reason": None, "at": 8}),
+    event("release.staged", release={"commit": "c2", "state": "staged", "reason": None, "at": 9}),
+    event("release.bad", release={"commit": "c1", "state": "bad", "reason": "it hung", "at": 10}),
+    event("release.forgotten", release={"commit": "c2"}),
 ]
 PRESENT: State = {
     "run": {"r1": {"run_id": "r1", "state": "settling", "holder": 2}},
     "task": {"t1": {"task_id": "t1", "state": "running", "claimed_by": "r1"}},
     "attempts": {"t1": {"task_id": "t1", "attempts": 1, "retries": 0, "not_before": None}},
     "pause": {"agent/person": {"name": "agent", "source": "person", "reason": "more tea", "since": 5}},
+    "release": {"c1": {"commit": "c1", "state": "bad", "reason": "it hung", "at": 10}},
 }
 
 
@@ -44,7 +49,7 @@ def test_the_log_tells_every_past_moment_too() -> None:
     assert fold(LOG[:2])["task"]["t1"]["state"] == "ready"
     assert fold(LOG[:4])["run"]["r1"] == {"run_id": "r1", "state": "running", "holder": 1}
     assert set(fold(LOG[:11])["pause"]) == {"agent/person", "*/watchdog"}
-    assert fold([]) == {"run": {}, "task": {}, "attempts": {}, "pause": {}}
+    assert fold([]) == {"run": {}, "task": {}, "attempts": {}, "pause": {}, "release": {}}
 
 
 def test_a_pause_that_begins_again_after_its_end_has_a_new_beginning() -> None:
@@ -53,7 +58,8 @@ def test_a_pause_that_begins_again_after_its_end_has_a_new_beginning() -> None:
 
 
 def test_the_end_of_a_pause_that_nobody_knows_changes_nothing() -> None:
-    assert fold([*LOG, LOG[-1]]) == PRESENT
+    ended = event("pause.ended", pause={"name": "*", "source": "watchdog"})
+    assert fold([*LOG, ended]) == PRESENT
 
 
 def test_each_kind_of_difference_is_one_line() -> None:

@@ -145,3 +145,12 @@ CREATE TABLE reconciles (
     verdicts TEXT NOT NULL,
     skipped TEXT
 ) STRICT;
+
+-- The newest change has the highest number, whatever the clock says.
+CREATE TABLE releases (
+    number INTEGER PRIMARY KEY,
+    "commit" TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL CHECK (state = 'staged' OR state = 'good' OR state = 'bad'),
+    reason TEXT,
+    at INTEGER NOT NULL
+) STRICT;

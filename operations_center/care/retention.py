@@ -8,7 +8,6 @@ older than the run) goes by its age. Open runs are kept whatever their age.
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import ProcessTable, read_cgroup
 from operations_center.ledger import Ledger
 from operations_center.locks import is_locked
+from operations_center.removal import remove_directory
 
 BATCH = 100
 AT_MOST = 1_000
@@ -89,23 +89,8 @@ def _remove(directory: Path) -> bool:
         _log.warning("cannot prune run %s: something lives in its cgroup %s; end that first", directory.name, path)
         return False
     try:
-        _remove_tree(directory)
+        remove_directory(directory)
     except OSError as error:
         _log.warning("cannot prune run %s: %s; remove %s by hand", directory.name, error, directory)
         return False
     return True
-
-
-def _remove_tree(directory: Path) -> None:
-    if not directory.exists():
-        return
-    try:
-        shutil.rmtree(directory)
-    except PermissionError:
-        # An executor may leave directories that are not writable, such as Go's module cache, or not even readable.
-        os.chmod(directory, 0o700)
-        for parent, names, _ in os.walk(directory):
-            for path in (os.path.join(parent, name) for name in names):
-                if not os.path.islink(path):
-                    os.chmod(path, 0o700)
-        shutil.rmtree(directory)

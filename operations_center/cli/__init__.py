@@ -36,11 +36,16 @@ COMMANDS = {
     "pause": "pause",
     "resume": "resume",
     "ledger": "ledger",
+    "pull": "pull",
+    "releases": "releases",
     "doctor": "doctor",
     "config": "config",
     "unit": "unit",
 }
 """Command → module of this package; the module's ``command`` is what runs."""
+
+HIDDEN = {"stage": "stage"}
+"""Likewise, for the fleet's own use."""
 
 
 class LazyGroup(click.Group):
@@ -48,9 +53,10 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        name = COMMANDS.get(cmd_name) or HIDDEN.get(cmd_name)
+        if name is None:
             return None
-        module = import_module(f"operations_center.cli.{COMMANDS[cmd_name]}")
+        module = import_module(f"operations_center.cli.{name}")
         command: click.Command = module.command
         return command
 

@@ -218,7 +218,7 @@ SECTIONS: dict[str, type[Section]] = {
     "web": Web,
 }
 NAMED_SECTIONS = ("roles", "backends")
-OPTIONAL_SECTIONS = ("code_pull", "web")
+INACTIVE_SECTIONS = ("web",)
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -242,7 +242,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     @property
     def inactive_sections(self) -> tuple[str, ...]:
-        return tuple(name for name in OPTIONAL_SECTIONS if getattr(self, name) is not None)
+        return tuple(name for name in INACTIVE_SECTIONS if getattr(self, name) is not None)
 
     def role_for_kind(self, kind: str) -> Role | None:
         return next((role for role in self.roles.values() if kind in role.task_kinds), None)

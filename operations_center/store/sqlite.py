@@ -42,6 +42,9 @@ _SQL = load_queries(Path(__file__).with_name("events.sql"))
 _MIGRATIONS = [file.read_text("utf-8") for file in sorted(Path(__file__).with_name("migrations").glob("*.sql"))]
 """Read with the code that goes with them: who outlives a code pull must not migrate to what it cannot read."""
 
+SCHEMA = len(_MIGRATIONS)
+"""Which schema this program reads and writes: a ledger that it has opened has this ``user_version``."""
+
 
 class Access(Enum):
     """How a ledger is opened."""

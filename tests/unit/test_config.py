@@ -117,7 +117,7 @@ def test_every_key_of_the_documentation_is_read(file: Path) -> None:
     assert config.code_pull is not None
     assert config.code_pull.repository == file.parent
     assert config.web is not None
-    assert config.inactive_sections == ("code_pull", "web")
+    assert config.inactive_sections == ("web",)
 
 
 def test_what_is_not_written_has_a_default(file: Path) -> None:
@@ -176,7 +176,7 @@ def test_the_template_loads_with_its_examples_too(file: Path) -> None:
     rest = [line.removeprefix("# ") if line.startswith("#") else line for line in lines[after:]]
     config = load(file, "\n".join([*lines[:start], *examples, *rest]))
     assert config.backends["agent"].argv[0] == "claude"
-    assert config.inactive_sections == ("code_pull", "web")
+    assert config.inactive_sections == ("web",)
 
 
 def test_the_template_overwrites_nothing(file: Path) -> None:

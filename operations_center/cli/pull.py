@@ -1,0 +1,88 @@
+"""``pull``: make a release of the branch's head; ``pull --check`` only says what it would be."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.releases.records import ReleaseState
+from operations_center.releases.staging import Incoming, Staged
+from operations_center.wiring import Center
+
+
+@click.command("pull")
+@click.option("--check", is_flag=True, help="Fetch, and say what there is; change nothing.")
+@click.option("--again", is_flag=True, help="Also if the commit was found to be bad before.")
+@config_option
+@json_option
+def command(check: bool, again: bool, config_file: Path | None, as_json: bool) -> int:
+    """Fetch the branch of [code_pull], and make a release of its newest commit.
+
+    Exit code 1 if the commit is bad, 75 if the remote cannot be reached or another pull is at work.
+    """
+    with opened(config_file) as center, ended_like_ctrl_c():
+        if check:
+            show_incoming(center.staging(os.environ, lambda _: None).look(None), as_json)
+        else:
+            show_staged(stage(center, again=again, quiet=as_json), as_json)
+    return 0
+
+
+def stage(center: Center, *, again: bool, quiet: bool) -> Staged:
+    """Raises OperationsCenterError, see ``Staging.stage``."""
+    staging = center.staging(os.environ, lambda words: None if quiet else click.echo(words, err=True))
+    staged = staging.stage(None, again=again)
+    if not quiet and staging.repository.has_uncommitted_changes():
+        click.echo("note: what is not committed in the clone is in no release", err=True)
+    return staged
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """TERM lets the block clean up behind itself, too."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def show_staged(staged: Staged, as_json: bool) -> None:
+    if as_json:
+        print_json({**staged.release.as_json(), "new": staged.is_new})
+        return
+    what = "is a release now" if staged.is_new else "is a release already: nothing is new"
+    click.echo(f"{staged.release.commit} {what} ({staged.release.state})")
+
+
+def show_incoming(incoming: Incoming, as_json: bool) -> None:
+    known = incoming.known
+    if as_json:
+        print_json(
+            {
+                "commit": incoming.commit,
+                "new_commits": incoming.new_commits,
+                "state": known.state if known else None,
+                "reason": known.reason if known else None,
+            }
+        )
+        return
+    count = incoming.new_commits
+    news = (
+        "" if count is None else "; no new commit" if not count else f"; {count} new commit{'s' if count > 1 else ''}"
+    )
+    if known is None:
+        click.echo(f"{incoming.commit}{news}; it is not staged yet")
+    elif known.state is ReleaseState.BAD:
+        click.echo(f"{incoming.commit}{news}; it is bad, and not tried again: {known.reason}")
+    else:
+        click.echo(f"{incoming.commit}{news}; it is {known.state}")

@@ -1,0 +1,18 @@
+"""``stage``: what the supervisor's timer runs; as ``pull``, without following what comes of it."""
+
+from pathlib import Path
+
+import click
+
+from operations_center.cli.common import config_option, json_option, opened
+from operations_center.cli.pull import ended_like_ctrl_c, show_staged, stage
+
+
+@click.command("stage", hidden=True)
+@config_option
+@json_option
+def command(config_file: Path | None, as_json: bool) -> int:
+    """Make a release of the newest commit of the branch of [code_pull], for the fleet to roll out."""
+    with opened(config_file) as center, ended_like_ctrl_c():
+        show_staged(stage(center, again=False, quiet=True), as_json)
+    return 0

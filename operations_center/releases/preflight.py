@@ -1,0 +1,102 @@
+"""Whether a release can work here, asked in processes of its own code.
+
+imports     every module of it can be imported, and is its own
+config      it likes the configuration that is in force, and the one that it brings with it, if any
+schema      it reads and writes the ledger as the running code does: while it is rolled out, both work with it
+rehearsal   a fleet of its own in a directory of its own starts, runs tasks, restarts and stops
+preflight   the user's own commands pass, in its directory
+
+A release without code of its own is asked only what concerns it: config and the user's commands.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from operations_center.config import Config
+from operations_center.releases.rehearsal import rehearse
+from operations_center.releases.runtime import Runtime
+from operations_center.releases.steps import Refused, Steps
+from operations_center.store import SCHEMA
+
+LOOK_WITHIN_S = 30.0
+COMMAND_WITHIN_S = 300.0
+
+IMPORTS = """
+import pkgutil, sys
+try:
+    import operations_center
+except Exception as error:
+    sys.exit(f"cannot import operations_center: {type(error).__name__}: {error}")
+where = operations_center.__path__[0]
+if sys.argv[1:] not in ([], [where]):
+    sys.exit(f"its operations_center is imported from {where}")
+def failed(name):
+    error = sys.exc_info()[1]
+    if isinstance(error, SyntaxError):
+        error = f"{error.msg} ({error.filename}, line {error.lineno})"
+    sys.exit(f"cannot import {name}: {sys.exc_info()[0].__name__}: {error}")
+for module in pkgutil.walk_packages(operations_center.__path__, "operations_center.", failed):
+    if not module.name.endswith(".__main__"):
+        try:
+            __import__(module.name)
+        except Exception:
+            failed(module.name)
+"""
+
+SCHEMA_OF = "from operations_center.store import SCHEMA; print(SCHEMA)"
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """``environment`` is what the release's processes are run with; ``scratch`` a directory that may be made."""
+
+    config: Config
+    runtime: Runtime
+    steps: Steps
+    environment: Mapping[str, str]
+    scratch: Path
+    own_config: Path | None
+
+    def examine(self) -> None:
+        """Raises Refused with the first step that fails, OSError."""
+        if self.runtime.has_own_code:
+            self._imports()
+        self._likes_config()
+        if self.runtime.has_own_code:
+            self._knows_schema()
+            self._rehearse()
+        self._passes_commands()
+
+    def _imports(self) -> None:
+        path = self.runtime.import_path
+        where = [] if path is None else [str(path / "operations_center")]
+        self._run("imports", self.runtime.script(IMPORTS, *where))
+
+    def _likes_config(self) -> None:
+        for name, file in (("config check", self.config.file), ("config check of its own file", self.own_config)):
+            if file is not None:
+                self._run(name, self.runtime.command("config", "check", "--config", str(file)))
+
+    def _knows_schema(self) -> None:
+        answer = self._run("schema", self.runtime.script(SCHEMA_OF)).strip()
+        if answer != str(SCHEMA):
+            raise Refused(f"schema: it has schema {answer} of the ledger, the running code {SCHEMA}; stop and upgrade")
+
+    def _passes_commands(self) -> None:
+        assert self.config.code_pull is not None
+        for command in self.config.code_pull.preflight:
+            self._run(f"preflight {' '.join(command)}", command, within_s=COMMAND_WITHIN_S)
+
+    def _rehearse(self) -> None:
+        environment = self.runtime.environment(self.environment)
+        rehearse(self.runtime, self.steps, environment, self.scratch)
+
+    def _run(self, name: str, command: Sequence[str], within_s: float = LOOK_WITHIN_S) -> str:
+        return self.steps.run(
+            name,
+            command,
+            directory=self.runtime.directory,
+            environment=self.runtime.environment(self.environment),
+            within_s=within_s,
+        )

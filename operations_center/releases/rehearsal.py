@@ -1,0 +1,113 @@
+"""A small fleet, run by a release's own code in a directory of its own: it starts, works, restarts, works and stops.
+
+Whoever cannot even do that gets no watcher of the real fleet.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from operations_center.releases.runtime import RELEASE_PATH, STARTED_WITH, Runtime
+from operations_center.releases.steps import MARK, Refused, Steps, end_marked, reason_of
+from operations_center.state_directory import SUPERVISOR, StateDirectory
+
+WITHIN_S = 20.0
+LOOK_EVERY_S = 0.05
+
+ROLE = "rehearsal"
+CONFIG = f"""\
+[center]
+state_dir = "."
+cgroup = "off"
+[roles.{ROLE}]
+backend = "cat"
+[backends.cat]
+kind = "command"
+argv = ["cat"]
+max_concurrent = 1
+env = ["{MARK}"]
+[watchdog]
+min_free_disk = "0B"
+"""
+"""The mark is passed on, so that not even an executor is left."""
+
+
+def rehearse(runtime: Runtime, steps: Steps, environment: Mapping[str, str], directory: Path) -> None:
+    """Raises Refused, OSError. ``directory`` is made, and removed again."""
+    try:
+        directory.mkdir(mode=0o700)
+        config = directory / "operations_center.toml"
+        config.write_text(CONFIG)
+        _Rehearsal(runtime, steps, _without_this_fleet(environment), config, time.monotonic() + WITHIN_S).play()
+    except Refused as refusal:
+        said = _last_words(StateDirectory(directory))
+        raise Refused(f"{refusal}; {said}" if said else str(refusal)) from None
+    finally:
+        end_marked(steps.root)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rehearsal:
+    """``until`` is the monotonic time (s) by which it must be over."""
+
+    runtime: Runtime
+    steps: Steps
+    environment: Mapping[str, str]
+    config: Path
+    until: float
+
+    def play(self) -> None:
+        self._do("up", "--detach")
+        self._do("task", "add", "before the restart")
+        self._do("restart")
+        self._do("task", "add", "after the restart")
+        while any(task["state"] != "done" for task in self._tasks()):
+            time.sleep(LOOK_EVERY_S)
+        self._do("down")
+        self._do("ledger", "verify")
+
+    def _tasks(self) -> list[dict[str, str]]:
+        """Raises Refused also where none of them is on its way to be done."""
+        answer = self._do("task", "list", "--json").splitlines()[-1:]
+        tasks: list[dict[str, str]] = json.loads(answer[0])["tasks"]
+        for task in tasks:
+            if task["state"] == "blocked":
+                raise Refused(f"rehearsal: its task is blocked: {task['reason']}")
+        return tasks
+
+    def _do(self, *words: str) -> str:
+        name = f"rehearsal: {' '.join(words[:2]) if words[0] in ('task', 'ledger') else words[0]}"
+        left_s = self.until - time.monotonic()
+        if left_s <= 0:
+            raise Refused(f"{name}: not done within {WITHIN_S:g} s")
+        return self.steps.begin(
+            name,
+            self.runtime.command(*words, "--config", str(self.config)),
+            directory=self.config.parent,
+            environment=self.environment,
+            within_s=left_s,
+        )
+
+
+def _without_this_fleet(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without whatever would lead the rehearsal to the directory or to a run of the fleet that it is made for."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.upper().startswith("OPERATIONS_CENTER_") or name in (STARTED_WITH, RELEASE_PATH)
+    }
+
+
+def _last_words(state: StateDirectory) -> str:
+    for whose, name in (("watcher", ROLE), ("supervisor", SUPERVISOR)):
+        try:
+            said = reason_of(state.log(name).read_text(errors="replace"))
+        except OSError:
+            continue
+        if said:
+            return f"its {whose}'s log ends with: {said}"
+    return ""

@@ -1,0 +1,61 @@
+"""Which releases may go.
+
+The row goes first and the directory last: a kill in between leaves a directory without a row, which is a leftover.
+"""
+
+import re
+from collections.abc import Collection
+
+from operations_center.identity import is_alive
+from operations_center.ledger import Ledger
+from operations_center.pulse import read_pulse
+from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
+from operations_center.releases.steps import end_marked
+from operations_center.removal import remove_directory
+from operations_center.state_directory import StateDirectory
+
+_OURS = re.compile(r"[0-9a-f]{40,64}|\.index.*")
+
+
+def releases_in_use(state: StateDirectory, ledger: Ledger) -> set[str]:
+    """Commits that an open run was admitted with, or that a process of the fleet runs. Raises LedgerUnusable."""
+    pulses = [pulse for path in state.root.glob("pulse/*.json") if (pulse := read_pulse(path)) is not None]
+    run = {pulse.release for pulse in pulses if is_alive(pulse.process)}
+    return {commit for commit in {run.release for run in ledger.open_runs()} | run if commit is not None}
+
+
+def may_go(releases: Collection[Release], in_use: Collection[str], keep: int) -> list[str]:
+    """Commits of releases that nobody needs; ``releases`` are all, the one that changed last first. Pure.
+
+    Kept are those in use, the ``keep`` newest good ones, and the newest of those that are yet to be rolled out.
+    """
+    good = [release.commit for release in releases if release.state is ReleaseState.GOOD]
+    staged = [release.commit for release in releases if release.state is ReleaseState.STAGED]
+    kept = {*in_use, *good[:keep], *staged[:1]}
+    return [commit for commit in good + staged if commit not in kept]
+
+
+def prune_releases(state: StateDirectory, records: ReleaseRecords, in_use: Collection[str], keep: int) -> list[str]:
+    """Remove what may go; the commits. To be called with the pull lock held. Raises LedgerBusy, OSError."""
+    gone = may_go(records.all(), in_use, keep)
+    for commit in gone:
+        records.forget(commit)
+    remove_leftovers(state, records, in_use)
+    return gone
+
+
+def remove_leftovers(state: StateDirectory, records: ReleaseRecords, in_use: Collection[str]) -> None:
+    """What a killed stage has left, and the directories of bad releases that nobody uses any more.
+
+    To be called with the pull lock held. Raises OSError.
+    """
+    end_marked(state.root.resolve())
+    remove_directory(state.rehearsal)
+    whole = {release.commit for release in records.all() if release.state is not ReleaseState.BAD}
+    for path in state.releases.iterdir():
+        if path.name in whole or path.name in in_use or not _OURS.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            remove_directory(path)
+        else:
+            path.unlink()

@@ -1,0 +1,196 @@
+"""Stage: fetch → tree → install → preflight; then the commit is a release that can be rolled out, or it is bad.
+
+The directory is made where it stays, for what is installed may know its own path. It becomes a release by its row in
+the ledger, which is written last: whoever is killed before that leaves a directory without a row, which the next
+stage removes together with all else that was left, and begins anew.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from operations_center.config import CodePull, Config
+from operations_center.errors import OperationsCenterError
+from operations_center.keeper.inspect import RUN_ID_VARIABLE
+from operations_center.ledger import Ledger
+from operations_center.locks import take_lock
+from operations_center.releases.preflight import Preflight
+from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
+from operations_center.releases.repository import Repository
+from operations_center.releases.retention import prune_releases, releases_in_use, remove_leftovers
+from operations_center.releases.runtime import Runtime
+from operations_center.releases.steps import Refused, Steps
+from operations_center.removal import remove_directory
+from operations_center.state_directory import PULL, StateDirectory
+
+INSTALL_WITHIN_S = 600.0
+
+_OF_ITS_MANAGER = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})
+"""systemd must not hear of a rehearsal."""
+
+
+class BadRelease(OperationsCenterError):
+    """The commit was found to be bad, now or earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """``is_new``: it was made now, and not found."""
+
+    release: Release
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What a pull would fetch. ``new_commits`` is None where that cannot be told, ``known`` for a new commit."""
+
+    commit: str
+    new_commits: int | None
+    known: Release | None
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """``environment`` is the fleet's own; ``tell`` is told of each step, in a few words."""
+
+    config: Config
+    state: StateDirectory
+    records: ReleaseRecords
+    ledger: Ledger
+    environment: Mapping[str, str]
+    tell: Callable[[str], object]
+
+    @property
+    def repository(self) -> Repository:
+        settings = self._settings
+        return Repository(settings.repository, settings.remote, settings.branch, self._program_environment())
+
+    def look(self, current: str | None) -> Incoming:
+        """Fetch, and make nothing of it. ``current``: the commit that the fleet runs. Raises OperationsCenterError."""
+        repository = self.repository
+        head = repository.fetch()
+        repository.refuse_diverged(head, current)
+        new_commits = repository.count_new(repository.base(current), head)
+        return Incoming(head, new_commits, self.records.find(head))
+
+    def stage(self, current: str | None, *, again: bool = False) -> Staged:
+        """Make a release of the branch's head, unless there is one. ``again``: also if it is known to be bad.
+
+        Raises LockHeld, BadRelease, Unavailable, OperationsCenterError; then nothing is left of it.
+        """
+        with self._locked(), clear_errors():
+            in_use = releases_in_use(self.state, self.ledger) | ({current} if current else set())
+            remove_leftovers(self.state, self.records, in_use)
+            incoming = self.look(current)
+            known = incoming.known
+            if known is not None and known.state is ReleaseState.BAD and not again:
+                raise _bad(known)
+            if known is not None and known.state is not ReleaseState.BAD and self._is_there(known):
+                return Staged(known, is_new=False)
+            staged = Staged(self._make(incoming.commit), is_new=True)
+            prune_releases(self.state, self.records, in_use, self._settings.keep)
+            return staged
+
+    def _is_there(self, release: Release) -> bool:
+        return self.state.release(release.commit).is_dir()
+
+    def _make(self, commit: str) -> Release:
+        directory = self.state.release(commit)
+        if directory.exists():
+            raise OperationsCenterError(
+                f"cannot make the release {commit} again: runs or watchers of it are alive; try again after their end"
+            )
+        try:
+            self._fill(commit, directory)
+            # What the row promises must outlast a power cut as the row does.
+            subprocess.run(["sync", "-f", str(directory)], check=True)
+            return self.records.record(commit, ReleaseState.STAGED)
+        except Refused as refusal:
+            remove_directory(directory)
+            raise _bad(self.records.record(commit, ReleaseState.BAD, str(refusal))) from None
+        except BaseException:
+            remove_directory(directory)
+            raise
+
+    def _fill(self, commit: str, directory: Path) -> None:
+        self.tell(f"{commit[:12]}: takes its files out of {self._settings.repository}")
+        directory.mkdir(mode=0o700)
+        index = self.state.releases / ".index"
+        self.repository.check_out(commit, directory, index)
+        index.unlink(missing_ok=True)
+        steps = Steps(self.state.root.resolve(), self.state.log(PULL))
+        environment = self._program_environment() | {"OPERATIONS_CENTER_RELEASE_DIR": str(directory)}
+        if self._settings.install:
+            name = f"install {' '.join(self._settings.install)}"
+            self.tell(f"{commit[:12]}: {name}")
+            steps.run(
+                name,
+                self._settings.install,
+                directory=directory,
+                environment=environment,
+                within_s=INSTALL_WITHIN_S,
+            )
+        self.tell(f"{commit[:12]}: preflight")
+        Preflight(
+            config=self.config,
+            runtime=Runtime.of_release(commit, directory, self._settings.python),
+            steps=steps,
+            environment=environment,
+            scratch=self.state.rehearsal,
+            own_config=self._own_config(directory),
+        ).examine()
+
+    def _own_config(self, directory: Path) -> Path | None:
+        """The configuration as the release has it, if it is one of the files that the repository keeps."""
+        top = self.repository.top()
+        file = self.config.file.resolve()
+        if top is None or not file.is_relative_to(top.resolve()):
+            return None
+        own = directory / file.relative_to(top.resolve())
+        return own if own.is_file() else None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = take_lock(self.state.pull_lock, "a pull")
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def _program_environment(self) -> dict[str, str]:
+        """The fleet's own, without the secrets that are named for backends and boards, or what belongs to a run."""
+        named = {name for backend in self.config.backends.values() for name in backend.env}
+        left_out = named | {self.config.board.api_key_env, RUN_ID_VARIABLE} | _OF_ITS_MANAGER
+        return {name: value for name, value in self.environment.items() if name not in left_out}
+
+    @property
+    def _settings(self) -> CodePull:
+        settings = self.config.code_pull
+        if settings is None:
+            raise OperationsCenterError(
+                "cannot pull: the configuration has no [code_pull]; add it to follow a branch of a git repository"
+            )
+        return settings
+
+
+def _bad(release: Release) -> BadRelease:
+    return BadRelease(
+        f"cannot pull {release.commit}: it is bad: {release.reason}; push a commit that mends it, "
+        "or try this one again with `operations-center pull --again`"
+    )
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What the machine refuses is no fault of a release."""
+    try:
+        yield
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise OperationsCenterError(f"cannot make a release: {error.strerror or error}{where}; try again") from error
+    except subprocess.CalledProcessError as error:
+        raise OperationsCenterError(f"cannot make a release: {error}; see whether its disk fails") from error

@@ -1,0 +1,160 @@
+"""Run one program with a limit of time, and end whatever it has started.
+
+``timeout`` of coreutils keeps the limit, so it is kept also when we are gone. Programs of a release carry a mark in
+their environment, by which those that have left their session are found: at the end of a step, or by the next stage.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from operations_center.config.wording import hide_user, on_one_line
+from operations_center.errors import OperationsCenterError
+from operations_center.identity import Process
+from operations_center.keeper.inspect import environment_values
+from operations_center.keeper.processes import KERNEL
+from operations_center.logs import LOG_BYTES
+
+MARK = "OPERATIONS_CENTER_STAGE_OF"
+"""The variable that marks what a stage starts; its value is the state directory that the release is made for."""
+
+KILL_AFTER_S = 5
+END_WITHIN_S = 5.0
+LONGEST_REASON = 300
+TAIL_BYTES = 64 * 1024
+
+_TIMED_OUT = (124, 128 + signal.SIGKILL, -signal.SIGKILL)
+"""How ``timeout`` ends then (timeout(1))."""
+
+
+class Refused(Exception):
+    """The release is bad. ``str(refusal)`` is one line: which step, and what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """``code`` is None for a program that was not done in time."""
+
+    code: int | None
+    within_s: float
+
+    @property
+    def in_words(self) -> str:
+        return f"not done within {self.within_s:g} s" if self.code is None else f"exit code {self.code}"
+
+
+def run_limited(
+    command: Sequence[str],
+    *,
+    directory: Path,
+    environment: Mapping[str, str],
+    within_s: float,
+    out: IO[bytes],
+    err: IO[bytes] | None = None,
+) -> Ended:
+    """In a session of its own, without input; ``err`` None: where ``out`` goes. Raises OSError.
+
+    TERM when the time is over, and KILL to those of its group that are left after 5 s.
+    """
+    begun = time.monotonic()
+    program = shutil.which("timeout", path=os.confstr("CS_PATH")) or "timeout"
+    popen = subprocess.Popen(
+        [program, "-k", str(KILL_AFTER_S), str(within_s), *command],
+        cwd=directory,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.STDOUT if err is None else err,
+        start_new_session=True,
+    )
+    try:
+        # Not reaped yet, so that nobody else's group can have this number.
+        os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
+        is_late = time.monotonic() - begun >= within_s
+    except BaseException:
+        os.killpg(popen.pid, signal.SIGTERM)
+        popen.wait()
+        raise
+    if is_late:
+        # Who has ended in time may have left something for others, such as a cache of passwords.
+        os.killpg(popen.pid, signal.SIGKILL)
+    code = popen.wait()
+    return Ended(None if is_late and code in _TIMED_OUT else code, within_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The programs of one stage. Their output goes to the end of ``log``; ``root`` is the state directory."""
+
+    root: Path
+    log: Path
+
+    def run(
+        self, name: str, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], within_s: float
+    ) -> str:
+        """The end of its output; nothing of it is left. Raises Refused when it fails or is too slow, OSError."""
+        try:
+            return self.begin(name, command, directory=directory, environment=environment, within_s=within_s)
+        finally:
+            end_marked(self.root)
+
+    def begin(
+        self, name: str, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], within_s: float
+    ) -> str:
+        """As ``run``, but what it leaves in the background lives on, until ``end_marked``."""
+        with self._open_log() as log:
+            log.write(f"== {name}\n".encode())
+            begin = log.tell()
+            marked = {**environment, MARK: str(self.root)}
+            ended = run_limited(command, directory=directory, environment=marked, within_s=within_s, out=log)
+            output = _read_tail(self.log, begin)
+        if ended.code == 0:
+            return output
+        if self._is_disk_full(output):
+            raise OperationsCenterError(
+                f"cannot make a release: the disk is full at its step {name}; make room in {self.root} and try again"
+            )
+        said = reason_of(output) if ended.code else ""
+        raise Refused(f"{name}: {said or ended.in_words}")
+
+    def _open_log(self) -> IO[bytes]:
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_name(f"{self.log.name}.1"))
+        return self.log.open("ab", buffering=0)
+
+    def _is_disk_full(self, output: str) -> bool:
+        """That is no fault of the release."""
+        return "No space left on device" in output or shutil.disk_usage(self.root).free < 1024 * 1024
+
+
+def end_marked(root: Path) -> None:
+    """KILL everything that a stage for this state directory has started and that still lives."""
+    until = time.monotonic() + END_WITHIN_S
+    while (found := _marked(root)) and time.monotonic() < until:
+        for process in found:
+            KERNEL.signal(process, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _marked(root: Path) -> list[Process]:
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+    entry = f"{MARK}=".encode()
+    return [Process.of(pid) for pid in pids if str(root) in environment_values(pid, entry)]
+
+
+def reason_of(output: str) -> str:
+    """The last line that says something, on one line and without passwords; Python's and ours say it all there."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return on_one_line(hide_user(lines[-1]))[:LONGEST_REASON] if lines else ""
+
+
+def _read_tail(log: Path, begin: int) -> str:
+    with log.open("rb") as file:
+        file.seek(max(begin, log.stat().st_size - TAIL_BYTES))
+        return file.read().decode(errors="replace")

@@ -85,15 +85,20 @@ class Staging:
         with self._locked(), clear_errors():
             in_use = releases_in_use(self.state, self.ledger) | ({current} if current else set())
             remove_leftovers(self.state, self.records, in_use)
-            incoming = self.look(current)
-            known = incoming.known
-            if known is not None and known.state is ReleaseState.BAD and not again:
-                raise _bad(known)
-            if known is not None and known.state is not ReleaseState.BAD and self._is_there(known):
-                return Staged(known, is_new=False)
-            staged = Staged(self._make(incoming.commit), is_new=True)
+            staged = self._stage_head(current, again)
             prune_releases(self.state, self.records, in_use, self._settings.keep)
             return staged
+
+    def _stage_head(self, current: str | None, again: bool) -> Staged:
+        incoming = self.look(current)
+        known = incoming.known
+        if known is None or (known.state is ReleaseState.BAD and again):
+            return Staged(self._make(incoming.commit), is_new=True)
+        if known.state is ReleaseState.BAD:
+            raise _bad(known)
+        if not self._is_there(known):
+            return Staged(self._make(known.commit), is_new=True)
+        return Staged(known, is_new=False)
 
     def _is_there(self, release: Release) -> bool:
         return self.state.release(release.commit).is_dir()

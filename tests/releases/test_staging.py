@@ -1,0 +1,228 @@
+"""A commit becomes a release, or is bad, or nothing has happened."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from operations_center.errors import LockHeld, OperationsCenterError
+from operations_center.releases.records import ReleaseState
+from operations_center.releases.staging import BadRelease
+from tests.fleet import wait_until
+from tests.points import Stepped, effects
+from tests.releases.clones import Clones
+
+
+def sh(script: str) -> str:
+    """As TOML spells a command."""
+    return f"['sh', '-c', '''{script}''']"
+
+
+def test_the_head_of_the_branch_becomes_a_release(clones: Clones) -> None:
+    (clones.clone / "program").write_text("changed, and not committed")
+    clones.configure(install=sh("echo made >made && pwd >where"))
+    commit = clones.push({"program": "two"})
+    staged = clones.stage()
+    assert (staged.release.commit, staged.is_new) == (commit, True)
+    assert clones.known() == {commit: ("staged", None)}
+    release = clones.release(commit)
+    assert (release / "program").read_text() == "two"
+    # What is installed may know where it is.
+    assert (release / "where").read_text() == f"{release}\n"
+    assert release.stat().st_mode & 0o777 == 0o700
+    assert clones.on_disk() == {commit}
+
+
+def test_a_commit_that_is_a_release_is_not_made_again(clones: Clones) -> None:
+    clones.configure(install=sh("echo x >>../../installs"))
+    first, second = clones.stage(), clones.stage()
+    assert (second.release, second.is_new) == (first.release, False)
+    assert (clones.state / "installs").read_text() == "x\n"
+
+
+def test_a_release_whose_directory_was_removed_is_made_again(clones: Clones) -> None:
+    commit = clones.stage().release.commit
+    (clones.release(commit) / "program").unlink()
+    clones.release(commit).rename(clones.root / "elsewhere")
+    assert clones.stage().is_new
+    assert (clones.release(commit) / "program").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"install": sh("echo working; echo it will not do >&2; exit 3")}, "it will not do"),
+        ({"install": sh("exit 3")}, "exit code 3"),
+        ({"install": "['no-such-program']"}, "no-such-program"),
+        ({"preflight": "[['true'], ['sh', '-c', 'echo not today; false']]"}, "not today"),
+        ({"python": "'bin/python'"}, "bin/python"),
+    ],
+)
+def test_a_commit_that_fails_is_bad_with_its_reason_and_is_not_tried_again(
+    clones: Clones, keys: dict[str, str], reason: str
+) -> None:
+    clones.configure(**keys)
+    commit = clones.push({"program": "two"})
+    with pytest.raises(BadRelease) as refused:
+        clones.stage()
+    assert reason in str(refused.value)
+    ((state, known),) = clones.known().values()
+    assert state == "bad"
+    assert known is not None
+    assert reason in known
+    assert clones.on_disk() == set()
+    clones.configure(install=sh("touch ../../tried"))
+    with pytest.raises(BadRelease, match=commit):
+        clones.stage()
+    assert not (clones.state / "tried").exists()
+    assert clones.stage(again=True).release.state is ReleaseState.STAGED
+    assert clones.known() == {commit: ("staged", None)}
+
+
+def test_a_mended_commit_follows_a_bad_one(clones: Clones) -> None:
+    clones.configure(preflight="[['grep', '-q', 'good', 'program']]")
+    bad = clones.push({"program": "broken"})
+    with pytest.raises(BadRelease):
+        clones.stage()
+    mended = clones.push({"program": "good"})
+    assert clones.stage().release.commit == mended
+    assert {commit: state for commit, (state, _) in clones.known().items()} == {bad: "bad", mended: "staged"}
+
+
+def test_the_configuration_that_a_commit_brings_is_checked_in_its_place(clones: Clones) -> None:
+    """The file in force lies in the clone, in a directory of its own."""
+    inside = clones.clone / "fleet" / "operations_center.toml"
+    text = clones.config_file.read_text()
+    clones.push({"fleet/operations_center.toml": text})
+    clones.git(clones.clone, "pull", "--quiet")
+    clones.config_file.unlink()
+    clones.config_file.symlink_to(inside)
+    assert clones.stage().is_new
+    clones.push({"fleet/operations_center.toml": text + "chanel = 1\n"})
+    with pytest.raises(BadRelease, match=r"config check.*code_pull\.chanel"):
+        clones.stage()
+
+
+def test_the_programs_of_a_commit_get_no_secrets_and_nothing_of_systemds(clones: Clones) -> None:
+    clones.configure(install=sh("env >../../environment"))
+    os.environ["NOTIFY_SOCKET"] = "/nowhere"
+    try:
+        commit = clones.stage().release.commit
+    finally:
+        del os.environ["NOTIFY_SOCKET"]
+    lines = (clones.state / "environment").read_text().splitlines()
+    names = {line.split("=")[0] for line in lines}
+    assert "PATH" in names
+    assert names & {"SECRET_KEY", "NOTIFY_SOCKET"} == set()
+    assert f"OPERATIONS_CENTER_RELEASE_DIR={clones.release(commit)}" in lines
+
+
+def test_what_a_commits_programs_leave_in_the_background_is_ended(clones: Clones) -> None:
+    clones.configure(install=sh("setsid sh -c \"trap '' TERM; touch ../../begun; sleep 1000; :\" & sleep 0.2"))
+    clones.stage()
+    assert (clones.state / "begun").exists()
+    assert clones.is_left() == []
+
+
+def test_a_commit_whose_preflight_never_ends_is_bad(clones: Clones, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("operations_center.releases.preflight.COMMAND_WITHIN_S", 0.5)
+    clones.configure(preflight="[['sleep', '1000']]")
+    with pytest.raises(BadRelease, match=r"not done within 0\.5 s"):
+        clones.stage()
+    assert clones.is_left() == []
+
+
+def test_a_force_push_leaves_everything_as_it_was(clones: Clones) -> None:
+    current = clones.push({"program": "two"})
+    clones.stage()
+    clones.force_push({"program": "three"})
+    before = clones.known()
+    with pytest.raises(OperationsCenterError, match="diverged or was force-pushed"):
+        clones.stage(current)
+    assert clones.known() == before
+    assert clones.on_disk() == {current}
+
+
+def test_a_second_stage_is_told_who_is_at_work(clones: Clones) -> None:
+    clones.configure(install=sh("touch ../../begun; until [ -e ../../go ]; do sleep 0.01; done"))
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            clones.stage()
+            code = 0
+        finally:
+            os._exit(code)
+    wait_until((clones.state / "begun").exists, "the first")
+    with pytest.raises(LockHeld, match=f"process {pid} ") as held:
+        clones.stage()
+    assert held.value.exit_code == 75
+    (clones.state / "go").touch()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not clones.stage().is_new
+
+
+def test_ctrl_c_leaves_nothing_behind(clones: Clones) -> None:
+    clones.configure(install=sh("touch ../../begun; sleep 1000"))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            clones.stage()
+        finally:
+            os._exit(0)
+    wait_until((clones.state / "begun").exists, "the step")
+    os.kill(pid, signal.SIGINT)
+    os.waitpid(pid, 0)
+    assert clones.on_disk() == set()
+    assert clones.known() == {}
+    assert clones.is_left() == []
+
+
+def test_a_stage_that_is_killed_at_any_step_is_begun_anew_by_the_next(clones: Clones, tmp_path: Path) -> None:
+    clones.configure(
+        install=sh("setsid sleep 1000 & echo made >made"),
+        preflight="[['grep', '-q', 'made', 'made']]",
+        keep="1",
+    )
+    with clones.center():
+        pass
+    step, hits = 1, 0
+    while True:
+        commit = clones.push({"program": str(step)})
+        killed = Stepped(clones.stage, step, signal.SIGKILL, effects)
+        killed.wait()
+        whole = {found for found, (state, _) in clones.known().items() if state == "staged"}
+        for name in whole:
+            assert (clones.release(name) / "made").read_text() == "made\n", killed.where
+        clones.stage()
+        assert clones.known() == {commit: ("staged", None)}, killed.where
+        assert clones.on_disk() == {commit}, killed.where
+        assert (clones.release(commit) / "made").read_text() == "made\n", killed.where
+        wait_until(lambda: not clones.is_left(), f"nothing is left of a stage killed at {killed.where}")
+        if killed.where is None:
+            break
+        hits += 1
+        step += STRIDE
+    print(f" [killed at {hits} steps]", end="")
+    assert hits > 10
+
+
+STRIDE = 5
+"""Each step once in as many runs would be too long: neighbours differ little."""
+
+
+def test_the_interpreter_of_a_release_is_its_own(clones: Clones) -> None:
+    """A virtual environment, made in the release by its ``install``."""
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    clones.configure(
+        python="'.venv/bin/python'",
+        install=sh(
+            f'"{sys.executable}" -m venv --without-pip .venv && '
+            f'echo "{packages}" >"$(echo .venv/lib/python*/site-packages)/more.pth"'
+        ),
+    )
+    commit = clones.push_own_code()
+    assert clones.stage().release.commit == commit

@@ -4,7 +4,7 @@ reconcile    what the watchers' own starts would find, also where no watcher sta
 stalled      a watcher that is alive but does not turn its loop: dump its stack, end it, never its runs
 drain        a pause that a killed `down --drain` has left is ended
 disk         almost full: pause admission, with the reason; resume when there is room again
-retention    forget closed runs, their directories and events
+retention    forget closed runs, their directories and events, and releases that nobody needs
 """
 
 import logging
@@ -22,9 +22,10 @@ from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.identity import Process, is_alive, open_pidfd
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.ledger import Pause
-from operations_center.locks import is_still_there, lock_holder, take_lock
+from operations_center.locks import is_still_there, lock_holder, lock_within, take_lock
 from operations_center.logs import STACK_DUMP
 from operations_center.pulse import Pulse, read_pulse
+from operations_center.releases.retention import prune_releases, releases_in_use
 from operations_center.state_directory import WATCHDOG
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.wiring import Center
@@ -156,6 +157,18 @@ class Watchdog:
         )
         if forgotten:
             _log.info("forgot %d closed runs", forgotten)
+        self._prune_releases()
+
+    def _prune_releases(self) -> None:
+        """Not while one is made: who makes it prunes as well."""
+        center, settings = self._center, self._center.config.code_pull
+        if settings is None:
+            return
+        with lock_within(center.state.pull_lock, 0) as held:
+            if held:
+                in_use = releases_in_use(center.state, center.ledger)
+                for commit in prune_releases(center.state, center.releases, in_use, settings.keep):
+                    _log.info("forgot release %s", commit)
 
     def _beat(self, state: str) -> None:
         last = self._last_cycle

@@ -26,6 +26,7 @@ from operations_center.errors import OperationsCenterError
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
 from operations_center.memory import available_memory
+from operations_center.releases.repository import Repository
 from operations_center.state_directory import StateDirectory
 from operations_center.store.faults import (
     APPLICATION_ID,
@@ -71,6 +72,7 @@ def examine_fleet(config: Config, environment: Mapping[str, str]) -> list[Check]
         *_state_directory(config),
         *_ledger(config),
         *(check for backend in config.backends.values() for check in _backend(backend, config, environment)),
+        *_code_pull(config, environment),
         *(
             _warning("inactive", f"[{section}] is checked, but this version does not act on it")
             for section in config.inactive_sections
@@ -282,3 +284,25 @@ def _program(name: str, backend: Backend, config: Config, environment: Mapping[s
     if found is None:
         return _fault(name, f"cannot start runs: {program} is not there or not executable; install it or change argv")
     return _ok(name, found)
+
+
+# Code pull: what is wrong with it keeps new code away, and no fleet from starting.
+
+
+def _code_pull(config: Config, environment: Mapping[str, str]) -> Iterator[Check]:
+    settings = config.code_pull
+    if settings is None:
+        return
+    repository = Repository(settings.repository, settings.remote, settings.branch, environment)
+    try:
+        repository.refuse_unusable()
+    except OperationsCenterError as error:
+        yield _warning("code_pull", str(error))
+        return
+    yield _ok("code_pull", f"{settings.repository} follows {settings.branch} of {settings.remote}")
+    if settings.python and not settings.install and not (settings.repository / settings.python).exists():
+        yield _warning(
+            "code_pull",
+            f"no release will have its interpreter {settings.python}: it is not in the clone, and nothing makes it; "
+            "set code_pull.install",
+        )

@@ -43,7 +43,7 @@ def rehearse(runtime: Runtime, steps: Steps, environment: Mapping[str, str], dir
         config.write_text(CONFIG)
         _Rehearsal(runtime, steps, _without_this_fleet(environment), config, time.monotonic() + WITHIN_S).play()
     except Refused as refusal:
-        said = _last_words(StateDirectory(directory))
+        said = _last_complaint(StateDirectory(directory))
         raise Refused(f"{refusal}; {said}" if said else str(refusal)) from None
     finally:
         end_marked(steps.root)
@@ -102,12 +102,13 @@ def _without_this_fleet(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _last_words(state: StateDirectory) -> str:
+def _last_complaint(state: StateDirectory) -> str:
     for whose, name in (("watcher", ROLE), ("supervisor", SUPERVISOR)):
         try:
-            said = reason_of(state.log(name).read_text(errors="replace"))
+            lines = state.log(name).read_text(errors="replace").splitlines()
         except OSError:
             continue
+        said = reason_of("\n".join(line for line in lines if " INFO " not in line))
         if said:
             return f"its {whose}'s log ends with: {said}"
     return ""

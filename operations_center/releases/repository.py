@@ -16,6 +16,9 @@ from operations_center.config.wording import hide_user, on_one_line
 from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.releases.steps import Ended, run_limited
 
+OLDEST_GIT = (2, 29)
+"""`git fetch --no-write-fetch-head`."""
+
 FETCH_WITHIN_S = 120.0
 LOOK_WITHIN_S = 30.0
 CHECK_OUT_WITHIN_S = 300.0
@@ -51,11 +54,16 @@ class Repository:
     fetch_within_s: float = FETCH_WITHIN_S
 
     def refuse_unusable(self) -> None:
-        """Looks at the clone only, not at its remote. Raises OperationsCenterError."""
+        """Looks at git and at the clone only, not at its remote. Raises OperationsCenterError."""
         top = self.top()
+        version = self._git("version")
+        numbers = re.search(r"(\d+)\.(\d+)", version)
+        if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_GIT:
+            raise self._error(f"this is {version}", "install git 2.29 or later")
         if top is not None and not top.samefile(self.directory):
             raise self._error(f"{self.directory} lies inside of the clone {top}", f"set code_pull.repository to {top}")
         self._git("check-ref-format", f"refs/heads/{self.branch}", advice="set code_pull.branch to a branch")
+        # Else it is a URL or a path.
         is_name = "/" not in self.remote and ":" not in self.remote
         if is_name and not self._asks("config", "--get", f"remote.{self.remote}.url"):
             raise self._error(f"{self.directory} has no remote {self.remote}", "set code_pull.remote to one it has")

@@ -120,7 +120,8 @@ class Steps:
             raise OperationsCenterError(
                 f"cannot make a release: the disk is full at its step {name}; make room in {self.root} and try again"
             )
-        said = reason_of(output) if ended.code else ""
+        # Paths in a release say the same without the way to it.
+        said = reason_of(output.replace(f"{directory}/", "")) if ended.code else ""
         raise Refused(f"{name}: {said or ended.in_words}")
 
     def _open_log(self) -> IO[bytes]:

@@ -1,12 +1,15 @@
 """A real remote, an author who pushes to it, and the user's clone of it."""
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import operations_center
 from operations_center.config import load_config
@@ -132,6 +135,26 @@ class Clones:
     def stage(self, current: str | None = None, *, again: bool = False) -> Staged:
         with self.staging() as staging:
             return staging.stage(current, again=again)
+
+    def command(self, *words: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "operations_center", *words, "--config", str(self.config_file)],
+            env=self.environment,
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, expect: int = 0) -> tuple[str, str]:
+        """What a command prints, and what it complains of."""
+        with self.command(*words) as process:
+            out, err = process.communicate()
+        assert process.returncode == expect, (words, out, err)
+        return out, err
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.run(*words, "--json")[0])
 
     def release(self, commit: str) -> Path:
         return self.state / "releases" / commit

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +191,20 @@ def test_an_ssh_that_hangs_is_given_up_and_ended(clones: Clones) -> None:
         clones.repository(within_s=1.0).fetch()
     assert (clones.root / "started").exists()
     wait_until(lambda: not clones.is_left(), "the end of git and of what it started")
+
+
+def test_git_is_ended_in_time_though_who_started_it_was_killed(clones: Clones) -> None:
+    server, url = listener()
+    clones.git(clones.clone, "remote", "set-url", "origin", url)
+    pid = os.fork()
+    if pid == 0:
+        server.close()
+        clones.repository(within_s=1.0).fetch()
+    with server, server.accept()[0]:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert clones.is_left()
+        wait_until(lambda: not clones.is_left(), "the end of git")
 
 
 def no_repository(clones: Clones) -> Repository:

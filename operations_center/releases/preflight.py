@@ -9,7 +9,6 @@ preflight   the user's own commands pass, in its directory
 A release without code of its own is asked only what concerns it: config and the user's commands.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +48,11 @@ SCHEMA_OF = "from operations_center.store import SCHEMA; print(SCHEMA)"
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """``environment`` is what the release's processes are run with; ``scratch`` a directory that may be made."""
+    """``steps`` run in the release; ``scratch`` may be made; ``own_config`` is the configuration that it brings."""
 
     config: Config
     runtime: Runtime
     steps: Steps
-    environment: Mapping[str, str]
     scratch: Path
     own_config: Path | None
 
@@ -65,38 +63,29 @@ class Preflight:
         self._likes_config()
         if self.runtime.has_own_code:
             self._knows_schema()
-            self._rehearse()
+            rehearse(self.runtime, self.steps, self.scratch)
         self._passes_commands()
 
     def _imports(self) -> None:
         path = self.runtime.import_path
         where = [] if path is None else [str(path / "operations_center")]
-        self._run("imports", self.runtime.script(IMPORTS, *where))
+        self.steps.run("imports", self.runtime.script(IMPORTS, *where), within_s=LOOK_WITHIN_S)
 
     def _likes_config(self) -> None:
         for name, file in (("config check", self.config.file), ("config check of its own file", self.own_config)):
             if file is not None:
-                self._run(name, self.runtime.command("config", "check", "--config", str(file)))
+                command = self.runtime.command("config", "check", "--config", str(file))
+                self.steps.run(name, command, within_s=LOOK_WITHIN_S)
 
     def _knows_schema(self) -> None:
-        answer = self._run("schema", self.runtime.script(SCHEMA_OF)).strip()
+        answer = self.steps.run("schema", self.runtime.script(SCHEMA_OF), within_s=LOOK_WITHIN_S).strip()
         if answer != str(SCHEMA):
-            raise Refused(f"schema: it has schema {answer} of the ledger, the running code {SCHEMA}; stop and upgrade")
+            raise Refused(
+                f"schema: the ledger has schema {SCHEMA} and this code {answer}: they cannot work side by side; "
+                "stop the fleet and start it with this code"
+            )
 
     def _passes_commands(self) -> None:
         assert self.config.code_pull is not None
         for command in self.config.code_pull.preflight:
-            self._run(f"preflight {' '.join(command)}", command, within_s=COMMAND_WITHIN_S)
-
-    def _rehearse(self) -> None:
-        environment = self.runtime.environment(self.environment)
-        rehearse(self.runtime, self.steps, environment, self.scratch)
-
-    def _run(self, name: str, command: Sequence[str], within_s: float = LOOK_WITHIN_S) -> str:
-        return self.steps.run(
-            name,
-            command,
-            directory=self.runtime.directory,
-            environment=self.runtime.environment(self.environment),
-            within_s=within_s,
-        )
+            self.steps.run(f"preflight {' '.join(command)}", command, within_s=COMMAND_WITHIN_S)

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from operations_center.releases.runtime import RELEASE_PATH, STARTED_WITH, Runtime
@@ -35,13 +35,14 @@ min_free_disk = "0B"
 """The mark is passed on, so that not even an executor is left."""
 
 
-def rehearse(runtime: Runtime, steps: Steps, environment: Mapping[str, str], directory: Path) -> None:
+def rehearse(runtime: Runtime, steps: Steps, directory: Path) -> None:
     """Raises Refused, OSError. ``directory`` is made, and removed again."""
+    alone = replace(steps, directory=directory, environment=_without_this_fleet(steps.environment))
     try:
         directory.mkdir(mode=0o700)
         config = directory / "operations_center.toml"
         config.write_text(CONFIG)
-        _Rehearsal(runtime, steps, _without_this_fleet(environment), config, time.monotonic() + WITHIN_S).play()
+        _Rehearsal(runtime, alone, config, time.monotonic() + WITHIN_S).play()
     except Refused as refusal:
         said = _last_complaint(StateDirectory(directory))
         raise Refused(f"{refusal}; {said}" if said else str(refusal)) from None
@@ -56,7 +57,6 @@ class _Rehearsal:
 
     runtime: Runtime
     steps: Steps
-    environment: Mapping[str, str]
     config: Path
     until: float
 
@@ -84,13 +84,7 @@ class _Rehearsal:
         left_s = self.until - time.monotonic()
         if left_s <= 0:
             raise Refused(f"{name}: not done within {WITHIN_S:g} s")
-        return self.steps.begin(
-            name,
-            self.runtime.command(*words, "--config", str(self.config)),
-            directory=self.config.parent,
-            environment=self.environment,
-            within_s=left_s,
-        )
+        return self.steps.begin(name, self.runtime.command(*words, "--config", str(self.config)), within_s=left_s)
 
 
 def _without_this_fleet(environment: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,10 @@ from operations_center.releases.steps import end_marked
 from operations_center.removal import remove_directory
 from operations_center.state_directory import StateDirectory
 
-_OURS = re.compile(r"[0-9a-f]{40,64}|\.index.*")
+INDEX = ".index"
+"""The name of git's index in the directory of releases, while one is made."""
+
+_OURS = re.compile(rf"[0-9a-f]{{40,64}}|{re.escape(INDEX)}.*")
 
 
 def releases_in_use(state: StateDirectory, ledger: Ledger) -> set[str]:

@@ -20,7 +20,7 @@ from operations_center.locks import take_lock
 from operations_center.releases.preflight import Preflight
 from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
 from operations_center.releases.repository import Repository
-from operations_center.releases.retention import prune_releases, releases_in_use, remove_leftovers
+from operations_center.releases.retention import INDEX, prune_releases, releases_in_use, remove_leftovers
 from operations_center.releases.runtime import Runtime
 from operations_center.releases.steps import Refused, Steps
 from operations_center.removal import remove_directory
@@ -124,30 +124,19 @@ class Staging:
     def _fill(self, commit: str, directory: Path) -> None:
         self.tell(f"{commit[:12]}: takes its files out of {self._settings.repository}")
         directory.mkdir(mode=0o700)
-        index = self.state.releases / ".index"
+        index = self.state.releases / INDEX
         self.repository.check_out(commit, directory, index)
-        index.unlink(missing_ok=True)
-        steps = Steps(self.state.root.resolve(), self.state.log(PULL))
-        environment = self._program_environment() | {"OPERATIONS_CENTER_RELEASE_DIR": str(directory)}
+        index.unlink()
+        runtime = Runtime.of_release(commit, directory, self._settings.python)
+        release_directory = {"OPERATIONS_CENTER_RELEASE_DIR": str(directory)}
+        environment = runtime.environment(self._program_environment()) | release_directory
+        steps = Steps(self.state.root.resolve(), self.state.log(PULL), directory, environment)
         if self._settings.install:
             name = f"install {' '.join(self._settings.install)}"
             self.tell(f"{commit[:12]}: {name}")
-            steps.run(
-                name,
-                self._settings.install,
-                directory=directory,
-                environment=environment,
-                within_s=INSTALL_WITHIN_S,
-            )
+            steps.run(name, self._settings.install, within_s=INSTALL_WITHIN_S)
         self.tell(f"{commit[:12]}: preflight")
-        Preflight(
-            config=self.config,
-            runtime=Runtime.of_release(commit, directory, self._settings.python),
-            steps=steps,
-            environment=environment,
-            scratch=self.state.rehearsal,
-            own_config=self._own_config(directory),
-        ).examine()
+        Preflight(self.config, runtime, steps, self.state.rehearsal, self._own_config(directory)).examine()
 
     def _own_config(self, directory: Path) -> Path | None:
         """The configuration as the release has it, if it is one of the files that the repository keeps."""

@@ -90,29 +90,30 @@ def run_limited(
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The programs of one stage. Their output goes to the end of ``log``; ``root`` is the state directory."""
+    """The programs of one stage, run in ``directory`` with ``environment``; their output goes to the end of ``log``.
+
+    ``root`` is the state directory that a release is made for.
+    """
 
     root: Path
     log: Path
+    directory: Path
+    environment: Mapping[str, str]
 
-    def run(
-        self, name: str, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], within_s: float
-    ) -> str:
+    def run(self, name: str, command: Sequence[str], *, within_s: float) -> str:
         """The end of its output; nothing of it is left. Raises Refused when it fails or is too slow, OSError."""
         try:
-            return self.begin(name, command, directory=directory, environment=environment, within_s=within_s)
+            return self.begin(name, command, within_s=within_s)
         finally:
             end_marked(self.root)
 
-    def begin(
-        self, name: str, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], within_s: float
-    ) -> str:
+    def begin(self, name: str, command: Sequence[str], *, within_s: float) -> str:
         """As ``run``, but what it leaves in the background lives on, until ``end_marked``."""
         with self._open_log() as log:
             log.write(f"== {name}\n".encode())
             begin = log.tell()
-            marked = {**environment, MARK: str(self.root)}
-            ended = run_limited(command, directory=directory, environment=marked, within_s=within_s, out=log)
+            marked = {**self.environment, MARK: str(self.root)}
+            ended = run_limited(command, directory=self.directory, environment=marked, within_s=within_s, out=log)
             output = _read_tail(self.log, begin)
         if ended.code == 0:
             return output
@@ -121,7 +122,7 @@ class Steps:
                 f"cannot make a release: the disk is full at its step {name}; make room in {self.root} and try again"
             )
         # Paths in a release say the same without the way to it.
-        said = reason_of(output.replace(f"{directory}/", "")) if ended.code else ""
+        said = reason_of(output.replace(f"{self.directory}/", "")) if ended.code else ""
         raise Refused(f"{name}: {said or ended.in_words}")
 
     def _open_log(self) -> IO[bytes]:

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import operations_center
+from operations_center.admission import Limits
+from operations_center.boards.local import NewTask
 from operations_center.config import load_config
+from operations_center.ledger import Admission
+from operations_center.model import Run
 from operations_center.releases.repository import Repository
 from operations_center.releases.staging import Staged, Staging
 from operations_center.wiring import Center, open_center
@@ -179,3 +183,14 @@ class Clones:
             except OSError:
                 continue
         return found
+
+
+def open_run_of(center: Center, commit: str) -> Run:
+    (task_id,) = center.board.add([NewTask("a task", "goal")])
+    run = center.ledger.admit(
+        Admission(
+            task_id, "goal", "agent", Limits(9), center.host, center.me, grace_ms=1, timeout_ms=None, release=commit
+        )
+    )
+    assert isinstance(run, Run)
+    return run

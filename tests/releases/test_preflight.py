@@ -80,7 +80,12 @@ def test_code_with_a_newer_schema_of_the_ledger_is_refused(clones: Clones) -> No
     ],
     ids=["watcher ends", "watcher hangs", "supervisor ends", "supervisor ends when it executes itself anew"],
 )
-def test_code_whose_fleet_cannot_live_is_refused(clones: Clones, file: str, before: str, step: str) -> None:
+def test_code_whose_fleet_cannot_live_is_refused(
+    clones: Clones, monkeypatch: pytest.MonkeyPatch, file: str, before: str, step: str
+) -> None:
+    if file == "watcher.py":
+        # A fleet that never gets ready need not be waited for any longer.
+        monkeypatch.setattr("operations_center.releases.rehearsal.WITHIN_S", 6.0)
     line = RUN_OF_WATCHER if file == "watcher.py" else RUN_OF_SUPERVISOR
     commit = clones.push_own_code({file: (line, before + line)})
     assert refusal(clones, commit).startswith(step)

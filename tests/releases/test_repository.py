@@ -187,8 +187,8 @@ def test_an_ssh_that_hangs_is_given_up_and_ended(clones: Clones) -> None:
     clones.git(clones.clone, "remote", "set-url", "origin", "ssh://example.org/x")
     # It takes no notice of being told to end, which git itself does.
     clones.git(clones.clone, "config", "core.sshCommand", "trap '' TERM; touch $HOME/started; sleep 1000; :")
-    with pytest.raises(Unavailable, match="not done within 1 s"):
-        clones.repository(within_s=1.0).fetch()
+    with pytest.raises(Unavailable, match="not done within 3 s"):
+        clones.repository(within_s=3.0).fetch()
     assert (clones.root / "started").exists()
     wait_until(lambda: not clones.is_left(), "the end of git and of what it started")
 
@@ -203,7 +203,6 @@ def test_git_is_ended_in_time_though_who_started_it_was_killed(clones: Clones) -
     with server, server.accept()[0]:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        assert clones.is_left()
         wait_until(lambda: not clones.is_left(), "the end of git")
 
 
@@ -264,6 +263,14 @@ def broken_object_of_the_remote(clones: Clones) -> Repository:
     return clones.repository()
 
 
+def locked_ref(clones: Clones) -> Repository:
+    """As a machine that has lost its power may leave it."""
+    clones.repository().fetch()
+    clones.push({"program": "two"})
+    (clones.clone / ".git/refs/operations-center/head/main.lock").touch()
+    return clones.repository()
+
+
 def no_git(clones: Clones) -> Repository:
     return Repository(clones.clone, "origin", "main", clones.environment | {"PATH": "/nowhere"})
 
@@ -289,6 +296,7 @@ def break_object(repository: Path, name: str) -> None:
         (denied, OperationsCenterError, "without a password"),
         (shallow_remote, OperationsCenterError, "shallow"),
         (broken_object_of_the_remote, OperationsCenterError, "fsck"),
+        (locked_ref, Unavailable, "remove the lock"),
         (no_git, OperationsCenterError, "install git"),
     ],
 )

@@ -6,17 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from operations_center.admission import Limits
-from operations_center.boards.local import NewTask
-from operations_center.ledger import Admission
-from operations_center.model import Outcome, Proof, Run
+from operations_center.model import Outcome, Proof
 from operations_center.outcomes import Ending
 from operations_center.pulse import Pulse, write_pulse
 from operations_center.releases.records import Release, ReleaseState
 from operations_center.releases.retention import may_go, prune_releases, releases_in_use
 from operations_center.watchdog import Watchdog
 from operations_center.wiring import Center
-from tests.releases.clones import Clones
+from tests.releases.clones import Clones, open_run_of
 
 G, S, B = ReleaseState.GOOD, ReleaseState.STAGED, ReleaseState.BAD
 
@@ -56,17 +53,6 @@ def released(center: Center, number: int, state: ReleaseState) -> Path:
     (directory / "program").touch()
     center.releases.record(directory.name, state, "for a test" if state is B else None)
     return directory
-
-
-def open_run_of(center: Center, commit: str) -> Run:
-    (task_id,) = center.board.add([NewTask("a task", "goal")])
-    run = center.ledger.admit(
-        Admission(
-            task_id, "goal", "agent", Limits(9), center.host, center.me, grace_ms=1, timeout_ms=None, release=commit
-        )
-    )
-    assert isinstance(run, Run)
-    return run
 
 
 def test_a_release_stays_until_the_runs_that_were_admitted_with_it_are_closed(clones: Clones) -> None:

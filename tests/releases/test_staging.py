@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from operations_center.errors import LockHeld, OperationsCenterError
+from operations_center.model import Outcome, Proof
+from operations_center.outcomes import Ending
 from operations_center.releases.records import ReleaseState
 from operations_center.releases.staging import BadRelease
 from tests.fleet import wait_until
 from tests.points import Stepped, effects
-from tests.releases.clones import Clones
+from tests.releases.clones import Clones, open_run_of
 
 
 def sh(script: str) -> str:
@@ -79,6 +81,20 @@ def test_a_commit_that_fails_is_bad_with_its_reason_and_is_not_tried_again(
     assert not (clones.state / "tried").exists()
     assert clones.stage(again=True).release.state is ReleaseState.STAGED
     assert clones.known() == {commit: ("staged", None)}
+
+
+def test_a_bad_commit_is_not_made_again_over_runs_that_work_with_it(clones: Clones) -> None:
+    commit = clones.stage().release.commit
+    with clones.center() as center:
+        run = open_run_of(center, commit)
+        center.releases.record(commit, ReleaseState.BAD, "its watcher hung")
+    with pytest.raises(OperationsCenterError, match="are alive") as refused:
+        clones.stage(again=True)
+    assert not isinstance(refused.value, BadRelease)
+    assert (clones.release(commit) / "program").exists()
+    with clones.center() as center:
+        assert center.settlement.end(run, Ending(Outcome.SUCCEEDED, Proof.EXIT_RECORDED, "done"), center.me)
+    assert clones.stage(again=True).is_new
 
 
 def test_a_mended_commit_follows_a_bad_one(clones: Clones) -> None:

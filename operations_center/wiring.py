@@ -1,6 +1,6 @@
 """The only place where concrete classes are chosen."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -19,7 +19,6 @@ from operations_center.keeper.processes import KERNEL, Processes
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import refuse_broken_locks
 from operations_center.releases.records import ReleaseRecords
-from operations_center.releases.staging import Staging
 from operations_center.settlement import Settlement
 from operations_center.state_directory import StateDirectory
 from operations_center.store import Access, Store
@@ -71,9 +70,6 @@ class Center:
             )
             for name, settings in self.config.backends.items()
         }
-
-    def staging(self, environment: Mapping[str, str], tell: Callable[[str], object]) -> Staging:
-        return Staging(self.config, self.state, self.releases, self.ledger, environment, tell)
 
     def wake_everybody(self) -> None:
         wakeups.wake_everybody(self.state.wake)

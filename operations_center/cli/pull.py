@@ -11,7 +11,7 @@ import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.releases.records import ReleaseState
-from operations_center.releases.staging import Incoming, Staged
+from operations_center.releases.staging import Incoming, Staged, Staging
 from operations_center.wiring import Center
 
 
@@ -27,7 +27,7 @@ def command(check: bool, again: bool, config_file: Path | None, as_json: bool) -
     """
     with opened(config_file) as center, ended_like_ctrl_c():
         if check:
-            show_incoming(center.staging(os.environ, lambda _: None).look(None), as_json)
+            show_incoming(staging_of(center, quiet=True).look(None), as_json)
         else:
             show_staged(stage(center, again=again, quiet=as_json), as_json)
     return 0
@@ -35,11 +35,19 @@ def command(check: bool, again: bool, config_file: Path | None, as_json: bool) -
 
 def stage(center: Center, *, again: bool, quiet: bool) -> Staged:
     """Raises OperationsCenterError, see ``Staging.stage``."""
-    staging = center.staging(os.environ, lambda words: None if quiet else click.echo(words, err=True))
+    staging = staging_of(center, quiet=quiet)
     staged = staging.stage(None, again=again)
     if not quiet and staging.repository.has_uncommitted_changes():
         click.echo("note: what is not committed in the clone is in no release", err=True)
     return staged
+
+
+def staging_of(center: Center, *, quiet: bool) -> Staging:
+    def tell(words: str) -> None:
+        if not quiet:
+            click.echo(words, err=True)
+
+    return Staging(center.config, center.state, center.releases, center.ledger, os.environ, tell)
 
 
 @contextmanager

@@ -67,7 +67,8 @@ class Staging:
     @property
     def repository(self) -> Repository:
         settings = self._settings
-        return Repository(settings.repository, settings.remote, settings.branch, self._program_environment())
+        # Git is the user's, and may need what the programs of a release must not have: a token, for one.
+        return Repository(settings.repository, settings.remote, settings.branch, self.environment)
 
     def look(self, current: str | None) -> Incoming:
         """Fetch, and make nothing of it. ``current``: the commit that the fleet runs. Raises OperationsCenterError."""

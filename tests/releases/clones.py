@@ -134,7 +134,9 @@ class Clones:
     @contextmanager
     def staging(self) -> Iterator[Staging]:
         with self.center() as center:
-            yield center.staging(self.environment, self.told.append)
+            yield Staging(
+                center.config, center.state, center.releases, center.ledger, self.environment, self.told.append
+            )
 
     def stage(self, current: str | None = None, *, again: bool = False) -> Staged:
         with self.staging() as staging:

@@ -27,8 +27,7 @@ def test_the_verdict_table_has_the_rows_of_the_code() -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_key_is_documented(section: str) -> None:
     page = (ROOT / "docs/configuration.md").read_text()
-    heading = "code_pull" if section == "web" else section
-    part = re.split(r"^## ", page[page.index(f"`[{heading}") :], flags=re.MULTILINE)[0]
+    part = re.split(r"^## ", page[page.index(f"`[{section}") :], flags=re.MULTILINE)[0]
     keys = {UNIT_SUFFIXES.sub("", field) for field in SECTIONS[section].__struct_fields__} - {"name"}
     assert {key for key in keys if f"`{key}`" not in part} == set()
 

@@ -11,13 +11,15 @@ from tests.releases.clones import Clones
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 
-SIZE_KIB = 6 * 1024
-LARGE_KIB = 512
+SIZE_KIB = 8 * 1024
+LARGE_KIB = 2048
 
 
-@pytest.mark.parametrize("room_kib", [0, 16, 128, 400, 700, 900])
+@pytest.mark.parametrize("room_kib", [0, 16, 128, 1000, 2500, 3500])
 def test_a_disk_that_is_full_makes_no_release_and_none_bad(clones: Clones, room_kib: int) -> None:
-    clones.configure(install=f"['sh', '-c', 'head -c {LARGE_KIB * 1024} /dev/zero >installed']")
+    # Like an installer it removes what it could not finish, so that there is room again when it has failed.
+    install = f"head -c {LARGE_KIB * 1024} /dev/zero >installed || {{ rm installed; exit 1; }}"
+    clones.configure(install=f"['sh', '-c', '{install}']")
     commit = clones.push({"large": "x" * LARGE_KIB * 1024})
     with Disk(clones.state).mounted(f"size={SIZE_KIB}k") as disk:
         with clones.center():

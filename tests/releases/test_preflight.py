@@ -1,11 +1,19 @@
 """Code that cannot work is refused before a watcher of the fleet runs it, and its reason is kept."""
 
+import os
+import signal
+import socket
 from pathlib import Path
 
 import pytest
 
+from operations_center.identity import is_alive
+from operations_center.pulse import read_pulse
+from operations_center.releases.rehearsal import ROLE
 from operations_center.releases.staging import BadRelease
-from tests.releases.clones import Clones
+from operations_center.state_directory import StateDirectory
+from tests.fleet import wait_until
+from tests.releases.clones import PACKAGE, Clones
 
 ENDS = "        import os; os._exit(3)\n"
 HANGS = "        import time; time.sleep(1000)\n"
@@ -96,15 +104,54 @@ def test_code_that_cannot_run_a_task_is_refused(clones: Clones) -> None:
     assert refusal(clones, commit).startswith("rehearsal: its task is blocked: ")
 
 
+def test_code_whose_keeper_hangs_is_refused_and_not_even_the_keeper_is_left(
+    clones: Clones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operations_center.releases.rehearsal.WITHIN_S", 10.0)
+    first = (PACKAGE / "keeper/keeper.sh").read_text().splitlines()[0]
+    commit = clones.push_own_code({"keeper/keeper.sh": (first, f"touch '{clones.root}/keeps'; sleep 1000\n{first}")})
+    assert refusal(clones, commit).startswith("rehearsal: ")
+    assert (clones.root / "keeps").exists()
+
+
 def test_the_rehearsal_stays_away_from_the_fleet_that_it_is_made_for(
     clones: Clones, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whatever the environment says of that fleet."""
+    """And from systemd, whatever the environment says of them."""
     monkeypatch.setenv("OPERATIONS_CENTER_CENTER__STATE_DIR", str(tmp_path / "another"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "100000")
     commit = clones.push_own_code()
-    staged = clones.stage()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        staged = clones.stage()
+        systemd.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
     assert staged.release.commit == commit
     with clones.center() as center:
         assert center.state.root == tmp_path / "another"
         kinds = {event.kind for event in center.ledger.events()}
     assert kinds == {"release.staged"}
+
+
+def test_a_fleet_whose_rehearsal_was_killed_is_ended_by_the_next_stage(clones: Clones) -> None:
+    commit = clones.push_own_code()
+    pid = os.fork()
+    if pid == 0:
+        clones.stage()
+    rehearsal = StateDirectory(clones.state / "rehearsal")
+    wait_until(lambda: read_pulse(rehearsal.pulse(ROLE)), "a watcher of the rehearsal")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    pulse = read_pulse(rehearsal.pulse(ROLE))
+    assert pulse is not None
+    assert clones.known() == {}
+    # Another commit: nothing of the first is of any use to it.
+    another = clones.push({"program": "two"})
+    assert clones.stage().release.commit == another
+    assert not is_alive(pulse.process)
+    assert clones.is_left() == []
+    assert not rehearsal.root.exists()
+    assert clones.on_disk() == {another}
+    assert commit not in clones.known()

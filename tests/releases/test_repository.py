@@ -33,6 +33,8 @@ def facts_of(clone: Path) -> dict[str, bytes | None]:
 
 def test_a_fetch_changes_nothing_that_is_the_users(clones: Clones, tmp_path: Path) -> None:
     (clones.clone / "program").write_text("changed, and not committed")
+    # What an index says of it is no longer so, which git would mend.
+    os.utime(clones.clone / ".gitignore", (1, 1))
     clones.git(clones.author, "tag", "v1")
     clones.git(clones.author, "push", "--quiet", "--tags")
     for hook in ("reference-transaction", "post-index-change", "post-checkout"):

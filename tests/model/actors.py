@@ -22,6 +22,7 @@ from operations_center.identity import Process
 from operations_center.keeper.inspect import ProcessTable
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan
 from operations_center.ledger.sqlite import SqliteLedger
+from operations_center.releases.records import ReleaseRecords
 from operations_center.settlement import Settlement
 from operations_center.state_directory import StateDirectory
 from operations_center.store import Store
@@ -173,6 +174,7 @@ class Actor:
             store=store,
             ledger=ledger,
             board=board,
+            releases=ReleaseRecords(store),
             settlement=Settlement(
                 ledger=ledger,
                 board=board,

@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from operations_center.errors import LockHeld, OperationsCenterError
@@ -235,7 +236,7 @@ STRIDE = 5
 
 def test_the_interpreter_of_a_release_is_its_own(clones: Clones) -> None:
     """A virtual environment, made in the release by its ``install``."""
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    packages = Path(msgspec.__file__).parents[1]
     clones.configure(
         python="'.venv/bin/python'",
         install=sh(

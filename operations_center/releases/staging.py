@@ -84,11 +84,14 @@ class Staging:
         Raises LockHeld, BadRelease, Unavailable, OperationsCenterError; then nothing is left of it.
         """
         with self._locked(), clear_errors():
-            in_use = releases_in_use(self.state, self.ledger) | ({current} if current else set())
-            remove_leftovers(self.state, self.records, in_use)
+            remove_leftovers(self.state, self.records, self._in_use(current))
             staged = self._stage_head(current, again)
-            prune_releases(self.state, self.records, in_use, self._settings.keep)
+            # Asked again: it may have taken minutes.
+            prune_releases(self.state, self.records, self._in_use(current), self._settings.keep)
             return staged
+
+    def _in_use(self, current: str | None) -> set[str]:
+        return releases_in_use(self.state, self.ledger) | ({current} if current else set())
 
     def _stage_head(self, current: str | None, again: bool) -> Staged:
         incoming = self.look(current)

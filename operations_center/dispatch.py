@@ -46,11 +46,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """Starts runs of one role."""
+    """Starts runs of one role, under the release of which it is a part."""
 
     surroundings: Surroundings
     role: Role
     backends: Mapping[str, Backend]
+    release: str | None = None
     _clear_at: dict[str, int] = field(default_factory=dict)
 
     def backend_of(self, task: Task) -> str:
@@ -86,6 +87,7 @@ class Dispatcher:
             watcher=self.surroundings.me,
             grace_ms=backend.grace_ms,
             timeout_ms=backend.timeout_ms,
+            release=self.release,
         )
         answer = self.surroundings.ledger.admit(admission)
         if isinstance(answer, Run) or not _only_full(answer) or not self._clear(name):

@@ -20,9 +20,10 @@ from typing import Never, Self
 
 import msgspec
 
-from operations_center.identity import Process, open_pidfd, read_exit_code
+from operations_center.identity import Process, open_pidfd
 from operations_center.logs import make_log_directory
 from operations_center.sharing import prepare_to_share
+from operations_center.state_directory import FORK_SERVER
 
 LONGEST_MESSAGE = 64 * 1024
 
@@ -34,11 +35,17 @@ _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """Fork the watcher of a role, or the watchdog, with its output at the end of the file ``log``."""
+    """Fork the watcher of a role, or the watchdog, with its output at the end of the file ``log``.
+
+    ``release`` is its commit, ``config_copy`` what it reads in place of the configuration; empty: nothing.
+    The two ends may be of different releases: new fields have a default.
+    """
 
     name: str
     config_file: str
     log: str
+    release: str | None = None
+    config_copy: str = ""
 
 
 class Reap(msgspec.Struct, frozen=True, tag=True):
@@ -46,7 +53,10 @@ class Reap(msgspec.Struct, frozen=True, tag=True):
 
 
 class Forked(msgspec.Struct, frozen=True):
-    """The answer to a ``Fork``; ``process`` is None, and ``error`` says why, where there was none to be had."""
+    """The answer to a ``Fork``; ``process`` is None, and ``error`` says why, where there was none to be had.
+
+    With the name of the fork server itself: it is there, and answers from now on.
+    """
 
     name: str
     process: Process | None = None
@@ -105,12 +115,6 @@ class ForkServer:
             pass
         return found
 
-    def exit_code_of(self, process: Process) -> int | None:
-        """Of a child that has ended (negative: by that signal), which is reaped then; None if it was not ours."""
-        code = read_exit_code(process)
-        self.ask(Reap(process.pid))
-        return code
-
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
 
@@ -132,6 +136,7 @@ class ForkServer:
 def serve(control: socket.socket) -> Fork | None:
     """Fork for each request until the supervisor is gone: None then. In a forked process: what it is to be."""
     prepare_to_share()
+    _answer(control, Forked(FORK_SERVER, Process.current()))
     while message := _receive(control):
         request: Fork | Reap = _requests.decode(message)
         if isinstance(request, Reap):

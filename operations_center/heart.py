@@ -20,6 +20,8 @@ class Heart:
     clock: Clock
     host: Host
     me: Process
+    release: str | None = None
+    config: str = ""
 
     def __post_init__(self) -> None:
         self._started_at = self.clock.now().wall
@@ -46,6 +48,8 @@ class Heart:
                 heartbeat_at=now.wall,
                 heartbeat_mono=now.monotonic,
                 progress_at=self._progress_at,
+                release=self.release,
+                config=self.config,
                 details=details,
             ),
         )

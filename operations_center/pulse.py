@@ -15,7 +15,10 @@ from operations_center.identity import Process
 
 
 class Pulse(msgspec.Struct, frozen=True, kw_only=True):
-    """``…_at`` are wall-clock, ``heartbeat_mono`` CLOCK_MONOTONIC milliseconds."""
+    """``…_at`` are wall-clock, ``heartbeat_mono`` CLOCK_MONOTONIC milliseconds.
+
+    ``release`` and ``config`` are the version that the process runs.
+    """
 
     pid: int
     start_ticks: int
@@ -26,6 +29,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_mono: int
     progress_at: int | None = None
     release: str | None = None
+    config: str = ""
     details: dict[str, Any] = {}
 
     @property

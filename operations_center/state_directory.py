@@ -14,6 +14,7 @@ runs/RUN/               one directory for each run
 releases/COMMIT/        one directory for each release
 pull.lock               held while a release is made
 rehearsal/              the state directory of the fleet in which a release is rehearsed
+configs/NAME            copies of the configuration that processes were started with
 """
 
 import os
@@ -31,7 +32,7 @@ PULL = "@pull"
 """Names beside those of roles; ``@`` is not allowed in a role's name."""
 
 _LOGS = "logs"
-_DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "releases", "reports")
+_DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "releases", "configs", "reports")
 _WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
 """By whether it is a directory."""
 
@@ -98,6 +99,9 @@ class StateDirectory:
 
     def release(self, commit: str) -> Path:
         return self.releases / commit
+
+    def config_copy(self, name: str) -> Path:
+        return self.root / "configs" / name
 
     def obstacle(self) -> str | None:
         """Why it cannot be written and what to do about that, in words; None where it can, or is yet to be made."""

@@ -41,7 +41,7 @@ class Watchdog:
     def __init__(self, center: Center, *, once: bool = False) -> None:
         self._center = center
         self._once = once
-        self._heart = Heart(center.state.pulse(WATCHDOG), center.clock, center.host, center.me)
+        self._heart = Heart(center.state.pulse(WATCHDOG), center.clock, center.host, center.me, *center.version)
         self._last_cycle: Now | None = None
         self._prune_at = 0
 

@@ -53,8 +53,8 @@ class Watcher:
         self._role = role
         self._once = once
         self._surroundings = center.surroundings
-        self._dispatcher = Dispatcher(self._surroundings, role, center.backends(os.environ))
-        self._heart = Heart(center.state.pulse(role.name), center.clock, center.host, center.me)
+        self._dispatcher = Dispatcher(self._surroundings, role, center.backends(os.environ), center.version.commit)
+        self._heart = Heart(center.state.pulse(role.name), center.clock, center.host, center.me, *center.version)
         self._children: list[subprocess.Popen[bytes]] = []
         self._followed: set[str] = set()
         self._poll_at = 0

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 
 from operations_center import wakeups
 from operations_center.backends import Backend
@@ -18,7 +19,9 @@ from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.processes import KERNEL, Processes
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import refuse_broken_locks
+from operations_center.releases.deployment import INSTALLED, Deployments, Version
 from operations_center.releases.records import ReleaseRecords
+from operations_center.releases.runtime import Runtime
 from operations_center.settlement import Settlement
 from operations_center.state_directory import StateDirectory
 from operations_center.store import Access, Store
@@ -39,6 +42,10 @@ class Center:
     board: LocalBoard
     releases: ReleaseRecords
     settlement: Settlement
+    deployments: Deployments
+    version: Version = INSTALLED
+    """What this process runs."""
+
     obstacle: str | None = None
     """Why the state directory cannot be written, and what to do about it; None where it can."""
 
@@ -57,6 +64,19 @@ class Center:
             startup_lock=self.state.startup_lock,
         )
 
+    @property
+    def release_directory(self) -> Path:
+        """What ``{release}`` stands for: the configuration's directory, where there is no release."""
+        commit = self.version.commit
+        return self.config.directory if commit is None else self.state.release(commit)
+
+    def runtime(self, commit: str | None) -> Runtime:
+        """How the program of a release is run; None: that which the fleet was started with."""
+        if commit is None:
+            return Runtime.of_start(self.config.directory)
+        python = self.config.code_pull.python if self.config.code_pull else ""
+        return Runtime.of_release(commit, self.state.release(commit), python)
+
     def backends(self, environment: Mapping[str, str]) -> dict[str, Backend]:
         """Every backend of the configuration, for a process that starts runs with this environment."""
         cgroup_parent = _cgroup_parent() if self.config.center.cgroup == "auto" else None
@@ -64,7 +84,7 @@ class Center:
             name: CommandBackend(
                 settings=settings,
                 base=self.config.directory,
-                release=self.config.directory,
+                release=self.release_directory,
                 environment=environment,
                 cgroup_parent=cgroup_parent,
             )
@@ -90,7 +110,7 @@ def look_around(config: Config) -> StateDirectory:
     return _make_state_directory(config, Access.CREATE)
 
 
-def open_center(config: Config, access: Access = Access.CREATE) -> Center:
+def open_center(config: Config, access: Access = Access.CREATE, version: Version = INSTALLED) -> Center:
     """Open state directory and ledger. Raises OperationsCenterError.
 
     CREATE makes what is missing, but no new ledger beside runs of an old one that are alive. EXISTING is for what a
@@ -123,6 +143,8 @@ def open_center(config: Config, access: Access = Access.CREATE) -> Center:
             policy_of=lambda role: config.roles.get(role) or Role(name=role, backend=""),
             directory_of=state.path_of_run,
         ),
+        deployments=Deployments(store),
+        version=version,
         obstacle=obstacle,
     )
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "events": "events",
     "pause": "pause",
     "resume": "resume",
+    "rollback": "rollback",
     "ledger": "ledger",
     "pull": "pull",
     "releases": "releases",

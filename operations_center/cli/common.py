@@ -47,9 +47,9 @@ class DurationType(click.ParamType[int]):
 DURATION = DurationType()
 
 
-def read_config(config_file: Path | None) -> Config:
-    """Raises ConfigError."""
-    return load_config(find_config(config_file, os.environ, Path.cwd()), os.environ)
+def read_config(config_file: Path | None, copy: Path | None = None) -> Config:
+    """``copy`` is read in its place. Raises ConfigError."""
+    return load_config(find_config(config_file, os.environ, Path.cwd()), os.environ, copy)
 
 
 @contextmanager

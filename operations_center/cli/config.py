@@ -18,11 +18,12 @@ def command() -> None:
 
 @command.command("check")
 @config_option
+@click.option("--copy", type=click.Path(path_type=Path), hidden=True, help="Read this in its place.")
 @json_option
-def check(config_file: Path | None, as_json: bool) -> None:
+def check(config_file: Path | None, copy: Path | None, as_json: bool) -> None:
     """Name every mistake; exit code 78 if there is one."""
     try:
-        config = read_config(config_file)
+        config = read_config(config_file, copy)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "config_file": None, "errors": list(error.lines), "notes": []})

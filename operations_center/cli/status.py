@@ -59,6 +59,7 @@ def _print(document: dict[str, Any]) -> None:
     for problem in document["problems"]:
         click.echo(f"  {_painted('!', 'yellow')} {problem}")
     click.echo()
+    _print_deployment(document["deployment"])
     _print_table("role pid state restarts heartbeat_at progress_at", document["watchers"])
     click.echo(
         f"watchdog {'-' if watchdog['pid'] is None else watchdog['pid']} {_painted(watchdog['state'])}, last cycle "
@@ -70,6 +71,14 @@ def _print(document: dict[str, Any]) -> None:
         click.echo()
         _print_table("run_id task_id role backend state started_at", document["runs"])
     _print_footer(document)
+
+
+def _print_deployment(deployment: dict[str, Any] | None) -> None:
+    if deployment is None:
+        return
+    target = f"; {deployment['step']}: {deployment['target'] or 'installed code'}" if deployment["step"] else ""
+    click.echo(f"release {deployment['release'] or '- (the code that up was started with)'}{target}")
+    click.echo()
 
 
 def _print_footer(document: dict[str, Any]) -> None:

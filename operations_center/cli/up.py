@@ -4,22 +4,25 @@ import logging
 import os
 import select
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_to_start
+from operations_center.config import Config
 from operations_center.errors import NotFound, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
 from operations_center.logs import log_to
+from operations_center.releases.deployment import INSTALLED, Version
 from operations_center.state_directory import FORK_SERVER, SUPERVISOR
 from operations_center.stopping.runs import end_open_runs
 from operations_center.supervisor import Supervisor, Wishes
+from operations_center.supervisor.deploying import keep_copy
 from operations_center.supervisor.fork_server import live
+from operations_center.supervisor.image import INSTALLED_CODE, execute
 from operations_center.wiring import look_around, open_center
 
 READY_WITHIN_S = 30.0
@@ -32,6 +35,9 @@ READY_WITHIN_S = 30.0
 @click.option("--detached", is_flag=True, hidden=True, help="Log into the state directory.")
 @click.option("--ready-fd", type=int, hidden=True, help="Written to when the fleet is ready.")
 @click.option("--lock-fd", type=int, hidden=True, help="The supervisor's lock, which is held already.")
+@click.option("--release", hidden=True, help="The commit whose code this process runs.")
+@click.option("--config-copy", type=click.Path(path_type=Path), hidden=True, help="Read this in its place.")
+@click.option("--handed-back", hidden=True, help="Why an image ended that this one had executed.")
 @config_option
 @json_option
 def command(
@@ -41,6 +47,9 @@ def command(
     detached: bool,
     ready_fd: int | None,
     lock_fd: int | None,
+    release: str | None,
+    config_copy: Path | None,
+    handed_back: str | None,
     config_file: Path | None,
     as_json: bool,
 ) -> int:
@@ -49,27 +58,34 @@ def command(
     Ctrl-C, TERM and a terminal that closes stop the watchers and leave executors running, to be adopted by the
     next `up`; a second Ctrl-C or TERM ends executors, too.
     """
-    config = read_config(config_file)
+    config = read_config(config_file, config_copy)
     for role in only:
         if role not in config.roles:
             raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
     state = look_around(config)
+    words = _words(config.file, only, exit_when_idle, detached or detach)
+    version = INSTALLED
+    if config.code_pull is not None and not detach:
+        config_copy = config_copy or state.config_copy(keep_copy(config.file, state))
+        version = Version(None if release in (None, INSTALLED_CODE) else release, config_copy.name)
+        if release is None:
+            _become_current(config, version, words, ready_fd)
     # Before anything is opened that a watcher must not inherit.
     with _saying_that_no_process_starts():
         fork_server = None if detach else ForkServer.start(live, state.log(FORK_SERVER))
-    center = open_center(config)
+    center = open_center(config, version=version)
     try:
         refuse_to_start(center, "the supervisor")
         if fork_server is None:
-            return _detach(center.state.log(SUPERVISOR), _command(config.file, only, exit_when_idle, True), as_json)
+            return _detach(center.state.log(SUPERVISOR), center.runtime(None).command(*words), as_json)
         log_to(center.state.log(SUPERVISOR) if detached else None)
         for section in config.inactive_sections:
             logging.warning("[%s] is valid, and inactive in this version", section)
         return Supervisor(
             center,
-            Wishes(only, exit_when_idle, lock_fd),
+            Wishes(only, exit_when_idle, lock_fd, handed_back),
             fork_server,
-            command=[*_command(config.file, only, exit_when_idle, detached), "--lock-fd"],
+            words,
             end_executors=lambda: end_open_runs(center),
             on_ready=lambda: _tell_ready(ready_fd),
         ).run()
@@ -89,11 +105,25 @@ def _saying_that_no_process_starts() -> Iterator[None]:
         ) from error
 
 
-def _command(config_file: Path, only: Sequence[str], exit_when_idle: bool, detached: bool) -> list[str]:
-    """The command line that runs such a supervisor in the foreground."""
+def _become_current(config: Config, version: Version, words: list[str], ready_fd: int | None) -> None:
+    """Execute the supervisor of the release that is current, if there is one; else, or if it cannot start, go on."""
+    with closing(open_center(config, version=version)) as center:
+        deployment = center.deployments.read()
+        commit = deployment.current.commit if deployment else None
+        if commit is None or not center.state.release(commit).is_dir():
+            return
+        on = [] if ready_fd is None else ["--ready-fd", str(ready_fd)]
+        copy = ["--config-copy", str(center.state.config_copy(version.config))]
+        before = center.runtime(None).command(*words, *on, "--release", INSTALLED_CODE, *copy)
+        runtime = center.runtime(commit)
+    execute(runtime, [*words, *on, "--release", commit, *copy], None, before)
+
+
+def _words(config_file: Path, only: Sequence[str], exit_when_idle: bool, detached: bool) -> list[str]:
+    """Of the command line that runs such a supervisor in the foreground."""
     wishes = [word for role in only for word in ("--only", role)]
     flags = [flag for flag, is_set in (("--exit-when-idle", exit_when_idle), ("--detached", detached)) if is_set]
-    return [sys.executable, "-P", "-m", "operations_center", "up", "--config", str(config_file), *wishes, *flags]
+    return ["up", "--config", str(config_file), *wishes, *flags]
 
 
 def _tell_ready(descriptor: int | None) -> None:

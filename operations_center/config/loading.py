@@ -33,10 +33,13 @@ _LARGEST_FILE = 1024 * 1024
 _LINE = re.compile(r" \(at line (\d+), column \d+\)")
 
 
-def load_config(path: Path, environ: Mapping[str, str]) -> Config:
-    """The configuration in ``path`` with the overrides of ``environ``; ConfigError names all mistakes."""
+def load_config(path: Path, environ: Mapping[str, str], copy: Path | None = None) -> Config:
+    """The configuration in ``path`` with the overrides of ``environ``; ConfigError names all mistakes.
+
+    ``copy``: read that in its place, as if it stood there.
+    """
     file = _absolute(path)
-    table = _parse(file, _read(file))
+    table = _parse(file, _read(copy or file))
     reading = Reading(file, environ.get("HOME"))
     _override(table, environ, reading)
     config = _convert(table, reading)

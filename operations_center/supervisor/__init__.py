@@ -10,24 +10,30 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from operations_center.config import Config
 from operations_center.errors import LedgerReplaced, OperationsCenterError
 from operations_center.fleet import look_at
-from operations_center.forking import Forked, ForkServer
+from operations_center.forking import Fork, Forked, ForkServer
 from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.identity import Process
 from operations_center.keeper.stop import signal_processes
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import TaskState
-from operations_center.pulse import read_pulse
-from operations_center.state_directory import FORK_SERVER, SUPERVISOR, WATCHDOG
+from operations_center.pulse import Pulse, read_pulse
+from operations_center.releases.deployment import Step, Version
+from operations_center.state_directory import FORK_SERVER, PULL, SUPERVISOR, WATCHDOG
 from operations_center.supervisor import child as machine
 from operations_center.supervisor.child import Child, ChildState
-from operations_center.supervisor.image import execute, why_not_start
+from operations_center.supervisor.deploying import Deploying
+from operations_center.supervisor.fork_server import live_anew
+from operations_center.supervisor.image import INSTALLED_CODE, execute, why_not_start
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
-from operations_center.supervisor.spawner import Spawner
+from operations_center.supervisor.pulling import Pulling
+from operations_center.supervisor.rollout import Become, Exchange, Fleet, Member, Wait
+from operations_center.supervisor.spawner import Spawner, Spawners
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.watchdog import dump_and_end, is_stalled
 from operations_center.wiring import Center
@@ -46,6 +52,9 @@ UNTOLD_KEPT = 1_000
 
 AGAIN_WITHIN_S = 2
 
+DEPLOY_AGAIN_MS = 1_000
+"""After a ledger that could not be written."""
+
 EXIT_TEMPFAIL = 75
 
 
@@ -54,18 +63,20 @@ class Wishes:
     """How ``up`` was asked to behave; ``only`` names the roles, empty for all.
 
     ``lock`` is the descriptor of the supervisor's lock, where it is held already: by the image before this one.
+    ``handed_back``: why an image that this one had executed ended.
     """
 
     only: Sequence[str] = ()
     exit_when_idle: bool = False
     lock: int | None = None
+    handed_back: str | None = None
 
 
 class Supervisor:
     """``end_executors`` ends every open run, when a second stop is asked for; ``on_ready`` is told once.
 
-    ``fork_server`` was forked before anything was opened. ``command`` starts this very supervisor again, with the
-    descriptor of its lock appended.
+    ``fork_server`` was forked before anything was opened. ``words`` are those of the command line that runs such a
+    supervisor, whatever its version.
     """
 
     def __init__(
@@ -73,20 +84,30 @@ class Supervisor:
         center: Center,
         wishes: Wishes,
         fork_server: ForkServer,
-        command: Sequence[str],
+        words: Sequence[str],
         end_executors: Callable[[], object],
         on_ready: Callable[[], object],
     ) -> None:
         self._center = center
         self._wishes = wishes
         self._fork_server = fork_server
-        self._command = command
+        self._words = words
         self._end_executors = end_executors
         self._on_ready = on_ready
         self._roles = list(wishes.only) or list(center.config.roles)
         self._children = {name: Child(name) for name in [*self._roles, WATCHDOG]}
         self._alive: dict[str, Process] = {}
-        self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me)
+        self._versions: dict[str, Version | None] = dict.fromkeys(self._children, center.version)
+        self._started_at: dict[str, int] = {}
+        self._ready_at: dict[str, int] = {}
+        self._leaving: dict[str, int] = {}
+        self._deaths = 0
+        self._deploying: Deploying | None = None
+        self._pulling: Pulling | None = None
+        self._is_stuck = wishes.handed_back is not None
+        self._begun_at = center.clock.now().monotonic
+        self._deploy_at: int | None = 0
+        self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me, *center.version)
         self._announced = False
         self._notify_at = 0
         self._untold: list[tuple[str, dict[str, Any]]] = []
@@ -98,13 +119,13 @@ class Supervisor:
         Raises LockHeld.
         """
         lock_file = self._center.state.supervisor_lock
-        lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
+        self._lock = lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
-        self._spawner = Spawner(
-            self._fork_server, self._center.config.file, self._center.state, self._center.clock, self._waiting
-        )
+        self._spawners = Spawners(self._start_fork_server, self._center.clock, self._waiting)
+        self._spawners.of(self._center.version.commit).take(self._fork_server)
         try:
             self._end_old_drain()
+            self._begin_to_deploy()
             self._note("supervisor.started", {"roles": self._roles})
             self._recognise_survivors()
             while not self._waiting.stop_requests and not self._is_idle():
@@ -115,29 +136,36 @@ class Supervisor:
                     _log.error("the lock %s was removed: another supervisor may have taken this one's place", lock_file)
                     break
                 if self._waiting.take_re_execution():
-                    self._re_execute(lock)
+                    self._become(self._center.version)
             self._stop()
         finally:
             self._waiting.close()
         return 1 if self._is_ledger_gone() else 0
 
     def _turn(self) -> None:
-        self._spawner.start_if_due()
+        self._spawners.start_due()
         self._start_due()
         if self._now() >= self._tell_at:
             self._write_notes()
         self._beat()
         ended = self._waiting.wait(self._sleep_s())
         self._waiting.take_wake_up()
-        for answer in self._spawner.take_answers():
+        for answer in self._spawners.take_answers():
             self._take(answer)
         for name in ended:
-            if name == FORK_SERVER:
-                self._bury_fork_server()
-            else:
-                self._bury(name)
+            self._bury_any(name)
         self._see_who_is_ready()
         self._replace_stalled_watchdog()
+        self._deploy()
+
+    def _bury_any(self, name: str) -> None:
+        spawner = self._spawners.named(name)
+        if spawner is not None:
+            self._bury_fork_server(spawner)
+        elif name == PULL:
+            self._bury_pull()
+        else:
+            self._bury(name)
 
     # Starting
 
@@ -160,16 +188,27 @@ class Supervisor:
         _log.info("%s goes on: process %d was there already", name, found.pid)
         self._note("watcher.recognised", {"role": name, "pid": found.pid})
         self._children[name] = machine.found_alive(self._children[name])
+        pulse = read_pulse(self._center.state.pulse(name))
+        if pulse is not None and pulse.process == found:
+            self._versions[name] = Version(pulse.release, pulse.config)
         self._attend(name, found)
         return True
 
     def _start_due(self) -> None:
-        if not self._spawner.is_there:
-            return
         for name, child in self._children.items():
-            if child.is_due(self._now()):
+            version = self._versions[name]
+            if child.is_due(self._now()) and version and (spawner := self._spawners.of(version.commit)).is_ready:
                 self._children[name] = machine.started(child)
-                self._spawner.ask(name)
+                spawner.ask(self._request(name, version))
+
+    def _request(self, name: str, version: Version) -> Fork:
+        state = self._center.state
+        copy = str(state.config_copy(version.config)) if version.config else ""
+        return Fork(name, str(self._center.config.file), str(state.log(name)), version.commit, copy)
+
+    def _start_fork_server(self, commit: str | None) -> ForkServer:
+        runtime = self._center.runtime(commit)
+        return ForkServer.start(partial(live_anew, runtime), self._center.state.log(FORK_SERVER))
 
     def _take(self, answer: Forked) -> None:
         if answer.process is None:
@@ -179,32 +218,37 @@ class Supervisor:
         _log.info("%s starts: process %d", answer.name, answer.process.pid)
         self._attend(answer.name, answer.process)
 
-    def _bury_fork_server(self) -> None:
+    def _bury_fork_server(self, spawner: Spawner) -> None:
         """What it has forked goes on; whoever it was asked for is not to blame."""
-        for name in self._spawner.bury():
+        for name in spawner.bury():
             self._children[name] = machine.not_started(self._children[name], self._now())
 
-    def _end_fork_server(self) -> None:
-        for answer in self._spawner.end():
+    def _end_fork_servers(self) -> None:
+        for answer in self._spawners.end():
             self._take(answer)
 
     def _attend(self, name: str, process: Process) -> None:
         self._alive[name] = process
+        self._started_at[name] = self._now()
+        self._ready_at.pop(name, None)
         self._waiting.for_end_of(name, process)
 
     # Watching
 
     def _see_who_is_ready(self) -> None:
         for name, process in self._alive.items():
-            if self._children[name].state is ChildState.STARTING and self._is_ready(name, process):
+            if self._children[name].state is ChildState.STARTING and (pulse := self._pulse_of(name, process)):
+                if pulse.state != "ready":
+                    continue
                 self._children[name] = machine.became_ready(self._children[name], self._now())
-                self._note("watcher.ready", {"role": name, "pid": process.pid})
+                self._ready_at[name] = pulse.heartbeat_mono
+                self._note("watcher.ready", {"role": name, "pid": process.pid, "release": pulse.release})
                 _log.info("%s is ready: process %d", name, process.pid)
         self._announce()
 
-    def _is_ready(self, name: str, process: Process) -> bool:
+    def _pulse_of(self, name: str, process: Process | None) -> Pulse | None:
         pulse = read_pulse(self._center.state.pulse(name))
-        return pulse is not None and pulse.process == process and pulse.state == "ready"
+        return pulse if pulse is not None and pulse.process == process else None
 
     def _announce(self) -> None:
         all_ready = all(child.state is ChildState.READY for child in self._children.values())
@@ -217,8 +261,16 @@ class Supervisor:
     def _bury(self, name: str) -> None:
         """A child has ended: when it comes back depends on whether it had been ready."""
         process = self._alive.pop(name)
-        code = self._spawner.exit_code_of(process)
+        code = self._spawners.exit_code_of(process)
+        if self._leaving.pop(name, None) is not None:
+            self._exchange_now(name)
+            return
         if code == EXIT_TEMPFAIL and self._take_over(name):
+            return
+        if self._is_on_trial(name):
+            self._deaths += 1
+            self._note("watcher.ended", {"role": name, "pid": process.pid, "exit_code": code, "state": "on trial"})
+            self._exchange_now(name)
             return
         self._children[name] = child = self._ended(name, by_itself=code is not None and code >= 0)
         _log.warning("%s ended (%s); it is %s", name, _how(code), child.state)
@@ -258,19 +310,124 @@ class Supervisor:
             for name, child in self._children.items()
         ]
 
-    # Another image
+    # Another version
 
-    def _re_execute(self, lock: int) -> None:
-        """Become what is installed now, in this same process; returns only when that cannot start."""
-        refusal = why_not_start(self._center.config.file)
+    def _begin_to_deploy(self) -> None:
+        if self._center.config.code_pull is None:
+            return
+        self._pulling = Pulling(self._center, self._waiting)
+        self._deploying = Deploying(
+            self._center, handed_over=self._wishes.lock is not None, handed_back=self._wishes.handed_back
+        )
+        self._versions = dict.fromkeys(self._versions, self._deploying.deployment.current)
+
+    def _deploy(self) -> None:
+        """Make the moves that bring every process to what it is to run; see rollout.py."""
+        if self._deploying is None or self._pulling is None:
+            return
+        try:
+            self._pulling.start_if_due()
+            self._kill_who_does_not_leave()
+            if self._deploying.look_for_more():
+                self._deaths = 0
+            while not isinstance(move := self._deploying.next_move(self._seen(), self._now()), Wait):
+                if not self._make(move):
+                    return
+            self._deploy_at = move.until
+            self._end_unused_fork_servers()
+        except OperationsCenterError as error:
+            _log.error("cannot go on with a rollout: %s", error)
+            self._deploy_at = self._now() + DEPLOY_AGAIN_MS
+
+    def _make(self, move: Exchange | Become) -> bool:
+        """False when there is something to be waited for first."""
+        if isinstance(move, Become):
+            self._become(move.version)
+            self._is_stuck = True
+            return True
+        if move.version is not None and not self._spawners.of(move.version.commit).is_ready:
+            return False
+        self._note("watcher.exchanged", {"role": move.name, "release": move.version.commit if move.version else None})
+        self._versions[move.name] = move.version
+        if move.name in self._alive:
+            self._leaving[move.name] = self._now() + STOP_WITHIN_MS
+            signal_processes([self._alive[move.name]], signal.SIGTERM)
+        else:
+            self._exchange_now(move.name)
+        return True
+
+    def _exchange_now(self, name: str) -> None:
+        child = self._children[name]
+        is_wanted = self._versions[name] is not None
+        self._children[name] = machine.exchanged(child, self._now()) if is_wanted else machine.stopped(child)
+        self._ready_at.pop(name, None)
+
+    def _kill_who_does_not_leave(self) -> None:
+        late = [self._alive[name] for name, kill_at in self._leaving.items() if self._now() >= kill_at]
+        signal_processes(late, signal.SIGKILL)
+
+    def _is_on_trial(self, name: str) -> bool:
+        if self._deploying is None:
+            return False
+        deployment = self._deploying.deployment
+        return deployment.step not in (None, Step.BACK) and self._versions[name] == deployment.target
+
+    def _seen(self) -> Fleet:
+        assert self._deploying is not None
+        target = self._deploying.deployment.target
+        spawner_deaths = self._spawners.of(target.commit).deaths if target is not None else 0
+        return Fleet(
+            me=self._center.version,
+            mine_since=self._begun_at,
+            members=[self._member(name) for name in self._children],
+            deaths=self._deaths + spawner_deaths,
+            stuck=self._is_stuck,
+        )
+
+    def _member(self, name: str) -> Member:
+        assert self._deploying is not None
+        pulse = self._pulse_of(name, self._alive.get(name))
+        return Member(
+            name,
+            self._versions[name],
+            wanted=name == WATCHDOG or name in self._deploying.roles,
+            started_at=self._started_at.get(name, self._now()),
+            ready_at=self._ready_at.get(name) if name in self._alive and name not in self._leaving else None,
+            beat_at=pulse.heartbeat_mono if pulse else 0,
+        )
+
+    def _end_unused_fork_servers(self) -> None:
+        assert self._deploying is not None
+        deployment = self._deploying.deployment
+        used = {version.commit for version in self._versions.values() if version}
+        wanted = {version.commit for version in (deployment.current, deployment.target) if version}
+        for answer in self._spawners.keep(used | wanted):
+            self._take(answer)
+
+    def _bury_pull(self) -> None:
+        assert self._pulling is not None
+        self._pulling.bury()
+
+    def _become(self, version: Version) -> None:
+        """Execute the supervisor of a version, in this same process; returns only when that cannot start."""
+        runtime, file = self._center.runtime(version.commit), self._center.config.file
+        copy = self._center.state.config_copy(version.config) if version.config else None
+        refusal = why_not_start(runtime, file, copy)
         if refusal is None:
-            self._note("supervisor.re_executed", {})
+            self._note("supervisor.re_executed", {"release": version.commit})
             self._write_notes()
             # The next image makes its own, of its own code.
-            self._end_fork_server()
-            refusal = f"cannot execute {self._command[0]}: {execute(self._command, lock)}"
+            self._end_fork_servers()
+            before = self._center.runtime(self._center.version.commit).command(*self._words_of(self._center.version))
+            failure = execute(runtime, self._words_of(version), self._lock, before)
+            refusal = f"cannot execute {runtime.python}: {failure}"
         _log.error("goes on as it is: %s", refusal)
         self._note("supervisor.re_execution_refused", {"reason": refusal})
+
+    def _words_of(self, version: Version) -> list[str]:
+        copy = ["--config-copy", str(self._center.state.config_copy(version.config))] if version.config else []
+        release = ["--release", version.commit or INSTALLED_CODE] if self._deploying else []
+        return [*self._words, *release, *copy]
 
     # Ending
 
@@ -298,14 +455,16 @@ class Supervisor:
         notify("STOPPING=1")
         self._heart.beat("stopping", roles=self._roles, children=self._children_as_json())
         kill_at = self._now() + STOP_WITHIN_MS
-        self._end_fork_server()
+        self._end_fork_servers()
+        if self._pulling is not None:
+            self._pulling.end()
         signal_processes(self._alive.values(), signal.SIGTERM)
         while self._alive:
             if self._now() >= kill_at:
                 signal_processes(self._alive.values(), signal.SIGKILL)
             for name in self._waiting.wait(0.2):
-                del self._alive[name]
-                self._children[name] = machine.stopped(self._children[name])
+                if self._alive.pop(name, None) is not None:
+                    self._children[name] = machine.stopped(self._children[name])
             self._waiting.take_wake_up()
         self._wait_for_second_thoughts()
         if self._waiting.stop_requests > 1:
@@ -345,9 +504,19 @@ class Supervisor:
         return self._center.clock.now().monotonic
 
     def _sleep_s(self) -> float:
-        starts = [child.start_at for child in self._children.values() if self._spawner.is_there]
         notify_at = self._notify_at if watchdog_interval_ms() is not None else None
-        return seconds_until([*starts, *self._spawner.moments(), notify_at], self._now(), BEAT_EVERY_MS / 1000)
+        pull_at = self._pulling.due_at if self._pulling else None
+        deploy_at = self._deploy_at if self._deploying else None
+        moments = [*self._starts(), *self._spawners.moments(), *self._leaving.values(), notify_at, pull_at, deploy_at]
+        return seconds_until(moments, self._now(), BEAT_EVERY_MS / 1000)
+
+    def _starts(self) -> list[int | None]:
+        """When children are due; one whose fork server is not there yet waits for that."""
+        return [
+            child.start_at
+            for name, child in self._children.items()
+            if (version := self._versions[name]) and self._spawners.of(version.commit).is_ready
+        ]
 
     def _note(self, kind: str, data: dict[str, Any]) -> None:
         """The log explains every moment; it is written when whoever is due has been started."""

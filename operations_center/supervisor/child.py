@@ -50,6 +50,11 @@ def not_started(child: Child, now: int) -> Child:
     return replace(child, state=ChildState.STARTING, start_at=now, restarts=child.restarts - 1)
 
 
+def exchanged(child: Child, now: int) -> Child:
+    """The one before has ended in its favour, or in the trial of a release that counts the deaths by itself."""
+    return replace(child, state=ChildState.STARTING, start_at=now, deaths=0)
+
+
 def found_alive(child: Child) -> Child:
     """A survivor of an earlier supervisor: it is not started a second time."""
     return replace(child, state=ChildState.STARTING, start_at=None, restarts=max(child.restarts, 0))

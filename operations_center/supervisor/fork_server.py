@@ -15,6 +15,8 @@ from operations_center.config import load_config
 from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.forking import Fork, serve
 from operations_center.logs import log_to
+from operations_center.releases.deployment import Version
+from operations_center.releases.runtime import Runtime
 from operations_center.state_directory import WATCHDOG
 from operations_center.store import Access
 from operations_center.watchdog import Watchdog
@@ -31,11 +33,11 @@ def live(control: socket.socket) -> Never:
     os._exit(code)
 
 
-def live_anew(control: socket.socket) -> Never:
-    """With the code that is there now, and nothing of this process but the socket."""
+def live_anew(runtime: Runtime, control: socket.socket) -> Never:
+    """With the code of a release as it is there now, and nothing of this process but the socket."""
     control.set_inheritable(True)
-    # -P: the directory that we happen to be in must not lend its modules to the watchers.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", __package__, str(control.fileno())])
+    argv = runtime.module(__package__, str(control.fileno()))
+    os.execve(argv[0], argv, runtime.environment(os.environ))
 
 
 def main() -> Never:
@@ -48,7 +50,7 @@ def _live_as(request: Fork) -> int:
     _take_title(f"operations-center {request.name} --config {request.config_file}")
     try:
         log_to(Path(request.log))
-        with closing(open_center(load_config(Path(request.config_file), os.environ), Access.EXISTING)) as center:
+        with closing(_open(request)) as center:
             return _run(center, request.name)
     except OperationsCenterError as error:
         logging.error("%s", error)
@@ -59,6 +61,12 @@ def _live_as(request: Fork) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _open(request: Fork) -> Center:
+    copy = Path(request.config_copy) if request.config_copy else None
+    config = load_config(Path(request.config_file), os.environ, copy)
+    return open_center(config, Access.EXISTING, Version(request.release, copy.name if copy else ""))
 
 
 def _take_title(title: str) -> None:

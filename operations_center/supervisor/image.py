@@ -1,41 +1,81 @@
-"""The program that the supervisor's process runs, exchanged for the one that is installed now."""
+"""The program that the supervisor's process runs, exchanged for another one in this same process."""
 
+import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from operations_center.releases.runtime import Runtime
 from operations_center.waiting import SIGNALS
+
+INSTALLED_CODE = "installed"
+"""In the place of a commit: the code that ``up`` was started with."""
 
 CHECK_WITHIN_S = 10.0
 """An image that takes longer to say that it can start is not changed to."""
 
+# Given as text, so that no release brings its own: whatever the next image raises, this process goes on as before.
+_LAUNCH = """
+import json, os, runpy, sys, traceback
+before = json.loads(sys.argv.pop(1))
+try:
+    runpy.run_module("operations_center", run_name="__main__", alter_sys=True)
+    reason = ""
+except SystemExit as end:
+    if end.code in (None, 0, 75):
+        raise
+    reason = f"its supervisor ended with exit code {end.code}"
+except BaseException as error:
+    traceback.print_exc()
+    reason = f"its supervisor ended: {type(error).__name__}: {error}"
+try:
+    os.set_inheritable(before["lock"], True)
+except (OSError, TypeError):
+    pass
+os.execve(before["argv"][0], [*before["argv"], "--handed-back", reason], before["environment"])
+"""
 
-def why_not_start(config_file: Path) -> str | None:
+
+def why_not_start(runtime: Runtime, config_file: Path, copy: Path | None) -> str | None:
     """The image that would start now, asked beforehand whether it can be imported and likes the configuration."""
-    check = [sys.executable, "-P", "-m", "operations_center", "config", "check", "--config", str(config_file)]
+    words = ["config", "check", "--config", str(config_file), *(["--copy", str(copy)] if copy else [])]
     try:
         done = subprocess.run(
-            check, stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECK_WITHIN_S, check=False, text=True
+            runtime.command(*words),
+            env=runtime.environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CHECK_WITHIN_S,
+            check=False,
+            text=True,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"exit code {done.returncode}"
 
 
-def execute(command: Sequence[str], lock: int) -> OSError:
-    """Execute a command line in this process, with the descriptor of its lock appended; returns only the failure.
+def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Sequence[str]) -> OSError:
+    """Execute ``operations-center WORDS`` in this process, with the descriptor of its lock, if it has it, appended.
 
-    A signal that comes meanwhile waits: the next image takes it when it is ready to.
+    ``before`` is the command line by which this process goes on as it is, should the next image end by itself. A
+    signal that comes meanwhile waits: the next image takes it when it is ready to. Returns only the failure.
     """
+    handed_on = [] if lock is None else ["--lock-fd", str(lock)]
+    back = {"argv": [*before, *handed_on], "environment": dict(os.environ), "lock": lock}
+    argv = runtime.script(_LAUNCH, json.dumps(back), *words, *handed_on)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    os.set_inheritable(lock, True)
+    _hand_on(lock, True)
     try:
-        os.execv(command[0], [*command, str(lock)])
+        os.execve(argv[0], argv, runtime.environment(os.environ))
     except OSError as error:
         return error
     finally:
-        os.set_inheritable(lock, False)
+        _hand_on(lock, False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _hand_on(lock: int | None, is_handed_on: bool) -> None:
+    if lock is not None:
+        os.set_inheritable(lock, is_handed_on)

@@ -10,6 +10,7 @@ from operations_center.fleet import Member, called, children_of, look_at, surviv
 from operations_center.ledger import Pause
 from operations_center.model import Run, RunState
 from operations_center.presentation import run_as_json
+from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.state_directory import SUPERVISOR, WATCHDOG, StateDirectory
 from operations_center.wiring import Center
 
@@ -35,6 +36,7 @@ class Seen:
     ledger_error: str | None = None
     obstacle: str | None = None
     obstacle_to_logs: str | None = None
+    deployment: Deployment | None = None
 
 
 def read_status(center: Center) -> Seen:
@@ -45,6 +47,7 @@ def read_status(center: Center) -> Seen:
             members,
             obstacle=center.obstacle,
             obstacle_to_logs=None if center.obstacle else center.state.obstacle_to_logs(),
+            deployment=center.deployments.read() if center.config.code_pull else None,
             open_runs=ledger.open_runs(),
             slots_held=ledger.slots_held(),
             pauses=ledger.pauses(),
@@ -74,6 +77,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "watchers": watchers,
         "watchdog": watchdog,
         "web": {"url": None, "active": False},
+        "deployment": _deployment(seen.deployment),
         "backends": _backends(seen),
         "board": _board(seen),
         "reconcile": {trigger: {**report, "at": rfc3339(report["at"])} for trigger, report in seen.reconciles.items()},
@@ -141,6 +145,17 @@ def _child_state(member: Member, child: Mapping[str, Any] | None) -> str:
     return str(child["state"]) if child["state"] in ("backoff", "failed", "stopped") else "starting"
 
 
+def _deployment(deployment: Deployment | None) -> dict[str, Any] | None:
+    if deployment is None:
+        return None
+    return {
+        "release": deployment.current.commit,
+        "target": deployment.target.commit if deployment.target else None,
+        "step": deployment.step,
+        "reason": deployment.reason,
+    }
+
+
 def _backends(seen: Seen) -> list[dict[str, Any]]:
     removed = [name for name in seen.slots_held if name not in seen.config.backends]
     return [_backend(seen, name) for name in (*seen.config.backends, *removed)]
@@ -191,6 +206,8 @@ def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mappi
         *(f"{called(name)} is not one of this supervisor's" for name in _unwatched(seen, wanted)),
         *_stalled(seen),
         *_late_cycle(seen, watchdog),
+        *_going_back(seen.deployment),
+        *_mixed(seen),
         *(f"{pause.name} is paused by the watchdog: {pause.reason}" for pause in seen.pauses if _is_alarm(pause)),
     ]
 
@@ -227,6 +244,30 @@ def _late_cycle(seen: Seen, watchdog: Mapping[str, Any]) -> list[str]:
     age_s = watchdog["last_cycle_age_s"]
     limit_s = (seen.config.watchdog.every_ms + seen.config.watchdog.stalled_after_ms) / 1000
     return [f"the watchdog's last cycle was {age_s:.0f} s ago"] if age_s is not None and age_s > limit_s else []
+
+
+def _going_back(deployment: Deployment | None) -> list[str]:
+    if deployment is None or deployment.step is not Step.BACK:
+        return []
+    return [f"the fleet is on its way back to {_named(deployment.current)}: {deployment.reason}"]
+
+
+def _mixed(seen: Seen) -> list[str]:
+    """Between rollouts every process is to run what is current."""
+    if seen.deployment is None or seen.deployment.step is not None:
+        return []
+    current = seen.deployment.current
+    return [
+        f"{called(member.name)} runs {_named(Version(member.pulse.release, member.pulse.config))}, "
+        f"and {_named(current)} is current"
+        for member in (seen.supervisor, *seen.watchers, seen.watchdog)
+        if member.pulse is not None and (member.pulse.release, member.pulse.config) != current
+    ]
+
+
+def _named(version: Version) -> str:
+    code = f"release {version.commit}" if version.commit else "the installed code"
+    return f"{code} with configuration {version.config.removesuffix('.toml')}" if version.config else code
 
 
 def _is_alarm(pause: Pause) -> bool:

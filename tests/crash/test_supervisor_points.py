@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -58,9 +58,10 @@ def fleet(fleet: Fleet) -> Iterator[Fleet]:
 class Life:
     """An ``up`` in a forked process, in which one victim is killed when it comes to a step, once."""
 
-    def __init__(self, fleet: Fleet, victim: str, step: int) -> None:
+    def __init__(self, fleet: Fleet, victim: str, step: int, modules: Collection[str] = ()) -> None:
         self.fleet = fleet
         self._victim, self._step = victim, step
+        self._modules = modules or VICTIMS[victim]
         self._told = mmap.mmap(-1, 8)
         self.pid = os.fork()
         self._status: int | None = None
@@ -92,11 +93,15 @@ class Life:
             self._status = status if pid else None
         return None if self._status is None else os.waitstatus_to_exitcode(self._status)
 
+    def end(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+        wait_until(lambda: self.exit_code is not None, "it has ended")
+
     def _count(self, frame: FrameType, event: str, _argument: Any) -> None:
         module = frame.f_globals.get("__name__", "")
         if event not in ("call", "return") or not module.startswith("operations_center."):
             return
-        if who() == self._victim and module.removeprefix("operations_center.") in VICTIMS[self._victim]:
+        if who() == self._victim and module.removeprefix("operations_center.") in self._modules:
             counts[os.getpid()] += 1
             self._told[1:8] = max(self.steps, counts[os.getpid()]).to_bytes(7, "little")
             if counts[os.getpid()] == self._step and not self.has_struck:
@@ -117,10 +122,15 @@ next_role = {"test": "supervisor", "supervisor": "fork server", "fork server": "
 roles = {os.getpid(): "test"}
 
 
-def live(fleet: Fleet, victim: str, step: int) -> Life:
-    """Start, lose a watcher, get it back, run a task to its end, stop; whoever is killed, by the next ``up``."""
+def begin_anew() -> None:
+    """This process is a test, whatever it was forked from."""
     roles.clear()
     roles[os.getpid()] = "test"
+
+
+def live(fleet: Fleet, victim: str, step: int) -> Life:
+    """Start, lose a watcher, get it back, run a task to its end, stop; whoever is killed, by the next ``up``."""
+    begin_anew()
     life = Life(fleet, victim, step)
     wait_until(lambda: life.exit_code is not None or is_up(life), "it is up or dead")
     if life.exit_code is None:
@@ -131,8 +141,7 @@ def live(fleet: Fleet, victim: str, step: int) -> Life:
             "the watcher is back, or the supervisor is dead",
         )
     if life.exit_code is None:
-        os.kill(life.pid, signal.SIGTERM)
-        wait_until(lambda: life.exit_code is not None, "it has ended")
+        life.end()
     return life
 
 

@@ -138,6 +138,12 @@ CREATE TABLE hosts (
     PRIMARY KEY (host_id, pid_namespace)
 ) STRICT;
 
+-- Which release and configuration the fleet runs: one row, see releases/deployment.py.
+CREATE TABLE deployment (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    deployment TEXT NOT NULL
+) STRICT;
+
 CREATE TABLE reconciles (
     trigger TEXT PRIMARY KEY,
     at INTEGER NOT NULL,

@@ -1,0 +1,49 @@
+"""Wait until the supervisor has brought the fleet to where it is to be."""
+
+import time
+
+from operations_center.errors import OperationsCenterError
+from operations_center.fleet import look_at
+from operations_center.releases.deployment import Deployment
+from operations_center.state_directory import SUPERVISOR
+from operations_center.wiring import Center
+
+LOOK_EVERY_S = 0.05
+BEGIN_WITHIN_S = 10.0
+"""A supervisor that is up takes notice at once."""
+
+BESIDE_CANARIES_S = 60.0
+
+
+def is_supervised(center: Center) -> bool:
+    return look_at(center.state, SUPERVISOR).process is not None
+
+
+def wait_for_commit(center: Center, commit: str) -> Deployment:
+    """Until a staged release is current, or was taken back. Raises OperationsCenterError when it takes too long."""
+    begun_by = time.monotonic() + BEGIN_WITHIN_S
+    while (deployment := _read(center)).step is None and deployment.current.commit != commit:
+        if time.monotonic() > begun_by or not is_supervised(center):
+            return deployment
+        time.sleep(LOOK_EVERY_S)
+    return wait_for_rest(center)
+
+
+def wait_for_rest(center: Center) -> Deployment:
+    """Until nothing is rolled out or taken back. Raises OperationsCenterError when it takes too long."""
+    assert center.config.code_pull is not None
+    until = time.monotonic() + 2 * center.config.code_pull.canary_ms / 1000 + BESIDE_CANARIES_S
+    while (deployment := _read(center)).step is not None:
+        if time.monotonic() > until or not is_supervised(center):
+            raise OperationsCenterError(
+                f"cannot say how the rollout ends: it is at step {deployment.step}; see `operations-center status`"
+            )
+        time.sleep(LOOK_EVERY_S)
+    return deployment
+
+
+def _read(center: Center) -> Deployment:
+    deployment = center.deployments.read()
+    if deployment is None:
+        raise OperationsCenterError("cannot follow a rollout: the fleet was never started with [code_pull]")
+    return deployment

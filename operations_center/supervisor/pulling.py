@@ -1,0 +1,75 @@
+"""Look for new commits from time to time, in a process of its own: fetching and installing may take minutes."""
+
+import logging
+import os
+import signal
+import subprocess
+
+from operations_center.identity import Process
+from operations_center.state_directory import PULL
+from operations_center.waiting import Waiting
+from operations_center.wiring import Center
+
+_log = logging.getLogger(__name__)
+
+LONGEST_WAIT_MS = 600_000
+MOST_DOUBLINGS = 10
+
+
+class Pulling:
+    """``due_at`` is when the next pull begins, in monotonic ms; None while one is on its way."""
+
+    def __init__(self, center: Center, waiting: Waiting) -> None:
+        assert center.config.code_pull is not None
+        self._center = center
+        self._waiting = waiting
+        self._every_ms = center.config.code_pull.every_ms
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+        self.due_at: int | None = self._now()
+
+    def start_if_due(self) -> None:
+        if self.due_at is None or self._now() < self.due_at:
+            return
+        runtime = self._center.runtime(self._center.version.commit)
+        try:
+            with self._center.state.log(PULL).open("ab") as log:
+                self._process = subprocess.Popen(
+                    runtime.command("stage", "--config", str(self._center.config.file)),
+                    env=runtime.environment(os.environ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            _log.error("cannot look for new commits: %s", error)
+            self._plan(failed=True)
+            return
+        self.due_at = None
+        self._waiting.for_end_of(PULL, Process.of(self._process.pid))
+
+    def bury(self) -> None:
+        assert self._process is not None
+        code = self._process.wait()
+        self._process = None
+        if code:
+            _log.warning("the pull failed (%d), see %s", code, self._center.state.log(PULL))
+        self._plan(failed=bool(code))
+
+    def end(self) -> None:
+        """It began nothing that the next one would not begin anew."""
+        if self._process is not None:
+            self._waiting.forget(PULL)
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait()
+            self._process = None
+
+    def _plan(self, *, failed: bool) -> None:
+        """Failures in a row make the pauses longer."""
+        self._failures = self._failures + 1 if failed else 0
+        longest = max(self._every_ms, LONGEST_WAIT_MS)
+        self.due_at = self._now() + min(self._every_ms << min(self._failures, MOST_DOUBLINGS), longest)
+
+    def _now(self) -> int:
+        return self._center.clock.now().monotonic

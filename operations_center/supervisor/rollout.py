@@ -1,0 +1,159 @@
+"""What a rollout does next. Pure: what was seen goes in, one move comes out.
+
+    canary ──healthy for long enough──▶ rest ──all ready──▶ supervisor ──healthy for long enough──▶ (completed)
+      │                                  │                     │
+      └────────── three deaths, a hang, too slow ──────────────┴──▶ back ──all ready──▶ (taken back)
+
+One process at a time is exchanged, and only when those before it are healthy; the supervisor comes last. Between
+rollouts every process is to run what is current: so a survivor of an earlier supervisor is exchanged, too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from operations_center.heart import BEAT_EVERY_MS
+from operations_center.releases.deployment import Deployment, Step, Version
+
+DEATHS = 3
+"""As often may processes of a release end before they are healthy."""
+
+READY_WITHIN_MS = 10_000
+SILENT_MS = 4 * BEAT_EVERY_MS
+"""A process that has not beaten for so long hangs."""
+
+LOOK_EVERY_MS = 200
+
+ATTEMPTS = 2
+"""So many supervisors may end over a rollout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One watcher, or the watchdog.
+
+    ``version`` is what it runs or is about to be started with; None: it is not to be started. ``wanted`` is False when
+    the configuration that is rolled out has no such role. Times are monotonic milliseconds: when it was started,
+    became ready (None: it is not), and last beat.
+    """
+
+    name: str
+    version: Version | None
+    wanted: bool = True
+    started_at: int = 0
+    ready_at: int | None = None
+    beat_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """``me`` is what the supervisor itself runs, ``mine_since`` since when. ``stuck``: it cannot become another."""
+
+    me: Version
+    mine_since: int
+    members: Sequence[Member]
+    deaths: int = 0
+    stuck: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """End the process, start another one of that version in its place; None: start none."""
+
+    name: str
+    version: Version | None
+
+
+@dataclass(frozen=True, slots=True)
+class Become:
+    """The supervisor's turn."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The rollout has come to its next step."""
+
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """All run what they are to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before this moment, unless something happens; None: nothing to do at all."""
+
+    until: int | None
+
+
+Move = Exchange | Become | Reach | TakeBack | Complete | Wait
+
+
+def next_move(deployment: Deployment, fleet: Fleet, now: int, canary_ms: int) -> Move:
+    """To be asked again whenever something has happened or the time has come."""
+    if deployment.step in (None, Step.BACK):
+        return _to_current(deployment, fleet, now)
+    assert deployment.target is not None
+    if deployment.attempts > ATTEMPTS:
+        return TakeBack(f"{deployment.attempts - 1} supervisors ended while it was rolled out")
+    if fleet.deaths >= DEATHS:
+        return TakeBack(f"its processes ended {fleet.deaths} times before they were healthy")
+    return _onwards(deployment, fleet, deployment.target, now, canary_ms)
+
+
+def _to_current(deployment: Deployment, fleet: Fleet, now: int) -> Move:
+    """Without a canary: it is proven. Those that are not ready first: their roles are without a watcher."""
+    for member in sorted(fleet.members, key=lambda member: member.ready_at is not None):
+        if move := _exchange(member, deployment.current):
+            return move
+        if member.version is not None and member.ready_at is None:
+            return Wait(None)
+    if fleet.me != deployment.current and not fleet.stuck:
+        return Become(deployment.current)
+    return Complete() if deployment.step is Step.BACK else Wait(None)
+
+
+def _onwards(deployment: Deployment, fleet: Fleet, target: Version, now: int, canary_ms: int) -> Move:
+    for place, member in enumerate(fleet.members):
+        move = _exchange(member, target) or _wait_for(member, now, canary_ms if place == 0 else 0)
+        if move is not None:
+            return move
+        if deployment.step is Step.CANARY:
+            return Reach(Step.REST)
+    if deployment.step is not Step.SUPERVISOR:
+        return Reach(Step.SUPERVISOR)
+    if fleet.me != target:
+        return TakeBack("the supervisor cannot become it") if fleet.stuck else Become(target)
+    return Complete() if now >= fleet.mine_since + canary_ms else Wait(fleet.mine_since + canary_ms)
+
+
+def _exchange(member: Member, target: Version) -> Move | None:
+    version = target if member.wanted else None
+    return None if member.version == version else Exchange(member.name, version)
+
+
+def _wait_for(member: Member, now: int, healthy_ms: int) -> Move | None:
+    """None once it has been healthy for so long: it beat after that time, so its loop turns."""
+    if member.version is None:
+        return None
+    if member.ready_at is None:
+        return _unless_late(member, "is not ready", member.started_at + READY_WITHIN_MS, now)
+    if now - max(member.beat_at, member.ready_at) > SILENT_MS:
+        return TakeBack(f"{member.name} does not turn its loop")
+    proven_at = member.ready_at + healthy_ms
+    if member.beat_at >= proven_at:
+        return None
+    return _unless_late(member, "does not turn its loop", proven_at + SILENT_MS, now)
+
+
+def _unless_late(member: Member, problem: str, deadline: int, now: int) -> Move:
+    # Nothing tells of a beat: it is looked for.
+    return Wait(now + LOOK_EVERY_MS) if now < deadline else TakeBack(f"{member.name} {problem}")

@@ -1,0 +1,169 @@
+"""Real fleets change to releases, and back, while executors run."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from operations_center.identity import is_alive
+from operations_center.model import RunState
+from operations_center.releases.deployment import Deployment
+from operations_center.releases.records import ReleaseState
+from operations_center.state_directory import SUPERVISOR, WATCHDOG
+from tests.fleet import Fleet, wait_until
+from tests.releases.staged import CONFIG, Edit, stage
+
+MEMBERS = ("goal", "test", WATCHDOG, SUPERVISOR)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path / "a fleet")
+    fleet.root.mkdir()
+    fleet.configure(CONFIG)
+    yield fleet
+    fleet.clean_up()
+
+
+def deployment(fleet: Fleet) -> Deployment:
+    with fleet.center() as center:
+        found = center.deployments.read()
+    assert found is not None
+    return found
+
+
+def is_at_rest(fleet: Fleet, commit: str | None) -> bool:
+    found = deployment(fleet)
+    return found.step is None and found.current.commit == commit
+
+
+def state_of(fleet: Fleet, commit: str) -> tuple[ReleaseState, str | None]:
+    with fleet.center() as center:
+        release = center.releases.find(commit)
+    assert release is not None
+    return release.state, release.reason
+
+
+def releases_run(fleet: Fleet) -> set[str | None]:
+    assert all(is_alive(fleet.pulse(name).process) for name in MEMBERS)
+    return {fleet.pulse(name).release for name in MEMBERS}
+
+
+def assert_executors_did_not_notice(fleet: Fleet, tasks: int) -> None:
+    fleet.let_go()
+    wait_until(lambda: fleet.json("status")["board"]["tasks"]["done"] == tasks, "all tasks are done")
+    assert sorted(event.task_id for event in fleet.witnessed("begin")) == sorted(
+        event.task_id for event in fleet.witnessed("end")
+    )
+    assert len(fleet.witnessed("begin")) == tasks
+    assert fleet.broken_promises() == []
+
+
+def running(fleet: Fleet) -> int:
+    with fleet.center() as center:
+        return sum(run.state is RunState.RUNNING for run in center.ledger.open_runs())
+
+
+def with_running_executors(fleet: Fleet) -> int:
+    """The pid of its supervisor; four executors run."""
+    process = fleet.up()
+    fleet.add(2, "goal")
+    fleet.add(2, "test")
+    wait_until(lambda: running(fleet) == 4, "four executors run")
+    return process.pid
+
+
+def test_a_staged_release_is_rolled_out_and_no_executor_notices(fleet: Fleet) -> None:
+    supervisor = with_running_executors(fleet)
+    commit = stage(fleet, 1)
+    wait_until(lambda: is_at_rest(fleet, commit), "the release is current")
+    assert releases_run(fleet) == {commit}
+    assert fleet.pulse(SUPERVISOR).pid == supervisor
+    assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
+    assert_executors_did_not_notice(fleet, 4)
+
+
+WATCHER_ENDS = ("watcher.py", ('        self._heart.beat("starting")\n', "        raise SystemExit(1)\n"))
+WATCHER_HANGS = (
+    "watcher.py",
+    (
+        '        """One turn of the loop: what ended, what needs care, what can start; then sleep."""\n',
+        "        __import__('time').sleep(3600)\n",
+    ),
+)
+NOT_PYTHON = ("watcher.py", ("import logging\n", "import logging !\n"))
+SUPERVISOR_RAISES = ("supervisor/__init__.py", ("        self._begin_to_deploy()\n", "        raise ValueError(1)\n"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        pytest.param(WATCHER_ENDS, "its processes ended 3 times before they were healthy", id="watcher-ends"),
+        pytest.param(WATCHER_HANGS, "goal does not turn its loop", id="watcher-hangs"),
+        pytest.param(NOT_PYTHON, "its processes ended 3 times before they were healthy", id="no-python"),
+        pytest.param(SUPERVISOR_RAISES, "its supervisor ended with exit code 1", id="supervisor-raises"),
+    ],
+)
+def test_a_release_that_does_not_work_is_taken_back_and_no_executor_notices(
+    fleet: Fleet, edit: Edit, reason: str
+) -> None:
+    supervisor = with_running_executors(fleet)
+    bad = stage(fleet, 1, edit)
+    wait_until(lambda: state_of(fleet, bad)[0] is ReleaseState.BAD, "the release is bad")
+    wait_until(lambda: is_at_rest(fleet, None), "the fleet is back")
+    assert state_of(fleet, bad) == (ReleaseState.BAD, reason)
+    assert releases_run(fleet) == {None}
+    assert fleet.pulse(SUPERVISOR).pid == supervisor
+    assert fleet.json("status")["state"] == "up"
+    assert_executors_did_not_notice(fleet, 4)
+
+
+def test_a_supervisor_that_kills_itself_anew_is_taken_back_by_the_next(fleet: Fleet) -> None:
+    with_running_executors(fleet)
+    kill = "        __import__('os').kill(self._center.me.pid, 9)\n"
+    bad = stage(fleet, 1, ("supervisor/__init__.py", ("        self._begin_to_deploy()\n", kill)))
+    for _ in range(2):
+        assert fleet.supervisors[-1].wait(60) == -signal.SIGKILL
+        fleet.popen("up")
+    wait_until(lambda: is_at_rest(fleet, None), "the fleet is back")
+    assert state_of(fleet, bad)[0] is ReleaseState.BAD
+    assert_executors_did_not_notice(fleet, 4)
+
+
+def test_a_person_rolls_back(fleet: Fleet) -> None:
+    with_running_executors(fleet)
+    first = stage(fleet, 1)
+    wait_until(lambda: is_at_rest(fleet, first), "the first release is current")
+    second = stage(fleet, 2)
+    wait_until(lambda: is_at_rest(fleet, second), "the second release is current")
+    assert fleet.json("rollback")["commit"] == first
+    assert releases_run(fleet) == {first}
+    assert state_of(fleet, second) == (ReleaseState.BAD, "rolled back by a person")
+    assert fleet.json("rollback")["commit"] is None
+    assert releases_run(fleet) == {None}
+    assert_executors_did_not_notice(fleet, 4)
+
+
+def test_the_next_fleet_begins_with_the_release_that_is_current(fleet: Fleet) -> None:
+    first = fleet.up()
+    commit = stage(fleet, 1)
+    wait_until(lambda: is_at_rest(fleet, commit), "the release is current")
+    fleet.run("down")
+    first.wait(60)
+    second = fleet.up()
+    assert releases_run(fleet) == {commit}
+    assert fleet.pulse(SUPERVISOR).pid == second.pid
+    assert deployment(fleet).step is None
+
+
+def test_a_changed_configuration_is_rolled_out_and_a_mistake_in_it_is_not(fleet: Fleet) -> None:
+    fleet.up()
+    before = deployment(fleet)
+    with fleet.center() as center:
+        fleet.configure(CONFIG.replace("max_concurrent = 4", "max_concurrent = nonsense"))
+        wait_until(lambda: "config.refused" in {event.kind for event in center.ledger.events()}, "it is refused")
+        assert center.deployments.read() == before
+    fleet.configure(CONFIG.replace("max_concurrent = 4", "max_concurrent = 5"))
+    wait_until(lambda: deployment(fleet).current != before.current, "it is rolled out")
+    assert {fleet.pulse(name).config for name in MEMBERS} == {deployment(fleet).current.config}

@@ -166,7 +166,7 @@ class Watchdog:
             return
         with lock_within(center.state.pull_lock, 0) as held:
             if held:
-                in_use = releases_in_use(center.state, center.ledger)
+                in_use = releases_in_use(center.state, center.ledger, center.deployments)
                 for commit in prune_releases(center.state, center.releases, in_use, settings.keep):
                     _log.info("forgot release %s", commit)
 

@@ -1,4 +1,4 @@
-"""``pull``: make a release of the branch's head; ``pull --check`` only says what it would be."""
+"""``pull``: make a release of the branch's head and see it rolled out; ``pull --check`` only says what it would be."""
 
 import os
 import signal
@@ -9,9 +9,14 @@ from types import FrameType
 
 import click
 
+from operations_center.care.following import is_supervised, wait_for_commit
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.releases import release_as_json
+from operations_center.errors import OperationsCenterError
 from operations_center.releases.records import ReleaseState
-from operations_center.releases.staging import Incoming, Staged, Staging
+from operations_center.releases.staging import INSTALL_WITHIN_S, Incoming, Staged, Staging
+from operations_center.state_directory import SUPERVISOR
+from operations_center.wakeups import wake
 from operations_center.wiring import Center
 
 
@@ -21,22 +26,38 @@ from operations_center.wiring import Center
 @config_option
 @json_option
 def command(check: bool, again: bool, config_file: Path | None, as_json: bool) -> int:
-    """Fetch the branch of [code_pull], and make a release of its newest commit.
+    """Fetch the branch of [code_pull], make a release of its newest commit, and roll it out.
 
-    Exit code 1 if the commit is bad, 75 if the remote cannot be reached or another pull is at work.
+    Without a fleet the next `up` rolls it out. Exit code 1 if the commit is bad, 75 if the remote cannot be reached or
+    another pull is at work.
     """
     with opened(config_file) as center, ended_like_ctrl_c():
         if check:
-            show_incoming(staging_of(center, quiet=True).look(None), as_json)
+            show_incoming(staging_of(center, quiet=True).look(), as_json)
         else:
-            show_staged(stage(center, again=again, quiet=as_json), as_json)
+            staged = stage(center, again=again, quiet=as_json, within_s=INSTALL_WITHIN_S)
+            if is_supervised(center):
+                _follow(center, staged.release.commit)
+            show_staged(center, staged, as_json)
     return 0
 
 
-def stage(center: Center, *, again: bool, quiet: bool) -> Staged:
+def _follow(center: Center, commit: str) -> None:
+    """Raises OperationsCenterError if the release does not become current."""
+    current = wait_for_commit(center, commit).current.commit
+    if current != commit:
+        found = center.releases.find(commit)
+        reason = found.reason if found and found.reason else "see `operations-center events`"
+        raise OperationsCenterError(
+            f"cannot roll {commit} out: {reason}; the fleet runs {current or 'the code that it was started with'}"
+        )
+
+
+def stage(center: Center, *, again: bool, quiet: bool, within_s: float = 0) -> Staged:
     """Raises OperationsCenterError, see ``Staging.stage``."""
     staging = staging_of(center, quiet=quiet)
-    staged = staging.stage(None, again=again)
+    staged = staging.stage(again=again, within_s=within_s)
+    wake(center.state.wake, SUPERVISOR)
     if not quiet and staging.repository.has_uncommitted_changes():
         click.echo("note: what is not committed in the clone is in no release", err=True)
     return staged
@@ -47,7 +68,9 @@ def staging_of(center: Center, *, quiet: bool) -> Staging:
         if not quiet:
             click.echo(words, err=True)
 
-    return Staging(center.config, center.state, center.releases, center.ledger, os.environ, tell)
+    return Staging(
+        center.config, center.state, center.releases, center.deployments, center.ledger, os.environ, tell
+    )
 
 
 @contextmanager
@@ -64,12 +87,16 @@ def ended_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def show_staged(staged: Staged, as_json: bool) -> None:
+def show_staged(center: Center, staged: Staged, as_json: bool) -> None:
+    commit = staged.release.commit
+    release = center.releases.find(commit) or staged.release
+    deployment = center.deployments.read()
+    shown = release_as_json(release, deployment.current.commit if deployment else None)
     if as_json:
-        print_json({**staged.release.as_json(), "new": staged.is_new})
+        print_json({**shown, "new": staged.is_new})
         return
     what = "is a release now" if staged.is_new else "is a release already: nothing is new"
-    click.echo(f"{staged.release.commit} {what} ({staged.release.state})")
+    click.echo(f"{commit} {what} ({shown['state']})")
 
 
 def show_incoming(incoming: Incoming, as_json: bool) -> None:

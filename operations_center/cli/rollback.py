@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from operations_center.care.following import is_supervised, wait_for_rest
+from operations_center.care.rollback import roll_back
 from operations_center.cli.common import config_option, json_option, opened, print_json
-from operations_center.releases.following import is_supervised, wait_for_rest
-from operations_center.releases.rollback import roll_back
 
 
 @click.command("rollback")

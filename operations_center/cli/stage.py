@@ -14,5 +14,5 @@ from operations_center.cli.pull import ended_like_ctrl_c, show_staged, stage
 def command(config_file: Path | None, as_json: bool) -> int:
     """Make a release of the newest commit of the branch of [code_pull], for the fleet to roll out."""
     with opened(config_file) as center, ended_like_ctrl_c():
-        show_staged(stage(center, again=False, quiet=True), as_json)
+        show_staged(center, stage(center, again=False, quiet=True), as_json)
     return 0

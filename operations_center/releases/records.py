@@ -5,7 +5,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from operations_center.clock import rfc3339
 from operations_center.store import Store, load_queries
 
 _SQL = load_queries(Path(__file__).with_name("records.sql"))
@@ -28,9 +27,6 @@ class Release:
     state: ReleaseState
     reason: str | None
     at: int
-
-    def as_json(self) -> dict[str, Any]:
-        return {"commit": self.commit, "state": self.state, "reason": self.reason, "at": rfc3339(self.at)}
 
 
 class ReleaseRecords:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from operations_center.identity import is_alive
 from operations_center.ledger import Ledger
 from operations_center.pulse import read_pulse
+from operations_center.releases.deployment import Deployments
 from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
 from operations_center.releases.steps import end_marked
 from operations_center.removal import remove_directory
@@ -20,11 +21,16 @@ INDEX = ".index"
 _OURS = re.compile(rf"[0-9a-f]{{40,64}}|{re.escape(INDEX)}.*")
 
 
-def releases_in_use(state: StateDirectory, ledger: Ledger) -> set[str]:
-    """Commits that an open run was admitted with, or that a process of the fleet runs. Raises LedgerUnusable."""
+def releases_in_use(state: StateDirectory, ledger: Ledger, deployments: Deployments) -> set[str]:
+    """Commits that are rolled out or to be gone back to, that an open run was admitted with, or that a process of the
+    fleet runs. Raises LedgerUnusable."""
+    deployment = deployments.read()
+    versions = (deployment.current, deployment.target) if deployment else ()
+    deployed = {version.commit for version in versions if version is not None}
     pulses = [pulse for path in state.root.glob("pulse/*.json") if (pulse := read_pulse(path)) is not None]
     run = {pulse.release for pulse in pulses if is_alive(pulse.process)}
-    return {commit for commit in {run.release for run in ledger.open_runs()} | run if commit is not None}
+    admitted = {run.release for run in ledger.open_runs()}
+    return {commit for commit in deployed | admitted | run if commit is not None}
 
 
 def may_go(releases: Collection[Release], in_use: Collection[str], keep: int) -> list[str]:

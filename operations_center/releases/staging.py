@@ -7,16 +7,18 @@ stage removes together with all else that was left, and begins anew.
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from operations_center.config import CodePull, Config
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import LockHeld, OperationsCenterError
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.ledger import Ledger
 from operations_center.locks import take_lock
+from operations_center.releases.deployment import Deployments
 from operations_center.releases.preflight import Preflight
 from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
 from operations_center.releases.repository import Repository
@@ -27,6 +29,7 @@ from operations_center.removal import remove_directory
 from operations_center.state_directory import PULL, StateDirectory
 
 INSTALL_WITHIN_S = 600.0
+LOOK_EVERY_S = 0.1
 
 _OF_ITS_MANAGER = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})
 """systemd must not hear of a rehearsal."""
@@ -60,6 +63,7 @@ class Staging:
     config: Config
     state: StateDirectory
     records: ReleaseRecords
+    deployments: Deployments
     ledger: Ledger
     environment: Mapping[str, str]
     tell: Callable[[str], object]
@@ -70,31 +74,39 @@ class Staging:
         # Git is the user's, and may need what the programs of a release must not have: a token, for one.
         return Repository(settings.repository, settings.remote, settings.branch, self.environment)
 
-    def look(self, current: str | None) -> Incoming:
-        """Fetch, and make nothing of it. ``current``: the commit that the fleet runs. Raises OperationsCenterError."""
-        repository = self.repository
+    def look(self) -> Incoming:
+        """Fetch, and make nothing of it. Raises OperationsCenterError."""
+        repository, current = self.repository, self._current
         head = repository.fetch()
         repository.refuse_diverged(head, current)
         new_commits = repository.count_new(repository.base(current), head)
         return Incoming(head, new_commits, self.records.find(head))
 
-    def stage(self, current: str | None, *, again: bool = False) -> Staged:
+    def stage(self, *, again: bool = False, within_s: float = 0) -> Staged:
         """Make a release of the branch's head, unless there is one. ``again``: also if it is known to be bad.
+
+        ``within_s``: wait so long for another pull that is at work.
 
         Raises LockHeld, BadRelease, Unavailable, OperationsCenterError; then nothing is left of it.
         """
-        with self._locked(), clear_errors():
-            remove_leftovers(self.state, self.records, self._in_use(current))
-            staged = self._stage_head(current, again)
+        with self._locked(within_s), clear_errors():
+            remove_leftovers(self.state, self.records, self._in_use())
+            staged = self._stage_head(again)
             # Asked again: it may have taken minutes.
-            prune_releases(self.state, self.records, self._in_use(current), self._settings.keep)
+            prune_releases(self.state, self.records, self._in_use(), self._settings.keep)
             return staged
 
-    def _in_use(self, current: str | None) -> set[str]:
-        return releases_in_use(self.state, self.ledger) | ({current} if current else set())
+    def _in_use(self) -> set[str]:
+        return releases_in_use(self.state, self.ledger, self.deployments)
 
-    def _stage_head(self, current: str | None, again: bool) -> Staged:
-        incoming = self.look(current)
+    @property
+    def _current(self) -> str | None:
+        """The commit that the fleet runs, or would begin with."""
+        deployment = self.deployments.read()
+        return deployment.current.commit if deployment else None
+
+    def _stage_head(self, again: bool) -> Staged:
+        incoming = self.look()
         known = incoming.known
         if known is None or (known.state is ReleaseState.BAD and again):
             return Staged(self._make(incoming.commit), is_new=True)
@@ -152,12 +164,21 @@ class Staging:
         return own if own.is_file() else None
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = take_lock(self.state.pull_lock, "a pull")
+    def _locked(self, within_s: float) -> Iterator[None]:
+        lock = self._take_lock(time.monotonic() + within_s)
         try:
             yield
         finally:
             os.close(lock)
+
+    def _take_lock(self, until: float) -> int:
+        while True:
+            try:
+                return take_lock(self.state.pull_lock, "a pull")
+            except LockHeld:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(LOOK_EVERY_S)
 
     def _program_environment(self) -> dict[str, str]:
         """The fleet's own, without the secrets that are named for backends and boards, or what belongs to a run."""

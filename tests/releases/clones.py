@@ -135,7 +135,13 @@ class Clones:
     def staging(self) -> Iterator[Staging]:
         with self.center() as center:
             yield Staging(
-                center.config, center.state, center.releases, center.ledger, self.environment, self.told.append
+                center.config,
+                center.state,
+                center.releases,
+                center.deployments,
+                center.ledger,
+                self.environment,
+                self.told.append,
             )
 
     def stage(self, current: str | None = None, *, again: bool = False) -> Staged:

@@ -59,12 +59,12 @@ def test_a_release_stays_until_the_runs_that_were_admitted_with_it_are_closed(cl
     with clones.center() as center:
         old, bad, _ = [released(center, number, state) for number, state in enumerate((G, B, G))]
         runs = [open_run_of(center, directory.name) for directory in (old, bad)]
-        prune_releases(center.state, center.releases, releases_in_use(center.state, center.ledger), 1)
+        prune_releases(center.state, center.releases, releases_in_use(center.state, center.ledger, center.deployments), 1)
         assert old.exists()
         assert bad.exists()
         for run in runs:
             assert center.settlement.end(run, Ending(Outcome.SUCCEEDED, Proof.EXIT_RECORDED, "done"), center.me)
-        gone = prune_releases(center.state, center.releases, releases_in_use(center.state, center.ledger), 1)
+        gone = prune_releases(center.state, center.releases, releases_in_use(center.state, center.ledger, center.deployments), 1)
         assert gone == [old.name]
         assert not old.exists()
         assert not bad.exists()
@@ -87,9 +87,9 @@ def test_a_release_stays_while_a_process_of_the_fleet_runs_it(clones: Clones) ->
             release=old.name,
         )
         write_pulse(center.state.pulse("goal"), pulse)
-        assert releases_in_use(center.state, center.ledger) == {old.name}
+        assert releases_in_use(center.state, center.ledger, center.deployments) == {old.name}
         write_pulse(center.state.pulse("goal"), replace(pulse, start_ticks=1))
-        assert releases_in_use(center.state, center.ledger) == set()
+        assert releases_in_use(center.state, center.ledger, center.deployments) == set()
 
 
 def test_what_was_removed_in_part_is_removed_by_the_next(clones: Clones) -> None:

@@ -5,43 +5,31 @@ the watchers by their locks and goes on with them; so does the image that it rep
 """
 
 import logging
-import random
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from operations_center.config import Config
 from operations_center.errors import LedgerReplaced, OperationsCenterError
-from operations_center.fleet import look_at
-from operations_center.forking import Fork, Forked, ForkServer
+from operations_center.forking import ForkServer
 from operations_center.heart import BEAT_EVERY_MS, Heart
-from operations_center.identity import Process
-from operations_center.keeper.stop import signal_processes
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import TaskState
-from operations_center.pulse import Pulse, read_pulse
-from operations_center.releases.deployment import Step, Version
-from operations_center.state_directory import FORK_SERVER, PULL, SUPERVISOR, WATCHDOG
-from operations_center.supervisor import child as machine
-from operations_center.supervisor.child import Child, ChildState
+from operations_center.pulse import read_pulse
+from operations_center.releases.deployment import Version
+from operations_center.state_directory import PULL, SUPERVISOR, WATCHDOG
+from operations_center.supervisor.crew import Crew
 from operations_center.supervisor.deploying import Deploying
-from operations_center.supervisor.fork_server import live_anew
 from operations_center.supervisor.image import INSTALLED_CODE, execute, why_not_start
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
 from operations_center.supervisor.pulling import Pulling
-from operations_center.supervisor.rollout import Become, Exchange, Fleet, Member, Wait
-from operations_center.supervisor.spawner import Spawner, Spawners
+from operations_center.supervisor.rollout import Become, Exchange, Fleet, Wait
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.watchdog import dump_and_end, is_stalled
 from operations_center.wiring import Center
 
 _log = logging.getLogger(__name__)
-
-STOP_WITHIN_MS = 5_000
-"""A watcher that has not ended by then is killed; its runs go on."""
 
 START_WITHIN_S = 0.5
 """As long as a note in the log or the end of a drain may keep the fleet from starting."""
@@ -54,8 +42,6 @@ AGAIN_WITHIN_S = 2
 
 DEPLOY_AGAIN_MS = 1_000
 """After a ledger that could not be written."""
-
-EXIT_TEMPFAIL = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +81,11 @@ class Supervisor:
         self._end_executors = end_executors
         self._on_ready = on_ready
         self._roles = list(wishes.only) or list(center.config.roles)
-        self._children = {name: Child(name) for name in [*self._roles, WATCHDOG]}
-        self._alive: dict[str, Process] = {}
-        self._versions: dict[str, Version | None] = dict.fromkeys(self._children, center.version)
-        self._started_at: dict[str, int] = {}
-        self._ready_at: dict[str, int] = {}
-        self._leaving: dict[str, int] = {}
-        self._deaths = 0
         self._deploying: Deploying | None = None
         self._pulling: Pulling | None = None
         self._is_stuck = wishes.handed_back is not None
         self._begun_at = center.clock.now().monotonic
-        self._deploy_at: int | None = 0
+        self._deploy_at: int | None = None
         self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me, *center.version)
         self._announced = False
         self._notify_at = 0
@@ -121,13 +100,12 @@ class Supervisor:
         lock_file = self._center.state.supervisor_lock
         self._lock = lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
-        self._spawners = Spawners(self._start_fork_server, self._center.clock, self._waiting)
-        self._spawners.of(self._center.version.commit).take(self._fork_server)
+        self._crew = Crew(self._center, self._roles, self._waiting, self._fork_server, self._note)
         try:
             self._end_old_drain()
             self._begin_to_deploy()
             self._note("supervisor.started", {"roles": self._roles})
-            self._recognise_survivors()
+            self._crew.recognise_survivors(self._current)
             while not self._waiting.stop_requests and not self._is_idle():
                 self._turn()
                 if self._is_ledger_gone():
@@ -143,29 +121,22 @@ class Supervisor:
         return 1 if self._is_ledger_gone() else 0
 
     def _turn(self) -> None:
-        self._spawners.start_due()
-        self._start_due()
+        self._crew.start_due()
         if self._now() >= self._tell_at:
             self._write_notes()
         self._beat()
         ended = self._waiting.wait(self._sleep_s())
         self._waiting.take_wake_up()
-        for answer in self._spawners.take_answers():
-            self._take(answer)
+        self._crew.take_answers()
         for name in ended:
-            self._bury_any(name)
-        self._see_who_is_ready()
+            if name == PULL and self._pulling is not None:
+                self._pulling.bury()
+            else:
+                self._crew.bury(name)
+        self._crew.see_who_is_ready()
+        self._announce()
         self._replace_stalled_watchdog()
         self._deploy()
-
-    def _bury_any(self, name: str) -> None:
-        spawner = self._spawners.named(name)
-        if spawner is not None:
-            self._bury_fork_server(spawner)
-        elif name == PULL:
-            self._bury_pull()
-        else:
-            self._bury(name)
 
     # Starting
 
@@ -177,112 +148,19 @@ class Supervisor:
         except OperationsCenterError as error:
             _log.warning("cannot end a drain: %s", error)
 
-    def _recognise_survivors(self) -> None:
-        for name in self._children:
-            self._take_over(name)
-
-    def _take_over(self, name: str) -> bool:
-        found = look_at(self._center.state, name).process
-        if found is None:
-            return False
-        _log.info("%s goes on: process %d was there already", name, found.pid)
-        self._note("watcher.recognised", {"role": name, "pid": found.pid})
-        self._children[name] = machine.found_alive(self._children[name])
-        pulse = read_pulse(self._center.state.pulse(name))
-        if pulse is not None and pulse.process == found:
-            self._versions[name] = Version(pulse.release, pulse.config)
-        self._attend(name, found)
-        return True
-
-    def _start_due(self) -> None:
-        for name, child in self._children.items():
-            version = self._versions[name]
-            if child.is_due(self._now()) and version and (spawner := self._spawners.of(version.commit)).is_ready:
-                self._children[name] = machine.started(child)
-                spawner.ask(self._request(name, version))
-
-    def _request(self, name: str, version: Version) -> Fork:
-        state = self._center.state
-        copy = str(state.config_copy(version.config)) if version.config else ""
-        return Fork(name, str(self._center.config.file), str(state.log(name)), version.commit, copy)
-
-    def _start_fork_server(self, commit: str | None) -> ForkServer:
-        runtime = self._center.runtime(commit)
-        return ForkServer.start(partial(live_anew, runtime), self._center.state.log(FORK_SERVER))
-
-    def _take(self, answer: Forked) -> None:
-        if answer.process is None:
-            _log.error("cannot start %s: %s", answer.name, answer.error)
-            self._children[answer.name] = self._ended(answer.name, by_itself=True)
-            return
-        _log.info("%s starts: process %d", answer.name, answer.process.pid)
-        self._attend(answer.name, answer.process)
-
-    def _bury_fork_server(self, spawner: Spawner) -> None:
-        """What it has forked goes on; whoever it was asked for is not to blame."""
-        for name in spawner.bury():
-            self._children[name] = machine.not_started(self._children[name], self._now())
-
-    def _end_fork_servers(self) -> None:
-        for answer in self._spawners.end():
-            self._take(answer)
-
-    def _attend(self, name: str, process: Process) -> None:
-        self._alive[name] = process
-        self._started_at[name] = self._now()
-        self._ready_at.pop(name, None)
-        self._waiting.for_end_of(name, process)
-
     # Watching
 
-    def _see_who_is_ready(self) -> None:
-        for name, process in self._alive.items():
-            if self._children[name].state is ChildState.STARTING and (pulse := self._pulse_of(name, process)):
-                if pulse.state != "ready":
-                    continue
-                self._children[name] = machine.became_ready(self._children[name], self._now())
-                self._ready_at[name] = pulse.heartbeat_mono
-                self._note("watcher.ready", {"role": name, "pid": process.pid, "release": pulse.release})
-                _log.info("%s is ready: process %d", name, process.pid)
-        self._announce()
-
-    def _pulse_of(self, name: str, process: Process | None) -> Pulse | None:
-        pulse = read_pulse(self._center.state.pulse(name))
-        return pulse if pulse is not None and pulse.process == process else None
-
     def _announce(self) -> None:
-        all_ready = all(child.state is ChildState.READY for child in self._children.values())
-        if all_ready and not self._announced:
+        if self._crew.is_ready and not self._announced:
             self._announced = True
             self._on_ready()
             notify("READY=1", f"STATUS={len(self._roles)} watchers are ready")
             _log.info("up: %d watchers and the watchdog are ready", len(self._roles))
 
-    def _bury(self, name: str) -> None:
-        """A child has ended: when it comes back depends on whether it had been ready."""
-        process = self._alive.pop(name)
-        code = self._spawners.exit_code_of(process)
-        if self._leaving.pop(name, None) is not None:
-            self._exchange_now(name)
-            return
-        if code == EXIT_TEMPFAIL and self._take_over(name):
-            return
-        if self._is_on_trial(name):
-            self._deaths += 1
-            self._note("watcher.ended", {"role": name, "pid": process.pid, "exit_code": code, "state": "on trial"})
-            self._exchange_now(name)
-            return
-        self._children[name] = child = self._ended(name, by_itself=code is not None and code >= 0)
-        _log.warning("%s ended (%s); it is %s", name, _how(code), child.state)
-        self._note("watcher.ended", {"role": name, "pid": process.pid, "exit_code": code, "state": child.state})
-
-    def _ended(self, name: str, *, by_itself: bool) -> Child:
-        return machine.ended(self._children[name], self._now(), random.random(), by_itself=by_itself)
-
     def _replace_stalled_watchdog(self) -> None:
         """Nobody else looks after the one who looks after the others."""
         pulse = read_pulse(self._center.state.pulse(WATCHDOG))
-        if pulse is None or pulse.process != self._alive.get(WATCHDOG):
+        if pulse is None or pulse.process != self._crew.process_of(WATCHDOG):
             return
         settings = self._center.config.watchdog
         silent = is_stalled(pulse, self._center.clock.now(), self._center.host.boot_id, settings.stalled_after_ms)
@@ -292,23 +170,12 @@ class Supervisor:
             dump_and_end(pulse.process)
 
     def _beat(self) -> None:
-        up = all(child.state is ChildState.READY for child in self._children.values())
-        self._heart.beat("up" if up else "starting", roles=self._roles, children=self._children_as_json())
+        state = "up" if self._crew.is_ready else "starting"
+        self._heart.beat(state, roles=self._roles, children=self._crew.as_json())
         interval = watchdog_interval_ms()
         if interval is not None and self._now() >= self._notify_at:
             self._notify_at = self._now() + interval
             notify("WATCHDOG=1")
-
-    def _children_as_json(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": name,
-                "pid": self._alive[name].pid if name in self._alive else None,
-                "state": child.state,
-                "restarts": max(child.restarts, 0),
-            }
-            for name, child in self._children.items()
-        ]
 
     # Another version
 
@@ -319,7 +186,10 @@ class Supervisor:
         self._deploying = Deploying(
             self._center, handed_over=self._wishes.lock is not None, handed_back=self._wishes.handed_back
         )
-        self._versions = dict.fromkeys(self._versions, self._deploying.deployment.current)
+
+    @property
+    def _current(self) -> Version:
+        return self._deploying.deployment.current if self._deploying else self._center.version
 
     def _deploy(self) -> None:
         """Make the moves that bring every process to what it is to run; see rollout.py."""
@@ -327,86 +197,37 @@ class Supervisor:
             return
         try:
             self._pulling.start_if_due()
-            self._kill_who_does_not_leave()
-            if self._deploying.look_for_more():
-                self._deaths = 0
-            while not isinstance(move := self._deploying.next_move(self._seen(), self._now()), Wait):
-                if not self._make(move):
-                    return
-            self._deploy_at = move.until
-            self._end_unused_fork_servers()
+            self._crew.kill_who_does_not_leave()
+            self._deploying.look_for_more()
+            self._deploy_at = self._move(self._deploying)
+            self._crew.keep_fork_servers(self._deploying.commits)
         except OperationsCenterError as error:
             _log.error("cannot go on with a rollout: %s", error)
             self._deploy_at = self._now() + DEPLOY_AGAIN_MS
 
-    def _make(self, move: Exchange | Become) -> bool:
-        """False when there is something to be waited for first."""
-        if isinstance(move, Become):
-            self._become(move.version)
-            self._is_stuck = True
-            return True
-        if move.version is not None and not self._spawners.of(move.version.commit).is_ready:
-            return False
-        self._note("watcher.exchanged", {"role": move.name, "release": move.version.commit if move.version else None})
-        self._versions[move.name] = move.version
-        if move.name in self._alive:
-            self._leaving[move.name] = self._now() + STOP_WITHIN_MS
-            signal_processes([self._alive[move.name]], signal.SIGTERM)
-        else:
-            self._exchange_now(move.name)
-        return True
+    def _move(self, deploying: Deploying) -> int | None:
+        """As far as it goes now; when to look again, in monotonic ms."""
+        while True:
+            self._crew.put_on_trial(deploying.on_trial)
+            move = deploying.next_move(self._seen(deploying), self._now())
+            match move:
+                case Wait(until):
+                    return until
+                case Become(version):
+                    self._become(version)
+                    self._is_stuck = True
+                case Exchange(name, version):
+                    if not self._crew.exchange(name, version):
+                        return None
 
-    def _exchange_now(self, name: str) -> None:
-        child = self._children[name]
-        is_wanted = self._versions[name] is not None
-        self._children[name] = machine.exchanged(child, self._now()) if is_wanted else machine.stopped(child)
-        self._ready_at.pop(name, None)
-
-    def _kill_who_does_not_leave(self) -> None:
-        late = [self._alive[name] for name, kill_at in self._leaving.items() if self._now() >= kill_at]
-        signal_processes(late, signal.SIGKILL)
-
-    def _is_on_trial(self, name: str) -> bool:
-        if self._deploying is None:
-            return False
-        deployment = self._deploying.deployment
-        return deployment.step not in (None, Step.BACK) and self._versions[name] == deployment.target
-
-    def _seen(self) -> Fleet:
-        assert self._deploying is not None
-        target = self._deploying.deployment.target
-        spawner_deaths = self._spawners.of(target.commit).deaths if target is not None else 0
+    def _seen(self, deploying: Deploying) -> Fleet:
         return Fleet(
             me=self._center.version,
             mine_since=self._begun_at,
-            members=[self._member(name) for name in self._children],
-            deaths=self._deaths + spawner_deaths,
+            members=list(self._crew.members(deploying.roles)),
+            deaths=self._crew.deaths,
             stuck=self._is_stuck,
         )
-
-    def _member(self, name: str) -> Member:
-        assert self._deploying is not None
-        pulse = self._pulse_of(name, self._alive.get(name))
-        return Member(
-            name,
-            self._versions[name],
-            wanted=name == WATCHDOG or name in self._deploying.roles,
-            started_at=self._started_at.get(name, self._now()),
-            ready_at=self._ready_at.get(name) if name in self._alive and name not in self._leaving else None,
-            beat_at=pulse.heartbeat_mono if pulse else 0,
-        )
-
-    def _end_unused_fork_servers(self) -> None:
-        assert self._deploying is not None
-        deployment = self._deploying.deployment
-        used = {version.commit for version in self._versions.values() if version}
-        wanted = {version.commit for version in (deployment.current, deployment.target) if version}
-        for answer in self._spawners.keep(used | wanted):
-            self._take(answer)
-
-    def _bury_pull(self) -> None:
-        assert self._pulling is not None
-        self._pulling.bury()
 
     def _become(self, version: Version) -> None:
         """Execute the supervisor of a version, in this same process; returns only when that cannot start."""
@@ -417,7 +238,7 @@ class Supervisor:
             self._note("supervisor.re_executed", {"release": version.commit})
             self._write_notes()
             # The next image makes its own, of its own code.
-            self._end_fork_servers()
+            self._crew.end_fork_servers()
             before = self._center.runtime(self._center.version.commit).command(*self._words_of(self._center.version))
             failure = execute(runtime, self._words_of(version), self._lock, before)
             refusal = f"cannot execute {runtime.python}: {failure}"
@@ -453,23 +274,14 @@ class Supervisor:
     def _stop(self) -> None:
         """Watchers stop, executors run on and are adopted by the next ``up``; asked twice, they end as well."""
         notify("STOPPING=1")
-        self._heart.beat("stopping", roles=self._roles, children=self._children_as_json())
-        kill_at = self._now() + STOP_WITHIN_MS
-        self._end_fork_servers()
+        self._heart.beat("stopping", roles=self._roles, children=self._crew.as_json())
         if self._pulling is not None:
             self._pulling.end()
-        signal_processes(self._alive.values(), signal.SIGTERM)
-        while self._alive:
-            if self._now() >= kill_at:
-                signal_processes(self._alive.values(), signal.SIGKILL)
-            for name in self._waiting.wait(0.2):
-                if self._alive.pop(name, None) is not None:
-                    self._children[name] = machine.stopped(self._children[name])
-            self._waiting.take_wake_up()
+        self._crew.stop()
         self._wait_for_second_thoughts()
         if self._waiting.stop_requests > 1:
             self._end_executors()
-        self._heart.beat("stopped", roles=self._roles, children=self._children_as_json())
+        self._heart.beat("stopped", roles=self._roles, children=self._crew.as_json())
         self._say_what_is_left()
 
     def _wait_for_second_thoughts(self) -> None:
@@ -506,17 +318,8 @@ class Supervisor:
     def _sleep_s(self) -> float:
         notify_at = self._notify_at if watchdog_interval_ms() is not None else None
         pull_at = self._pulling.due_at if self._pulling else None
-        deploy_at = self._deploy_at if self._deploying else None
-        moments = [*self._starts(), *self._spawners.moments(), *self._leaving.values(), notify_at, pull_at, deploy_at]
+        moments = [*self._crew.moments(), notify_at, pull_at, self._deploy_at]
         return seconds_until(moments, self._now(), BEAT_EVERY_MS / 1000)
-
-    def _starts(self) -> list[int | None]:
-        """When children are due; one whose fork server is not there yet waits for that."""
-        return [
-            child.start_at
-            for name, child in self._children.items()
-            if (version := self._versions[name]) and self._spawners.of(version.commit).is_ready
-        ]
 
     def _note(self, kind: str, data: dict[str, Any]) -> None:
         """The log explains every moment; it is written when whoever is due has been started."""
@@ -550,9 +353,3 @@ def is_idle(center: Center, roles: Sequence[str]) -> bool:
 
 def _could_run(config: Config, backend: str | None) -> bool:
     return backend is None or backend in config.backends
-
-
-def _how(code: int | None) -> str:
-    if code is None:
-        return "not our child: no exit code"
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"

@@ -50,18 +50,13 @@ class Deploying:
             return known if present == known else self._keep(present, "deployment.begun")
         return self._keep(known.resumed(), "rollout.resumed")
 
-    def look_for_more(self) -> bool:
-        """Whether a rollout has begun: of a release that was staged, or of a changed configuration."""
+    def look_for_more(self) -> None:
+        """Begin to roll out a release that was staged, or a configuration that has changed."""
         self._notice_what_others_wrote()
-        if self.deployment.step is not None:
-            return False
         current = self.deployment.current
-        target = self._staged(current) or self._changed_config(current)
-        if target is None:
-            return False
-        self.deployment = self._keep(self.deployment.begun(target), "rollout.begun")
-        _log.info("rolls out %s", _called(target))
-        return True
+        if self.deployment.step is None and (target := self._staged(current) or self._changed_config(current)):
+            self.deployment = self._keep(self.deployment.begun(target), "rollout.begun")
+            _log.info("rolls out %s", _called(target))
 
     def next_move(self, fleet: Fleet, now: int) -> Exchange | Become | Wait:
         """What is left for the supervisor to do; the ledger knows of it then."""
@@ -78,11 +73,20 @@ class Deploying:
                     return move
 
     @property
+    def on_trial(self) -> Version | None:
+        """What is rolled out, as long as it is not to be taken back."""
+        return None if self.deployment.step is Step.BACK else self.deployment.target
+
+    @property
+    def commits(self) -> set[str | None]:
+        """Whose code is needed now or soon."""
+        versions = (self.deployment.current, self.deployment.target)
+        return {version.commit for version in versions if version is not None}
+
+    @property
     def roles(self) -> frozenset[str]:
         """Of the configuration that every process is to have in the end."""
-        deployment = self.deployment
-        is_forward = deployment.target is not None and deployment.step is not Step.BACK
-        config = (deployment.target if is_forward and deployment.target else deployment.current).config
+        config = (self.on_trial or self.deployment.current).config
         if config not in self._roles_of:
             copy = self._center.state.config_copy(config)
             self._roles_of[config] = frozenset(load_config(self._center.config.file, os.environ, copy).roles)

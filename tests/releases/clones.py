@@ -17,6 +17,7 @@ from operations_center.boards.local import NewTask
 from operations_center.config import load_config
 from operations_center.ledger import Admission
 from operations_center.model import Run
+from operations_center.releases.deployment import Deployment, Version
 from operations_center.releases.repository import Repository
 from operations_center.releases.staging import Staged, Staging
 from operations_center.wiring import Center, open_center
@@ -144,9 +145,14 @@ class Clones:
                 self.told.append,
             )
 
-    def stage(self, current: str | None = None, *, again: bool = False) -> Staged:
+    def stage(self, *, again: bool = False) -> Staged:
         with self.staging() as staging:
-            return staging.stage(current, again=again)
+            return staging.stage(again=again)
+
+    def deploy(self, commit: str) -> None:
+        """As a fleet leaves it that has rolled the release out."""
+        with self.center() as center:
+            center.deployments.write(Deployment(Version(commit, "")), "rollout.completed")
 
     def command(self, *words: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(

@@ -157,10 +157,11 @@ def test_a_commit_whose_preflight_never_ends_is_bad(clones: Clones, monkeypatch:
 def test_a_force_push_leaves_everything_as_it_was(clones: Clones) -> None:
     current = clones.push({"program": "two"})
     clones.stage()
+    clones.deploy(current)
     clones.force_push({"program": "three"})
     before = clones.known()
     with pytest.raises(OperationsCenterError, match="diverged or was force-pushed"):
-        clones.stage(current)
+        clones.stage()
     assert clones.known() == before
     assert clones.on_disk() == {current}
 

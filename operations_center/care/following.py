@@ -5,6 +5,7 @@ import time
 from operations_center.errors import OperationsCenterError
 from operations_center.fleet import look_at
 from operations_center.releases.deployment import Deployment
+from operations_center.releases.records import ReleaseState
 from operations_center.state_directory import SUPERVISOR
 from operations_center.wiring import Center
 
@@ -22,11 +23,19 @@ def is_supervised(center: Center) -> bool:
 def wait_for_commit(center: Center, commit: str) -> Deployment:
     """Until a staged release is current, or was taken back. Raises OperationsCenterError when it takes too long."""
     begun_by = time.monotonic() + BEGIN_WITHIN_S
-    while (deployment := _read(center)).step is None and deployment.current.commit != commit:
-        if time.monotonic() > begun_by or not is_supervised(center):
-            return deployment
+    while (deployment := wait_for_rest(center)).current.commit != commit and _is_staged(center, commit):
+        # Another rollout may have been on its way; now it is this one's turn.
+        if time.monotonic() > begun_by:
+            raise OperationsCenterError(f"cannot say when {commit} is rolled out: see `operations-center status`")
         time.sleep(LOOK_EVERY_S)
-    return wait_for_rest(center)
+        if deployment != _read(center):
+            begun_by = time.monotonic() + BEGIN_WITHIN_S
+    return deployment
+
+
+def _is_staged(center: Center, commit: str) -> bool:
+    release = center.releases.find(commit)
+    return release is not None and release.state is ReleaseState.STAGED
 
 
 def wait_for_rest(center: Center) -> Deployment:

@@ -68,9 +68,7 @@ def staging_of(center: Center, *, quiet: bool) -> Staging:
         if not quiet:
             click.echo(words, err=True)
 
-    return Staging(
-        center.config, center.state, center.releases, center.deployments, center.ledger, os.environ, tell
-    )
+    return Staging(center.config, center.state, center.releases, center.deployments, center.ledger, os.environ, tell)
 
 
 @contextmanager

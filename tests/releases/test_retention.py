@@ -18,6 +18,10 @@ from tests.releases.clones import Clones, open_run_of
 G, S, B = ReleaseState.GOOD, ReleaseState.STAGED, ReleaseState.BAD
 
 
+def in_use(center: Center) -> set[str]:
+    return releases_in_use(center.state, center.ledger, center.deployments)
+
+
 def named(*states: ReleaseState) -> list[Release]:
     return [Release(str(number), state, None, 0) for number, state in enumerate(states)]
 
@@ -59,12 +63,16 @@ def test_a_release_stays_until_the_runs_that_were_admitted_with_it_are_closed(cl
     with clones.center() as center:
         old, bad, _ = [released(center, number, state) for number, state in enumerate((G, B, G))]
         runs = [open_run_of(center, directory.name) for directory in (old, bad)]
-        prune_releases(center.state, center.releases, releases_in_use(center.state, center.ledger, center.deployments), 1)
+        prune_releases(
+            center.state, center.releases, in_use(center), 1
+        )
         assert old.exists()
         assert bad.exists()
         for run in runs:
             assert center.settlement.end(run, Ending(Outcome.SUCCEEDED, Proof.EXIT_RECORDED, "done"), center.me)
-        gone = prune_releases(center.state, center.releases, releases_in_use(center.state, center.ledger, center.deployments), 1)
+        gone = prune_releases(
+            center.state, center.releases, in_use(center), 1
+        )
         assert gone == [old.name]
         assert not old.exists()
         assert not bad.exists()
@@ -87,9 +95,9 @@ def test_a_release_stays_while_a_process_of_the_fleet_runs_it(clones: Clones) ->
             release=old.name,
         )
         write_pulse(center.state.pulse("goal"), pulse)
-        assert releases_in_use(center.state, center.ledger, center.deployments) == {old.name}
+        assert in_use(center) == {old.name}
         write_pulse(center.state.pulse("goal"), replace(pulse, start_ticks=1))
-        assert releases_in_use(center.state, center.ledger, center.deployments) == set()
+        assert in_use(center) == set()
 
 
 def test_what_was_removed_in_part_is_removed_by_the_next(clones: Clones) -> None:

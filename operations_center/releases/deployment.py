@@ -53,6 +53,9 @@ class Deployment(msgspec.Struct, frozen=True):
     def begun(self, target: Version) -> Self:
         return replace(self, target=target, step=Step.CANARY, attempts=1, reason=None)
 
+    def configured(self, config: str) -> Self:
+        return replace(self, current=self.current._replace(config=config))
+
     def resumed(self) -> Self:
         return replace(self, attempts=self.attempts + 1)
 

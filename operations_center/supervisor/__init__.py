@@ -83,7 +83,6 @@ class Supervisor:
         self._roles = list(wishes.only) or list(center.config.roles)
         self._deploying: Deploying | None = None
         self._pulling: Pulling | None = None
-        self._is_stuck = wishes.handed_back is not None
         self._begun_at = center.clock.now().monotonic
         self._deploy_at: int | None = None
         self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me, *center.version)
@@ -191,6 +190,10 @@ class Supervisor:
     def _current(self) -> Version:
         return self._deploying.deployment.current if self._deploying else self._center.version
 
+    @property
+    def _is_deploying(self) -> bool:
+        return self._deploying is not None and self._deploying.deployment.step is not None
+
     def _deploy(self) -> None:
         """Make the moves that bring every process to what it is to run; see rollout.py."""
         if self._deploying is None or self._pulling is None:
@@ -215,7 +218,7 @@ class Supervisor:
                     return until
                 case Become(version):
                     self._become(version)
-                    self._is_stuck = True
+                    deploying.refused = version
                 case Exchange(name, version):
                     if not self._crew.exchange(name, version):
                         return None
@@ -226,7 +229,7 @@ class Supervisor:
             mine_since=self._begun_at,
             members=list(self._crew.members(deploying.roles)),
             deaths=self._crew.deaths,
-            stuck=self._is_stuck,
+            refused=deploying.refused,
         )
 
     def _become(self, version: Version) -> None:
@@ -239,6 +242,8 @@ class Supervisor:
             self._write_notes()
             # The next image makes its own, of its own code.
             self._crew.end_fork_servers()
+            if self._pulling is not None:
+                self._pulling.end()
             before = self._center.runtime(self._center.version.commit).command(*self._words_of(self._center.version))
             failure = execute(runtime, self._words_of(version), self._lock, before)
             refusal = f"cannot execute {runtime.python}: {failure}"
@@ -254,7 +259,7 @@ class Supervisor:
 
     def _is_idle(self) -> bool:
         """Nothing that this fleet could run is ready, waiting for a retry, or running."""
-        if not self._wishes.exit_when_idle or not self._announced:
+        if not self._wishes.exit_when_idle or not self._announced or self._is_deploying:
             return False
         try:
             return is_idle(self._center, self._roles)

@@ -28,27 +28,40 @@ class Deploying:
         assert center.config.code_pull is not None
         self._canary_ms = center.config.code_pull.canary_ms
         self._seen_file: tuple[int, ...] | None = None
+        self.refused: Version | None = None
+        """What the supervisor could not become."""
+
         self.deployment = self._begin(handed_over, handed_back)
         self._roles_of: dict[str, frozenset[str]] = {}
 
     def _begin(self, handed_over: bool, handed_back: str | None) -> Deployment:
         mine, known = self._center.version, self._center.deployments.read()
-        if known is None:
-            return self._keep(Deployment(mine), "deployment.begun")
-        lost = known.current.commit
-        if lost is not None and not self._center.state.release(lost).is_dir():
-            _log.error("release %s is gone from the disk: goes on with the installed code", lost)
-            self._center.releases.forget(lost)
+        if known is None or self._is_lost(known.current):
             return self._keep(Deployment(mine._replace(commit=None)), "deployment.begun")
-        if handed_back is not None and known.target is not None and known.step is not Step.BACK:
-            return self._take_back(known, handed_back)
+        if handed_back is not None:
+            return self._refuse(known, handed_back)
         if handed_over:
             return known
-        if known.step is None:
-            # Edited while no fleet ran: whoever starts one has the present configuration in mind.
-            present = Deployment(Version(known.current.commit, mine.config))
-            return known if present == known else self._keep(present, "deployment.begun")
-        return self._keep(known.resumed(), "rollout.resumed")
+        if known.step is not None:
+            return self._keep(known.resumed(), "rollout.resumed")
+        # Edited while no fleet ran: whoever starts one has the present configuration in mind.
+        present = known.configured(mine.config)
+        return known if present == known else self._keep(present, "deployment.begun")
+
+    def _is_lost(self, current: Version) -> bool:
+        if current.commit is None or self._center.state.release(current.commit).is_dir():
+            return False
+        _log.error("release %s is gone from the disk: goes on with the installed code", current.commit)
+        self._center.releases.forget(current.commit)
+        return True
+
+    def _refuse(self, known: Deployment, reason: str) -> Deployment:
+        """The image that was executed did not hold."""
+        if known.step in (None, Step.BACK):
+            self.refused = known.current
+            return known
+        self.refused = known.target
+        return self._take_back(known, reason)
 
     def look_for_more(self) -> None:
         """Begin to roll out a release that was staged, or a configuration that has changed."""

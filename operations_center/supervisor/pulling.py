@@ -64,6 +64,7 @@ class Pulling:
             os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait()
             self._process = None
+            self.due_at = self._now()
 
     def _plan(self, *, failed: bool) -> None:
         """Failures in a row make the pauses longer."""

@@ -46,13 +46,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """``me`` is what the supervisor itself runs, ``mine_since`` since when. ``stuck``: it cannot become another."""
+    """``me`` is what the supervisor itself runs, ``mine_since`` since when. ``refused``: what it could not become."""
 
     me: Version
     mine_since: int
     members: Sequence[Member]
     deaths: int = 0
-    stuck: bool = False
+    refused: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _to_current(deployment: Deployment, fleet: Fleet, now: int) -> Move:
             return move
         if member.version is not None and member.ready_at is None:
             return Wait(None)
-    if fleet.me != deployment.current and not fleet.stuck:
+    if deployment.current not in (fleet.me, fleet.refused):
         return Become(deployment.current)
     return Complete() if deployment.step is Step.BACK else Wait(None)
 
@@ -131,7 +131,7 @@ def _onwards(deployment: Deployment, fleet: Fleet, target: Version, now: int, ca
     if deployment.step is not Step.SUPERVISOR:
         return Reach(Step.SUPERVISOR)
     if fleet.me != target:
-        return TakeBack("the supervisor cannot become it") if fleet.stuck else Become(target)
+        return TakeBack("the supervisor cannot become it") if fleet.refused == target else Become(target)
     return Complete() if now >= fleet.mine_since + canary_ms else Wait(fleet.mine_since + canary_ms)
 
 

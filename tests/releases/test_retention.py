@@ -63,16 +63,12 @@ def test_a_release_stays_until_the_runs_that_were_admitted_with_it_are_closed(cl
     with clones.center() as center:
         old, bad, _ = [released(center, number, state) for number, state in enumerate((G, B, G))]
         runs = [open_run_of(center, directory.name) for directory in (old, bad)]
-        prune_releases(
-            center.state, center.releases, in_use(center), 1
-        )
+        prune_releases(center.state, center.releases, in_use(center), 1)
         assert old.exists()
         assert bad.exists()
         for run in runs:
             assert center.settlement.end(run, Ending(Outcome.SUCCEEDED, Proof.EXIT_RECORDED, "done"), center.me)
-        gone = prune_releases(
-            center.state, center.releases, in_use(center), 1
-        )
+        gone = prune_releases(center.state, center.releases, in_use(center), 1)
         assert gone == [old.name]
         assert not old.exists()
         assert not bad.exists()

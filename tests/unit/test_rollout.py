@@ -33,7 +33,7 @@ class Story:
     now: int = 1_000
     mine_since: int = 0
     deaths: int = 0
-    stuck: bool = False
+    refused: Version | None = None
     hanging: frozenset[str] = frozenset()
     never_ready: frozenset[str] = frozenset()
     unwanted: frozenset[str] = frozenset()
@@ -76,7 +76,7 @@ class Story:
         return [member.name for member in wanted if member.ready_at is None]
 
     def fleet(self) -> Fleet:
-        return Fleet(self.me, self.mine_since, list(self.members.values()), self.deaths, self.stuck)
+        return Fleet(self.me, self.mine_since, list(self.members.values()), self.deaths, self.refused)
 
     def start(self, name: str, version: Version | None) -> None:
         ready = None if version is None or (version == NEW and name in self.never_ready) else self.now
@@ -128,7 +128,7 @@ def test_what_fails_behind_the_canary_takes_every_process_back() -> None:
 
 
 def test_a_supervisor_that_cannot_become_the_release_takes_it_back() -> None:
-    story = Story(stuck=True)
+    story = Story(refused=NEW)
     story.go_on()
     assert "back: the supervisor cannot become it" in story.told
     assert story.versions() == {OLD}

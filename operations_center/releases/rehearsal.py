@@ -14,7 +14,7 @@ from operations_center.releases.runtime import RELEASE_PATH, STARTED_WITH, Runti
 from operations_center.releases.steps import MARK, Refused, Steps, end_marked, reason_of
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 
-WITHIN_S = 20.0
+WITHIN_S = 25.0
 LOOK_EVERY_S = 0.05
 
 ROLE = "rehearsal"

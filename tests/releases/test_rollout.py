@@ -167,3 +167,37 @@ def test_a_changed_configuration_is_rolled_out_and_a_mistake_in_it_is_not(fleet:
     fleet.configure(CONFIG.replace("max_concurrent = 4", "max_concurrent = 5"))
     wait_until(lambda: deployment(fleet).current != before.current, "it is rolled out")
     assert {fleet.pulse(name).config for name in MEMBERS} == {deployment(fleet).current.config}
+
+
+def configured(fleet: Fleet, text: str) -> None:
+    """Until the fleet has taken it over."""
+    before = deployment(fleet).current
+    fleet.configure(text)
+    wait_until(lambda: is_at_rest(fleet, None) and deployment(fleet).current != before, "it is rolled out")
+
+
+def test_runs_above_a_lowered_cap_go_on_and_nothing_is_admitted_beside_them(fleet: Fleet) -> None:
+    with_running_executors(fleet)
+    (waiting,) = set(fleet.add(1, "goal")) - {run["task_id"] for run in fleet.json("runs", "--open")["runs"]}
+    configured(fleet, CONFIG.replace("max_concurrent = 4", "max_concurrent = 1"))
+    assert running(fleet) == 4
+    assert fleet.json("task", "show", waiting)["state"] == "ready"
+    assert_executors_did_not_notice(fleet, 5)
+
+
+def test_the_runs_of_a_role_that_is_gone_are_settled_by_the_watchdog(fleet: Fleet) -> None:
+    with_running_executors(fleet)
+    without = CONFIG.replace("[roles.test]", "[roles.renamed]").replace(
+        "[code_pull]", '[watchdog]\nevery = "1s"\n[code_pull]'
+    )
+    configured(fleet, without)
+    status = fleet.json("status")
+    assert (status["state"], [watcher["role"] for watcher in status["watchers"]]) == ("up", ["goal", "renamed"])
+    assert_executors_did_not_notice(fleet, 4)
+
+
+def test_the_runs_of_a_backend_that_is_gone_go_on_and_are_settled(fleet: Fleet) -> None:
+    with_running_executors(fleet)
+    configured(fleet, CONFIG.replace('"agent"', '"other"').replace("backends.agent", "backends.other"))
+    assert running(fleet) == 4
+    assert_executors_did_not_notice(fleet, 4)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from operations_center.releases.runtime import RELEASE_PATH, STARTED_WITH, Runtime
+from operations_center.releases.runtime import Runtime
 from operations_center.releases.steps import MARK, Refused, Steps, end_marked, reason_of
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 
@@ -88,12 +88,9 @@ class _Rehearsal:
 
 
 def _without_this_fleet(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without whatever would lead the rehearsal to the directory or to a run of the fleet that it is made for."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if not name.upper().startswith("OPERATIONS_CENTER_") or name in (STARTED_WITH, RELEASE_PATH)
-    }
+    """Without whatever would lead the rehearsal to the directory, to a run or to the code of the fleet that it is made
+    for: what it starts anew is to be the release again."""
+    return {name: value for name, value in environment.items() if not name.upper().startswith("OPERATIONS_CENTER_")}
 
 
 def _last_complaint(state: StateDirectory) -> str:

@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 import operations_center
+from operations_center.locks import lock_within
 from operations_center.releases.records import ReleaseState
 from operations_center.state_directory import SUPERVISOR
 from operations_center.wakeups import wake
-from tests.fleet import Fleet
+from tests.fleet import PATIENCE_S, Fleet
 
 PACKAGE = Path(operations_center.__file__).parent
 
@@ -45,13 +46,16 @@ def stage(fleet: Fleet, number: int, *edits: Edit) -> str:
     """The release's commit."""
     commit = commit_of(number)
     directory = fleet.state.release(commit)
-    shutil.copytree(PACKAGE, directory / "operations_center", ignore=shutil.ignore_patterns("__pycache__"))
-    for name, (old, new) in edits:
-        file = directory / "operations_center" / name
-        text = file.read_text()
-        assert old in text, (name, old)
-        file.write_text(text.replace(old, new, 1))
-    with fleet.center() as center:
-        center.releases.record(commit, ReleaseState.STAGED)
+    # A pull of the fleet's own would remove what has no row yet.
+    with lock_within(fleet.state.pull_lock, PATIENCE_S) as alone:
+        assert alone
+        shutil.copytree(PACKAGE, directory / "operations_center", ignore=shutil.ignore_patterns("__pycache__"))
+        for name, (old, new) in edits:
+            file = directory / "operations_center" / name
+            text = file.read_text()
+            assert old in text, (name, old)
+            file.write_text(text.replace(old, new, 1))
+        with fleet.center() as center:
+            center.releases.record(commit, ReleaseState.STAGED)
     wake(fleet.state.wake, SUPERVISOR)
     return commit

@@ -182,6 +182,8 @@ def test_runs_above_a_lowered_cap_go_on_and_nothing_is_admitted_beside_them(flee
     configured(fleet, CONFIG.replace("max_concurrent = 4", "max_concurrent = 1"))
     assert running(fleet) == 4
     assert fleet.json("task", "show", waiting)["state"] == "ready"
+    # Only the cap as it is now is known to those who look back.
+    fleet.configure(CONFIG)
     assert_executors_did_not_notice(fleet, 5)
 
 

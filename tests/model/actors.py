@@ -22,6 +22,7 @@ from operations_center.identity import Process
 from operations_center.keeper.inspect import ProcessTable
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan
 from operations_center.ledger.sqlite import SqliteLedger
+from operations_center.releases.deployment import Deployments
 from operations_center.releases.records import ReleaseRecords
 from operations_center.settlement import Settlement
 from operations_center.state_directory import StateDirectory
@@ -175,6 +176,7 @@ class Actor:
             ledger=ledger,
             board=board,
             releases=ReleaseRecords(store),
+            deployments=Deployments(store),
             settlement=Settlement(
                 ledger=ledger,
                 board=board,

@@ -30,7 +30,8 @@ def roll_back(center: Center, commit: str | None) -> Deployment:
         wanted = _wanted(center, deployment, left, commit)
         if left.commit is not None and left.commit != wanted.commit:
             center.releases.record(left.commit, ReleaseState.BAD, REASON)
-        back = replace(deployment, current=wanted, target=left).taken_back(REASON, deployment.refused_config)
+        refused_config = left.config if left.config != wanted.config else deployment.refused_config
+        back = replace(deployment, current=wanted, target=left).taken_back(REASON, refused_config)
         center.deployments.write(back, "rollout.taken_back")
     wake(center.state.wake, SUPERVISOR)
     return back

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet import Fleet
+# The helpers' own assertions, too, say what they have found.
+pytest.register_assert_rewrite(
+    *(f"tests.{name}" for name in ("cli", "crash", "fleet", "keeper", "model", "releases", "runs", "syscalls"))
+)
+
+from tests.fleet import Fleet  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts into the background like this, and whatever we start would inherit it.

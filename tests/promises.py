@@ -10,8 +10,10 @@ Nothing here goes through the code that decides: the process table is read by th
 """
 
 import os
+import select
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 
 from operations_center.model import HOLDS_SLOT, OPEN, Event, Run, RunState, TaskState
 from operations_center.wiring import Center
@@ -38,7 +40,8 @@ def broken_promises(center: Center) -> list[str]:
 
 
 def living_runs() -> dict[str, set[int]]:
-    """The processes that carry a run's id, by run. A zombie executes nothing."""
+    """The processes that carry a run's id, by run. A zombie executes nothing; who is dying is waited for."""
+    _wait_for_the_dying()
     found: dict[str, set[int]] = defaultdict(set)
     for name in filter(str.isdecimal, os.listdir("/proc")):
         for run_id in _run_ids(name):
@@ -46,15 +49,35 @@ def living_runs() -> dict[str, set[int]]:
     return dict(found)
 
 
+def _wait_for_the_dying() -> None:
+    """A process that exits has lost its environment a moment before it is gone: whose it is cannot be told then."""
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        fields = _stat(pid)
+        if fields and fields[0] not in _GONE and int(fields[6]) & _PF_EXITING:
+            with suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(int(pid))
+                assert select.select([pidfd], [], [], 20)[0], f"process {pid} does not come to its end"
+                os.close(pidfd)
+
+
+_GONE = (b"Z", b"X")
+_PF_EXITING = 0x4
+"""In the flags of ``/proc/PID/stat``; ``include/linux/sched.h``."""
+
+
 def _run_ids(pid: str) -> list[str]:
     environment = _read(f"/proc/{pid}/environ")
     if _ENTRY not in environment:
         return []
-    # The state is the first field after the name, which may itself hold brackets.
-    state = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:1]
-    if state in ([], [b"Z"], [b"X"]):
+    fields = _stat(pid)
+    if not fields or fields[0] in _GONE:
         return []
     return [os.fsdecode(entry.removeprefix(_ENTRY)) for entry in environment.split(b"\0") if entry.startswith(_ENTRY)]
+
+
+def _stat(pid: str) -> list[bytes]:
+    """State, parent, group, session, terminal, its group, flags …; after the name, which may itself hold brackets."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 
 
 def _read(path: str) -> bytes:

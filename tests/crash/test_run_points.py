@@ -63,7 +63,7 @@ class Point(NamedTuple):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_run_survives_every_death_while_it_is_started(template: Template, tmp_path: Path, part: int) -> None:
     points = list(killed_everywhere(template, tmp_path, first_watcher, part))
-    assert len({point.where for point in points}) >= 10
+    assert len({point.where for point in points}) >= 6
     assert sum(point.victims == {WATCHER} for point in points) >= 90 // PARTS
     assert sum(point.victims != {WATCHER} for point in points) >= 1
 
@@ -73,7 +73,7 @@ def test_a_run_survives_every_death_while_it_is_handed_over_and_ended(
     template: Template, tmp_path: Path, part: int
 ) -> None:
     points = list(killed_everywhere(template, tmp_path, next_watcher, part))
-    assert len({point.where for point in points}) >= 10
+    assert len({point.where for point in points}) >= 6
     assert sum(point.victims == {WATCHER} for point in points) >= 75 // PARTS
     assert sum(point.victims != {WATCHER} for point in points) >= 40 // PARTS
 

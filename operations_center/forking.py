@@ -20,8 +20,9 @@ from typing import Never, Self
 
 import msgspec
 
-from operations_center.identity import Process, open_pidfd
+from operations_center.identity import Process
 from operations_center.logs import make_log_directory
+from operations_center.pidfds import open_pidfd
 from operations_center.sharing import prepare_to_share
 from operations_center.state_directory import FORK_SERVER
 

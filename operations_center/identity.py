@@ -37,6 +37,12 @@ class Stat(NamedTuple):
     group: int
     session: int
     start_ticks: int
+    exiting: bool = False
+    """It executes no instruction of its program any more, and gives back what it held: memory, files, locks."""
+
+
+_PF_EXITING = 0x4
+"""Of the flags in ``/proc/<pid>/stat``; ``include/linux/sched.h``."""
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -75,6 +81,7 @@ def parse_stat(text: bytes) -> Stat | None:
         group=int(fields[2]),
         session=int(fields[3]),
         start_ticks=int(fields[19]),
+        exiting=bool(int(fields[6]) & _PF_EXITING),
     )
 
 
@@ -88,22 +95,6 @@ def is_stopped(process: Process) -> bool:
     """Stopped by a signal. One that a tracer holds is looked at by somebody, who lets it go on."""
     stat = read_stat(process.pid)
     return stat is not None and stat.start_ticks == process.start_ticks and stat.state == "T"
-
-
-def open_pidfd(process: Process) -> int | None:
-    """A descriptor that is readable once the process has ended; None if it already has.
-
-    The pidfd is opened first and the start ticks are verified afterwards, so it never stands for a
-    stranger. The caller closes it.
-    """
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return None
-    if is_alive(process):
-        return pidfd
-    os.close(pidfd)
-    return None
 
 
 def _own_start_ticks() -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from operations_center.identity import Process, open_pidfd
+from operations_center.identity import Process
+from operations_center.pidfds import open_pidfd
 from operations_center.wakeups import WakeUp
 
 LONGEST_S = 3600.0

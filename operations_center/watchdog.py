@@ -19,11 +19,12 @@ from operations_center.clock import Now
 from operations_center.config import format_size
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.heart import BEAT_EVERY_MS, Heart
-from operations_center.identity import Process, is_alive, open_pidfd
+from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.ledger import Pause
 from operations_center.locks import is_still_there, lock_holder, lock_within, take_lock
 from operations_center.logs import STACK_DUMP
+from operations_center.pidfds import open_pidfd
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.releases.retention import prune_releases, releases_in_use
 from operations_center.state_directory import WATCHDOG

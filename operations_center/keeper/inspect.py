@@ -8,7 +8,8 @@ environment, and by cgroup where there is one; what was found one way is followe
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -19,10 +20,14 @@ import msgspec
 
 from operations_center.identity import Process, Stat, parse_stat
 from operations_center.keeper import cgroup
+from operations_center.pidfds import wait_for_end
 
 RUN_ID_VARIABLE = "OPERATIONS_CENTER_RUN_ID"
 REVOKED = "revoked"
 """Where a gate that a revoker has created points to."""
+
+DYING_MS = 200
+"""Longer than a process with a few hundred MiB takes from its last instruction to its end."""
 
 _ENTRY = RUN_ID_VARIABLE.encode() + b"="
 _ENVIRONMENT_LIMIT = 2 * 1024 * 1024
@@ -123,8 +128,15 @@ def read_cgroup(run_directory: Path | str) -> Path | None:
 class ProcessTable:
     """All processes of this pid namespace at one moment, or nearly so: the kernel offers no snapshot."""
 
-    def __init__(self, processes: Mapping[int, Stat], pids_by_run: Mapping[str, frozenset[int]]) -> None:
+    def __init__(
+        self,
+        processes: Mapping[int, Stat],
+        pids_by_run: Mapping[str, frozenset[int]],
+        dying: Sequence[Process] = (),
+    ) -> None:
+        """``dying``: those that are ending, and whose environment is gone already."""
         self.processes = processes
+        self.dying = dying
         self._pids_by_run = pids_by_run
 
     @classmethod
@@ -132,15 +144,20 @@ class ProcessTable:
         """Read ``/proc``. Processes that end meanwhile are left out; raises OSError without a ``/proc``."""
         processes: dict[int, Stat] = {}
         by_run: dict[str, set[int]] = {}
+        dying = []
         for pid in _pids():
             facts = _read_process(pid)
             if facts is None:
                 continue
             processes[pid] = facts
-            if with_environments and not _is_gone(facts):
+            if _is_gone(facts):
+                continue
+            if facts.exiting:
+                dying.append(Process(pid, facts.start_ticks))
+            elif with_environments:
                 for run_id in _run_ids(pid):
                     by_run.setdefault(run_id, set()).add(pid)
-        return cls(processes, {run_id: frozenset(pids) for run_id, pids in by_run.items()})
+        return cls(processes, {run_id: frozenset(pids) for run_id, pids in by_run.items()}, dying)
 
     def is_alive(self, process: Process) -> bool:
         """False for a zombie and for a stranger who reuses the pid."""
@@ -217,11 +234,18 @@ def find_trees(queries: Iterable[TreeQuery], scan: Callable[[], ProcessTable] = 
     """The trees by run id. One found empty is gone, or was never there.
 
     Without the kernel's word for it, its cgroup's, it was empty in two passes: a process that forks and exits all the
-    time slips through a single one.
+    time slips through a single one, and one that is dying may hold locks without showing whose it is.
     """
-    trees = _look_once(queries, scan)
+    wanted = list(queries)
+    if not wanted:
+        return {}
+    table = scan()
+    trees = _look_once(wanted, table)
     empty = [tree.query for tree in trees.values() if tree.is_empty and tree.populated is None]
-    return trees | _look_once(empty, scan)
+    if not empty:
+        return trees
+    wait_for_end(table.dying, time.monotonic() + DYING_MS / 1000)
+    return trees | _look_once(empty, scan())
 
 
 def tree_of(table: ProcessTable, query: TreeQuery) -> Tree:
@@ -245,12 +269,8 @@ def tree_of(table: ProcessTable, query: TreeQuery) -> Tree:
     )
 
 
-def _look_once(queries: Iterable[TreeQuery], scan: Callable[[], ProcessTable]) -> dict[str, Tree]:
-    wanted = list(queries)
-    if not wanted:
-        return {}
-    table = scan()
-    return {query.run_id: tree_of(table, query) for query in wanted}
+def _look_once(queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, Tree]:
+    return {query.run_id: tree_of(table, query) for query in queries}
 
 
 def _led_by_keeper(table: ProcessTable, keeper: Process) -> Iterator[int]:
@@ -288,7 +308,7 @@ def _read_process(pid: int) -> Stat | None:
     facts = parse_stat(_read_bounded(f"/proc/{pid}/stat", 4096))
     if facts is not None and _is_gone(facts) and _has_other_threads(pid):
         # The main thread has ended, the process has not: it looks like a zombie and goes on executing.
-        return facts._replace(state="S")
+        return facts._replace(state="S", exiting=False)
     return facts
 
 

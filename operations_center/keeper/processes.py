@@ -54,7 +54,7 @@ KERNEL = KernelProcesses()
 
 
 def _hold(process: Process) -> int | None:
-    # Not identity.open_pidfd: that takes a process whose main thread has ended for a zombie.
+    # Not pidfds.open_pidfd: that takes a process whose main thread has ended for a zombie.
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:

@@ -1,16 +1,15 @@
-"""Wait for the end of processes and runs, by pidfd."""
+"""Wait for the end of runs, and bring about that of processes."""
 
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from os import close
+from collections.abc import Iterable, Sequence
 
-from operations_center.identity import Process, open_pidfd
+from operations_center.identity import Process
 from operations_center.keeper.inspect import read_gate
 from operations_center.keeper.stop import signal_processes
 from operations_center.model import Run
+from operations_center.pidfds import opened_pidfds, wait_for_end
 from operations_center.wiring import Center
 
 LOOK_EVERY_S = 0.1
@@ -30,14 +29,6 @@ def end_processes(processes: Iterable[Process], kill_after_s: float, until: floa
     return left
 
 
-def wait_for_end(processes: Iterable[Process], until: float) -> list[Process]:
-    with opened_pidfds(processes) as left:
-        while left and (seconds := until - time.monotonic()) > 0:
-            for pidfd in select.select(list(left), [], [], seconds)[0]:
-                del left[pidfd]
-        return list(left.values())
-
-
 def wait_for_change(center: Center, runs: Sequence[Run], until: float | None) -> None:
     """Until a keeper ends, a KILL is due or it is time to look again; not at all without runs."""
     if not runs:
@@ -49,19 +40,6 @@ def wait_for_change(center: Center, runs: Sequence[Run], until: float | None) ->
         longest = LONGEST_WAIT_S if len(alive) == len(runs) else LOOK_EVERY_S
         left_s = longest if until is None else max(until - time.monotonic(), 0.0)
         select.select(list(alive), [], [], min([longest, left_s, *kills_s]))
-
-
-@contextmanager
-def opened_pidfds(processes: Iterable[Process]) -> Iterator[dict[int, Process]]:
-    """A descriptor for each of the processes that live, by which its end can be waited for."""
-    with ExitStack() as held:
-        found = {}
-        for process in processes:
-            pidfd = open_pidfd(process)
-            if pidfd is not None:
-                held.callback(close, pidfd)
-                found[pidfd] = process
-        yield found
 
 
 def keeper_of(center: Center, run: Run) -> Process | None:

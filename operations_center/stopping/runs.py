@@ -15,7 +15,8 @@ from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
 from operations_center.keeper.inspect import read_exit
 from operations_center.keeper.stop import kill
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
-from operations_center.stopping.ends import listed, wait_for_change, wait_for_end
+from operations_center.pidfds import wait_for_end
+from operations_center.stopping.ends import listed, wait_for_change
 from operations_center.wiring import Center
 
 DOWN_WITHIN_S = 60.0

@@ -24,8 +24,9 @@ from pathlib import Path
 from types import FrameType
 
 from operations_center.errors import LedgerBusy
-from operations_center.identity import Process, is_stopped, open_pidfd, read_stat
+from operations_center.identity import Process, is_stopped, read_stat
 from operations_center.locks import lock_holder
+from operations_center.pidfds import open_pidfd
 
 PAUSE_S = 0.0005
 """Between two tries of a thread that no signal wakes."""

@@ -21,8 +21,9 @@ from operations_center.boards.local import NewTask
 from operations_center.clock import Clock, Now, SystemClock
 from operations_center.identity import Process, read_stat
 from operations_center.in_flight_reconcile import Report, Trigger, Verdict, clear_orphaned_in_flight
+from operations_center.pidfds import opened_pidfds
 from operations_center.state_directory import SUPERVISOR
-from operations_center.stopping.ends import opened_pidfds, wait_for_change
+from operations_center.stopping.ends import wait_for_change
 from operations_center.wakeups import WakeUp
 from operations_center.watcher import Watcher
 from operations_center.wiring import Center

@@ -22,7 +22,7 @@ from operations_center.keeper import launch
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.keeper.inspect import ExitRecord, ProcessTable, read_exit
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
-from operations_center.stopping.ends import wait_for_end
+from operations_center.pidfds import wait_for_end
 from operations_center.wiring import Center
 from tests.fleet import Fleet, kill_if_there, wait_until
 from tests.runs import process_of, run_of_a_dead_watcher, start_run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from operations_center.identity import Process, open_pidfd
+from operations_center.identity import Process
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import (
     ExitRecord,
@@ -25,6 +25,7 @@ from operations_center.keeper.inspect import (
 )
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan, prepare, start
 from operations_center.keeper.stop import kill, kill_keeper
+from operations_center.pidfds import open_pidfd
 from tests.fleet import PATIENCE_S, wait_until
 
 

@@ -23,6 +23,7 @@ from operations_center.keeper.inspect import (
 )
 from operations_center.keeper.launch import prepare, start
 from operations_center.keeper.stop import kill, kill_keeper, signal_processes, terminate
+from operations_center.locks import is_locked
 from tests.fleet import PATIENCE_S, wait_until
 
 from .conftest import DAEMON, Bench, exit_code, is_gone, python, wait_for_end
@@ -211,6 +212,20 @@ def test_a_process_whose_main_thread_has_ended_is_no_zombie(bench: Bench) -> Non
     kill(tree)
     assert run.children[0].wait(timeout=PATIENCE_S) == 0
     assert exit_code(bench.plans[0]) == 137
+
+
+def test_a_process_that_is_dying_is_outlasted_before_its_tree_counts_as_empty(tmp_path: Path) -> None:
+    """Its environment is gone before it gives back what it holds: here a lock, after much memory."""
+    run_id, lock = a_run_id(), tmp_path / "lock"
+    program = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); b = b'x' * (256 << 20); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{program}", str(lock)], stdin=subprocess.PIPE, env={RUN_ID_VARIABLE: run_id}
+    ) as dying:
+        wait_until(lambda: is_locked(str(lock)), "the lock")
+        dying.kill()
+        while not find_trees([TreeQuery(run_id)])[run_id].is_empty:
+            pass
+        assert not is_locked(str(lock))
 
 
 def test_neither_we_nor_the_first_process_are_ever_in_a_tree(bench: Bench) -> None:

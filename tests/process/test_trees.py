@@ -18,7 +18,7 @@ from operations_center.boards.local import NewTask
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState
-from operations_center.stopping.ends import wait_for_end
+from operations_center.pidfds import wait_for_end
 from operations_center.stopping.runs import stop_run
 from operations_center.watcher import Watcher
 from operations_center.wiring import Center

@@ -119,8 +119,9 @@ class StateDirectory:
                 "run as its owner or set center.state_dir"
             )
         for path in self._to_be_writable():
-            if path.exists() and not os.access(path, _WRITABLE[path.is_dir()], effective_ids=True):
-                return f"{path} is not writable for you; change its owner or its mode, which is {_mode(path)}"
+            mode = _refusing_mode(path)
+            if mode is not None:
+                return f"{path} is not writable for you; change its owner or its mode, which is {mode}"
         return None
 
     def _to_be_writable(self) -> Iterator[Path]:
@@ -132,9 +133,10 @@ class StateDirectory:
     def obstacle_to_logs(self) -> str | None:
         """Why no log can be begun, which keeps nobody from working; None where one can."""
         logs = self.root / _LOGS
-        if not logs.exists() or os.access(logs, _WRITABLE[True], effective_ids=True):
+        mode = _refusing_mode(logs)
+        if mode is None:
             return None
-        return f"no log can be written in {logs}; remount it, or change its owner or its mode, which is {_mode(logs)}"
+        return f"no log can be written in {logs}; remount it, or change its owner or its mode, which is {mode}"
 
     def create(self) -> None:
         """Make what is missing, 0700. Raises OperationsCenterError where that cannot be, or is not safe."""
@@ -152,5 +154,18 @@ class StateDirectory:
             ) from error
 
 
-def _mode(path: Path) -> str:
-    return f"{stat.S_IMODE(path.stat().st_mode):04o}"
+def _refusing_mode(path: Path) -> str | None:
+    """The mode of what this user may not write; None where it can be written, or is not there.
+
+    ``access`` says no of what is missing, too, and the ledger's log comes and goes with those who have the ledger open:
+    the answer counts only for what was there before and after it.
+    """
+    try:
+        before = path.stat()
+        if os.access(path, _WRITABLE[stat.S_ISDIR(before.st_mode)], effective_ids=True):
+            return None
+        after = path.stat()
+    except FileNotFoundError:
+        return None
+    unchanged = (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns)
+    return f"{stat.S_IMODE(after.st_mode):04o}" if unchanged else None

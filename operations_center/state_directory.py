@@ -36,6 +36,9 @@ _DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "releases", "configs
 _WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
 """By whether it is a directory."""
 
+LOOKS = 5
+"""At something that seems not to be writable."""
+
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
@@ -158,14 +161,14 @@ def _refusing_mode(path: Path) -> str | None:
     """The mode of what this user may not write; None where it can be written, or is not there.
 
     ``access`` says no of what is missing, too, and the ledger's log comes and goes with those who have the ledger open:
-    the answer counts only for what was there before and after it.
+    a no counts only when it is said again and again of something that is there.
     """
-    try:
-        before = path.stat()
-        if os.access(path, _WRITABLE[stat.S_ISDIR(before.st_mode)], effective_ids=True):
+    mode = 0
+    for _ in range(LOOKS):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
             return None
-        after = path.stat()
-    except FileNotFoundError:
-        return None
-    unchanged = (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns)
-    return f"{stat.S_IMODE(after.st_mode):04o}" if unchanged else None
+        if os.access(path, _WRITABLE[stat.S_ISDIR(mode)], effective_ids=True):
+            return None
+    return f"{stat.S_IMODE(mode):04o}"

@@ -235,6 +235,8 @@ class Crew:
             return False
         self._note("watcher.exchanged", {"role": name, "release": version.commit if version else None})
         self._versions[name] = version
+        # How old the one before became says nothing of how long the next one takes.
+        self._started_at[name] = self._now()
         if name in self._alive:
             self._leaving[name] = self._now() + STOP_WITHIN_MS
             signal_processes([self._alive[name]], signal.SIGTERM)
@@ -243,6 +245,7 @@ class Crew:
         return True
 
     def _begin_exchanged(self, name: str) -> None:
+        self._started_at[name] = self._now()
         child = self._children[name]
         is_wanted = self._versions[name] is not None
         self._children[name] = machine.exchanged(child, self._now()) if is_wanted else machine.stopped(child)

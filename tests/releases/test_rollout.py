@@ -8,7 +8,7 @@ import pytest
 
 from operations_center.identity import is_alive
 from operations_center.model import RunState
-from operations_center.releases.deployment import Deployment
+from operations_center.releases.deployment import Deployment, Version
 from operations_center.releases.records import ReleaseState
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
 from tests.fleet import Fleet, wait_until
@@ -82,6 +82,26 @@ def test_a_staged_release_is_rolled_out_and_no_executor_notices(fleet: Fleet) ->
     assert fleet.pulse(SUPERVISOR).pid == supervisor
     assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
     assert_executors_did_not_notice(fleet, 4)
+
+
+BECAME_READY = "                self._ready_at[name] = pulse.heartbeat_mono\n"
+READY_SINCE_LONG = (
+    "supervisor/crew.py",
+    (BECAME_READY, f"{BECAME_READY}                self._started_at[name] -= 60_000\n"),
+)
+"""Its supervisor takes those that are ready for a minute old."""
+
+
+def test_processes_have_their_whole_time_to_become_ready_however_old_those_before_them(fleet: Fleet) -> None:
+    fleet.configure(CONFIG.replace('canary = "1s"', 'canary = "100ms"'))
+    with fleet.center() as center:
+        first = stage(fleet, 1, READY_SINCE_LONG)
+        center.releases.record(first, ReleaseState.GOOD)
+        center.deployments.write(Deployment(Version(first, "")), "rollout.completed")
+    fleet.up()
+    second = stage(fleet, 2)
+    wait_until(lambda: state_of(fleet, second)[0] is not ReleaseState.STAGED, "it is rolled out, or taken back")
+    assert state_of(fleet, second) == (ReleaseState.GOOD, None)
 
 
 WATCHER_ENDS = ("watcher.py", ('        self._heart.beat("starting")\n', "        raise SystemExit(1)\n"))

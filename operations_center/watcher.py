@@ -61,6 +61,7 @@ class Watcher:
         self._tend_at = 0
         self._tend_pause_ms = TEND_EVERY_MS
         self._wake_at: int | None = None
+        self._was_hindered = False
 
     def run(self) -> int:
         """Until told to stop, or with ``once`` until what could start has ended.
@@ -96,6 +97,7 @@ class Watcher:
 
     def _turn(self) -> None:
         """One turn of the loop: what ended, what needs care, what can start; then sleep."""
+        self._was_hindered = False
         ended = self._waiting.wait(self._sleep_s())
         self._reap_children()
         woken = self._waiting.take_wake_up()
@@ -116,6 +118,7 @@ class Watcher:
             raise
         except (OperationsCenterError, OSError) as error:
             _log.warning("%s", error)
+            self._was_hindered = True
             self._wake_at = self._now() + round(AGAIN_AFTER_S * 1000)
 
     # What is running
@@ -231,7 +234,8 @@ class Watcher:
         return self._once and not self._followed
 
     def _is_done(self) -> bool:
-        return self._is_idle_once and self._poll_at > 0
+        """Nothing is left to do only if everything that there is could be asked for."""
+        return self._is_idle_once and self._poll_at > 0 and not self._was_hindered
 
     def _reap_children(self) -> None:
         """Keepers and timers that we started are our children: a zombie would hold its pid."""

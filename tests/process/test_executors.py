@@ -7,20 +7,22 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from operations_center.boards.local import NewTask
+from operations_center.boards.local import LocalBoard, NewTask
 from operations_center.config import Role
+from operations_center.errors import BoardUnreachable
 from operations_center.identity import Process, is_alive, read_stat
 from operations_center.keeper.inspect import ExitRecord, ProcessTable
 from operations_center.keeper.result import UnreadableResult, read_result
 from operations_center.model import Attempts, FollowUp, Outcome, Proof, Run, Task, TaskState
 from operations_center.outcomes import ending_of, finish_of
+from operations_center.watcher import Watcher
 from tests.fleet import PATIENCE_S, Fleet, wait_until
 
 RUN_THE_BODY = ("sh", "-c", "tail -n +3 >script && exec sh ./script")
@@ -464,3 +466,39 @@ def test_a_watcher_that_runs_once_starts_what_waited_behind_a_tree_that_it_had_t
     killing, waiting = work(fleet, "trap '' TERM; kill -KILL $PPID; sleep 3600; :", "exit 0")
     assert killing.run.outcome is Outcome.LOST
     assert waiting.task.state is TaskState.DONE
+
+
+@dataclass(frozen=True)
+class SilentAtFirst:
+    """A board that does not answer the first time it is asked what is ready."""
+
+    board: LocalBoard
+    asked: list[None] = field(default_factory=list)
+
+    def ready(self, kinds: Collection[str]) -> Sequence[Task]:
+        self.asked.append(None)
+        if len(self.asked) == 1:
+            raise BoardUnreachable("cannot reach the board: it is silent")
+        return self.board.ready(kinds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.board, name)
+
+
+def test_a_watcher_that_runs_once_ends_only_when_the_board_has_said_that_nothing_is_ready(fleet: Fleet) -> None:
+    with fleet.center() as center:
+        (task_id,) = center.board.add([NewTask("Do it", "goal", "exit 0")])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.environ.update(fleet.environment)
+            with fleet.center() as center:
+                hindered = replace(center, board=SilentAtFirst(center.board))  # type: ignore[arg-type]
+                Watcher(hindered, center.config.roles["goal"], once=True).run()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    with fleet.center() as center:
+        task = center.board.task(task_id)
+    assert task is not None
+    assert task.state is TaskState.DONE

@@ -120,6 +120,7 @@ class Staging:
         return self.state.release(release.commit).is_dir()
 
     def _make(self, commit: str) -> Release:
+        self.ledger.note("release.fetched", {"release": {"commit": commit}})
         directory = self.state.release(commit)
         if directory.exists():
             raise OperationsCenterError(

@@ -132,7 +132,7 @@ def test_the_rehearsal_stays_away_from_the_fleet_that_it_is_made_for(
     with clones.center() as center:
         assert center.state.root == tmp_path / "another"
         kinds = {event.kind for event in center.ledger.events()}
-    assert kinds == {"release.staged"}
+    assert kinds == {"release.fetched", "release.staged"}
 
 
 def test_a_fleet_whose_rehearsal_was_killed_is_ended_by_the_next_stage(clones: Clones) -> None:

@@ -39,6 +39,23 @@ def test_the_head_of_the_branch_becomes_a_release(clones: Clones) -> None:
     assert clones.on_disk() == {commit}
 
 
+def test_the_log_tells_when_a_commit_was_fetched_and_what_came_of_it(clones: Clones) -> None:
+    good = clones.stage().release.commit
+    clones.configure(preflight="[['false']]")
+    bad = clones.push({"program": "two"})
+    for _ in range(2):
+        with pytest.raises(BadRelease):
+            clones.stage()
+    with clones.center() as center:
+        told = [(event.kind, event.data["release"]["commit"]) for event in center.ledger.events()]
+    assert told == [
+        ("release.fetched", good),
+        ("release.staged", good),
+        ("release.fetched", bad),
+        ("release.bad", bad),
+    ]
+
+
 def test_a_commit_that_is_a_release_is_not_made_again(clones: Clones) -> None:
     clones.configure(install=sh("echo x >>../../installs"))
     first, second = clones.stage(), clones.stage()

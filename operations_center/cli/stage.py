@@ -6,13 +6,20 @@ import click
 
 from operations_center.cli.common import config_option, json_option, opened
 from operations_center.cli.pull import ended_like_ctrl_c, show_staged, stage
+from operations_center.releases.staging import BadRelease
 
 
 @click.command("stage", hidden=True)
 @config_option
 @json_option
 def command(config_file: Path | None, as_json: bool) -> int:
-    """Make a release of the newest commit of the branch of [code_pull], for the fleet to roll out."""
+    """Make a release of the newest commit of the branch of [code_pull], for the fleet to roll out.
+
+    Exit code 0 also for a bad commit: that pull has not failed, and the commit that mends it is looked for as soon.
+    """
     with opened(config_file) as center, ended_like_ctrl_c():
-        show_staged(center, stage(center, again=False, quiet=True), as_json)
+        try:
+            show_staged(center, stage(center, again=False, quiet=True), as_json)
+        except BadRelease as bad:
+            click.echo(str(bad), err=True)
     return 0

@@ -63,6 +63,15 @@ def test_the_fleets_own_command_does_the_same(clones: Clones) -> None:
     assert clones.run("stage")[0].startswith(commit)
 
 
+def test_a_bad_commit_is_no_failure_of_the_fleets_own_pull(clones: Clones) -> None:
+    """Else it would look for the commit that mends it after longer and longer pauses."""
+    clones.configure(preflight="[['false']]")
+    for _ in range(2):
+        assert "it is bad" in complaint(clones.run("stage")[1])
+    clones.configure(branch="'none'")
+    complaint(clones.run("stage", expect=1)[1])
+
+
 def test_what_is_not_committed_is_said_to_be_left_out(clones: Clones) -> None:
     (clones.clone / "program").write_text("changed")
     assert "is not committed" in clones.run("pull")[1]

@@ -1,6 +1,7 @@
 """Wait until the supervisor has brought the fleet to where it is to be."""
 
 import time
+from collections.abc import Callable
 
 from operations_center.errors import OperationsCenterError
 from operations_center.fleet import look_at
@@ -15,15 +16,22 @@ BEGIN_WITHIN_S = 10.0
 
 BESIDE_CANARIES_S = 60.0
 
+Tell = Callable[[Deployment], object]
+"""Is told of each step."""
+
+
+def _nobody(_: Deployment) -> None:
+    """Wants to know."""
+
 
 def is_supervised(center: Center) -> bool:
     return look_at(center.state, SUPERVISOR).process is not None
 
 
-def wait_for_commit(center: Center, commit: str) -> Deployment:
+def wait_for_commit(center: Center, commit: str, tell: Tell) -> Deployment:
     """Until a staged release is current, or was taken back. Raises OperationsCenterError when it takes too long."""
     begun_by = time.monotonic() + BEGIN_WITHIN_S
-    while (deployment := wait_for_rest(center)).current.commit != commit and _is_staged(center, commit):
+    while (deployment := wait_for_rest(center, tell)).current.commit != commit and _is_staged(center, commit):
         # Another rollout may have been on its way; now it is this one's turn.
         if time.monotonic() > begun_by:
             raise OperationsCenterError(f"cannot say when {commit} is rolled out: see `operations-center status`")
@@ -38,12 +46,21 @@ def _is_staged(center: Center, commit: str) -> bool:
     return release is not None and release.state is ReleaseState.STAGED
 
 
-def wait_for_rest(center: Center) -> Deployment:
+def wait_for_rest(center: Center, tell: Tell = _nobody) -> Deployment:
     """Until nothing is rolled out or taken back. Raises OperationsCenterError when it takes too long."""
     assert center.config.code_pull is not None
     until = time.monotonic() + 2 * center.config.code_pull.canary_ms / 1000 + BESIDE_CANARIES_S
+    told = None
     while (deployment := _read(center)).step is not None:
-        if time.monotonic() > until or not is_supervised(center):
+        if deployment != told:
+            tell(deployment)
+            told = deployment
+        if not is_supervised(center):
+            raise OperationsCenterError(
+                f"cannot say how the rollout ends: the supervisor has ended at its step {deployment.step}; "
+                "the next `operations-center up` goes on with it, or takes it back"
+            )
+        if time.monotonic() > until:
             raise OperationsCenterError(
                 f"cannot say how the rollout ends: it is at step {deployment.step}; see `operations-center status`"
             )

@@ -17,6 +17,8 @@ import click
 from operations_center import __version__
 from operations_center.errors import OperationsCenterError
 
+LONGEST_DEFECT = 200
+
 COMMANDS = {
     "init": "init",
     "up": "up",
@@ -115,8 +117,8 @@ def run(arguments: list[str]) -> int:
         return _complain(f"cannot run `operations-center`: {error.object!r:.80} is not UTF-8; write it in UTF-8", 2)
     except OSError as error:
         return _complain_of_machine(error)
-    except Exception:
-        return _report_defect(arguments)
+    except Exception as error:
+        return _report_defect(arguments, error)
 
 
 def _complain_of_machine(error: OSError) -> int:
@@ -141,7 +143,7 @@ def _usage_line(error: click.ClickException) -> str:
     return f"cannot run `{command}`: {message}; see `{command} --help`"
 
 
-def _report_defect(arguments: list[str]) -> int:
+def _report_defect(arguments: list[str], error: Exception) -> int:
     """An unexpected exception is a defect of ours: its traceback goes into a file, not over the screen."""
     report = Path(os.environ.get("TMPDIR", "/tmp")) / f"operations-center-report-{os.getpid()}-{int(time.time())}.txt"
     text = f"operations-center {__version__}\nsubcommand: {arguments[:1]}\n\n{traceback.format_exc()}"
@@ -152,4 +154,5 @@ def _report_defect(arguments: list[str]) -> int:
         where = f"please report the file {report}"
     except OSError:
         where = " ".join(traceback.format_exc().split()[-12:])
-    return _complain(f"cannot go on: an unexpected error, a defect of operations-center; {where}", 1)
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DEFECT]
+    return _complain(f"cannot go on: an unexpected error, a defect of operations-center ({what}); {where}", 1)

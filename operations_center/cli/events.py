@@ -1,5 +1,6 @@
 """``events``: the log of everything that happened."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,10 @@ from operations_center.wiring import Center
 LOOK_EVERY_S = 0.2
 LONGEST_VALUE = 60
 
-_LEFT_OUT = frozenset({"run_id", "task_id", "holder", "number", "origin", "finish", "updated_at", "created_at"})
+_LEFT_OUT = frozenset({"run_id", "task_id", "holder", "number", "origin", "finish", "updated_at", "created_at", "at"})
 """Columns that explain nothing to a person."""
+
+_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class MomentType(click.ParamType[int]):
@@ -104,5 +107,7 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, int) and name.endswith(("_at", "not_before", "since")):
         return rfc3339(value) or ""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if _COMMIT.fullmatch(text):
+        return text[:12]
     short = text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
     return f'"{short}"' if " " in short else short

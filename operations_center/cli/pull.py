@@ -11,8 +11,9 @@ import click
 
 from operations_center.care.following import is_supervised, wait_for_commit
 from operations_center.cli.common import config_option, json_option, opened, print_json
-from operations_center.cli.releases import release_as_json
+from operations_center.cli.releases import release_as_json, rollout_in_words
 from operations_center.errors import OperationsCenterError
+from operations_center.releases.deployment import Deployment
 from operations_center.releases.records import ReleaseState
 from operations_center.releases.staging import INSTALL_WITHIN_S, Incoming, Staged, Staging
 from operations_center.state_directory import SUPERVISOR
@@ -33,18 +34,24 @@ def command(check: bool, again: bool, config_file: Path | None, as_json: bool) -
     """
     with opened(config_file) as center, ended_like_ctrl_c():
         if check:
-            show_incoming(staging_of(center, quiet=True).look(), as_json)
+            show_incoming(center, staging_of(center, quiet=True).look(), as_json)
         else:
             staged = stage(center, again=again, quiet=as_json, within_s=INSTALL_WITHIN_S)
             if is_supervised(center):
-                _follow(center, staged.release.commit)
+                _follow(center, staged.release.commit, quiet=as_json)
             show_staged(center, staged, as_json)
     return 0
 
 
-def _follow(center: Center, commit: str) -> None:
+def _follow(center: Center, commit: str, *, quiet: bool) -> None:
     """Raises OperationsCenterError if the release does not become current."""
-    current = wait_for_commit(center, commit).current.commit
+
+    def tell(deployment: Deployment) -> None:
+        target = deployment.target.commit if deployment.target else None
+        if deployment.step is not None and not quiet:
+            click.echo(f"the fleet {rollout_in_words(deployment.current.commit, target, deployment.step)}", err=True)
+
+    current = wait_for_commit(center, commit, tell).current.commit
     if current != commit:
         found = center.releases.find(commit)
         reason = found.reason if found and found.reason else "see `operations-center events`"
@@ -94,18 +101,20 @@ def show_staged(center: Center, staged: Staged, as_json: bool) -> None:
         print_json({**shown, "new": staged.is_new})
         return
     what = "is a release now" if staged.is_new else "is a release already: nothing is new"
-    click.echo(f"{commit} {what} ({shown['state']})")
+    click.echo(f"{commit} {what}; it is {shown['state']}")
 
 
-def show_incoming(incoming: Incoming, as_json: bool) -> None:
-    known = incoming.known
+def show_incoming(center: Center, incoming: Incoming, as_json: bool) -> None:
+    deployment = center.deployments.read()
+    current = deployment.current.commit if deployment else None
+    known = release_as_json(incoming.known, current) if incoming.known else None
     if as_json:
         print_json(
             {
                 "commit": incoming.commit,
                 "new_commits": incoming.new_commits,
-                "state": known.state if known else None,
-                "reason": known.reason if known else None,
+                "state": known["state"] if known else None,
+                "reason": known["reason"] if known else None,
             }
         )
         return
@@ -115,7 +124,7 @@ def show_incoming(incoming: Incoming, as_json: bool) -> None:
     )
     if known is None:
         click.echo(f"{incoming.commit}{news}; it is not staged yet")
-    elif known.state is ReleaseState.BAD:
-        click.echo(f"{incoming.commit}{news}; it is bad, and not tried again: {known.reason}")
+    elif known["state"] == ReleaseState.BAD:
+        click.echo(f"{incoming.commit}{news}; it is bad, and not tried again: {known['reason']}")
     else:
-        click.echo(f"{incoming.commit}{news}; it is {known.state}")
+        click.echo(f"{incoming.commit}{news}; it is {known['state']}")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json, print_table, read_config
+from operations_center.cli.releases import rollout_in_words, shortened
 from operations_center.errors import LedgerUnusable
 from operations_center.store import Access
 from operations_center.views.status import Seen, describe, read_members, read_status
@@ -59,11 +60,13 @@ def _print(document: dict[str, Any]) -> None:
     for problem in document["problems"]:
         click.echo(f"  {_painted('!', 'yellow')} {problem}")
     click.echo()
-    _print_deployment(document["deployment"])
-    _print_table("role pid state restarts heartbeat_at progress_at", document["watchers"])
+    _print_deployment(document["deployment"], supervisor)
+    release = " release" if document["deployment"] else ""
+    _print_table(f"role pid state restarts heartbeat_at progress_at{release}", document["watchers"])
     click.echo(
         f"watchdog {'-' if watchdog['pid'] is None else watchdog['pid']} {_painted(watchdog['state'])}, last cycle "
         f"{'never' if watchdog['last_cycle_at'] is None else watchdog['last_cycle_at']}"
+        + (f", release {shortened(watchdog['release'])}" if release else "")
     )
     click.echo()
     _print_table("name held max_concurrent pause_reason", document["backends"])
@@ -73,11 +76,18 @@ def _print(document: dict[str, Any]) -> None:
     _print_footer(document)
 
 
-def _print_deployment(deployment: dict[str, Any] | None) -> None:
+def _print_deployment(deployment: dict[str, Any] | None, supervisor: dict[str, Any] | None) -> None:
     if deployment is None:
         return
-    target = f"; {deployment['step']}: {deployment['target'] or 'installed code'}" if deployment["step"] else ""
-    click.echo(f"release {deployment['release'] or '- (the code that up was started with)'}{target}")
+    click.echo(f"release {deployment['release'] or '- (the code that up was started with)'}")
+    if deployment["step"]:
+        click.echo(f"  {rollout_in_words(deployment['release'], deployment['target'], deployment['step'])}")
+        if supervisor:
+            click.echo(f"  the supervisor itself runs {shortened(supervisor['release'])}")
+    if deployment["bad"]:
+        click.echo(f"  {deployment['bad']['commit']} is bad: {deployment['bad']['reason']}")
+    if deployment["pull_problem"]:
+        click.echo(f"  {_painted('!', 'yellow')} {deployment['pull_problem']}")
     click.echo()
 
 
@@ -97,7 +107,9 @@ def _print_footer(document: dict[str, Any]) -> None:
 def _print_table(columns: str, rows: Sequence[dict[str, Any]]) -> None:
     names = columns.split()
     headings = [name.replace("_id", "").replace("_at", "").replace("_", " ").upper() for name in names]
-    print_table(headings, [[row[name] for name in names] for row in rows])
+    print_table(
+        headings, [[shortened(row[name]) if name == "release" else row[name] for name in names] for row in rows]
+    )
 
 
 def _painted(word: str, colour: str | None = None) -> str:

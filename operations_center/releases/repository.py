@@ -92,10 +92,10 @@ class Repository:
         """Raises OperationsCenterError unless ``head`` goes on from what is there, or a person has accepted it.
 
         What is there: ``current``, the commit that the fleet runs, else the clone's own branch if that is checked out.
-        Accepted is what the clone's own branch is at.
+        Accepted is what the clone's own branch is at, and what goes on from there if that has left what is there.
         """
         base = self.base(current)
-        if base is None or head == self._own_branch() or self._is_ancestor(base, head):
+        if base is None or self._is_ancestor(base, head) or self._is_accepted(head, base):
             return
         whose = "the fleet runs" if current else "the clone has checked out"
         if self._is_ancestor(head, base):
@@ -145,6 +145,13 @@ class Repository:
     def _checked_out(self) -> str:
         """The clone's branch; empty for a detached HEAD."""
         return self._asks("symbolic-ref", "--quiet", "HEAD").removeprefix("refs/heads/")
+
+    def _is_accepted(self, head: str, base: str) -> bool:
+        own = self._own_branch()
+        if own is None:
+            return False
+        # A branch that was left where it was says nothing: everything goes on from its commit.
+        return own == head or (self._is_ancestor(own, head) and not self._is_ancestor(own, base))
 
     def _own_branch(self) -> str | None:
         return self._asks("rev-parse", "--verify", "--quiet", f"refs/heads/{self.branch}^{{commit}}") or None

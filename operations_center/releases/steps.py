@@ -156,6 +156,11 @@ def reason_of(output: str) -> str:
     return on_one_line(hide_user(lines[-1]))[:LONGEST_REASON] if lines else ""
 
 
+def last_words(log: Path, begin: int = 0) -> str:
+    """Of the program that has written last; empty for none since the log was ``begin`` bytes long. Raises OSError."""
+    return reason_of(_read_tail(log, begin))
+
+
 def _read_tail(log: Path, begin: int) -> str:
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - TAIL_BYTES))

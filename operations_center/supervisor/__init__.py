@@ -170,7 +170,8 @@ class Supervisor:
 
     def _beat(self) -> None:
         state = "up" if self._crew.is_ready else "starting"
-        self._heart.beat(state, roles=self._roles, children=self._crew.as_json())
+        problem = self._pulling.problem if self._pulling else None
+        self._heart.beat(state, roles=self._roles, children=self._crew.as_json(), pull_problem=problem)
         interval = watchdog_interval_ms()
         if interval is not None and self._now() >= self._notify_at:
             self._notify_at = self._now() + interval

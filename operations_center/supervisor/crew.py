@@ -7,17 +7,19 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
-from operations_center.fleet import look_at
+from operations_center.fleet import called, look_at
 from operations_center.forking import Fork, Forked, ForkServer
 from operations_center.identity import Process
 from operations_center.keeper.stop import signal_processes
+from operations_center.logs import STACK_DUMP
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.releases.deployment import Version
+from operations_center.releases.steps import last_words
 from operations_center.state_directory import FORK_SERVER, WATCHDOG
 from operations_center.supervisor import child as machine
 from operations_center.supervisor.child import Child, ChildState
 from operations_center.supervisor.fork_server import live_anew
-from operations_center.supervisor.rollout import Member
+from operations_center.supervisor.rollout import SILENT_MS, Member
 from operations_center.supervisor.spawner import Spawner, Spawners
 from operations_center.waiting import Waiting
 from operations_center.wiring import Center
@@ -26,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 STOP_WITHIN_MS = 5_000
 """A watcher that has not ended by then is killed; its runs go on."""
+
+DUMP_WITHIN_MS = 200
+"""A watcher that hangs is killed when it has had this long to write where."""
 
 EXIT_TEMPFAIL = 75
 
@@ -48,7 +53,8 @@ class Crew:
         self._ready_at: dict[str, int] = {}
         self._leaving: dict[str, int] = {}
         self._trial: Version | None = None
-        self._deaths = 0
+        self._deaths: list[str] = []
+        self._logged: dict[str, int] = {}
         self._spawners = Spawners(self._start_fork_server, center.clock, waiting)
         self._spawners.of(center.version.commit).take(fork_server)
 
@@ -108,7 +114,14 @@ class Crew:
             version = self._versions[name]
             if version is not None and child.is_due(self._now()) and (spawner := self._spawner_of(name)):
                 self._children[name] = machine.started(child)
+                self._logged[name] = self._log_size(name)
                 spawner.ask(self._request(name, version))
+
+    def _log_size(self, name: str) -> int:
+        try:
+            return self._center.state.log(name).stat().st_size
+        except OSError:
+            return 0
 
     def _spawner_of(self, name: str) -> Spawner | None:
         """The one that is ready to fork it."""
@@ -176,7 +189,7 @@ class Crew:
         if code == EXIT_TEMPFAIL and self._take_over(name):
             return
         if self._trial is not None and self._versions[name] == self._trial:
-            self._deaths += 1
+            self._deaths.append(self._with_last_words(f"{called(name)} ended ({_how(code)})", name))
             self._begin_exchanged(name)
         else:
             self._children[name] = self._ended(name, by_itself=code is not None and code >= 0)
@@ -219,12 +232,24 @@ class Crew:
     def put_on_trial(self, version: Version | None) -> None:
         """From now on who dies as this version is counted, and starts again at once."""
         if version != self._trial:
-            self._trial, self._deaths = version, 0
+            self._trial, self._deaths = version, []
 
     @property
-    def deaths(self) -> int:
-        """Of what is on trial."""
-        return 0 if self._trial is None else self._deaths + self._spawners.of(self._trial.commit).deaths
+    def deaths(self) -> list[str]:
+        """Of what is on trial: who ended, how, and with which words."""
+        if self._trial is None:
+            return []
+        in_vain = self._spawners.of(self._trial.commit).deaths
+        return [*self._deaths, *(in_vain * [self._with_last_words("its fork server ended", FORK_SERVER)])]
+
+    def _with_last_words(self, how: str, name: str) -> str:
+        """As the log has them since it was started."""
+        try:
+            said = last_words(self._center.state.log(name), self._logged.get(name, 0))
+        except OSError:
+            said = ""
+        # What it noted in passing explains nothing.
+        return f"{how}, its log with: {said}" if said and " INFO " not in said else how
 
     def exchange(self, name: str, version: Version | None) -> bool:
         """End the process, and start one of that version as soon as it has ended; None starts none.
@@ -238,11 +263,17 @@ class Crew:
         # How old the one before became says nothing of how long the next one takes.
         self._started_at[name] = self._now()
         if name in self._alive:
-            self._leaving[name] = self._now() + STOP_WITHIN_MS
-            signal_processes([self._alive[name]], signal.SIGTERM)
+            self._ask_to_leave(name)
         else:
             self._begin_exchanged(name)
         return True
+
+    def _ask_to_leave(self, name: str) -> None:
+        """One that hangs hears nothing; it writes into its log where it is."""
+        pulse, now = self._pulse_of(name), self._now()
+        hangs = pulse is not None and now - pulse.heartbeat_mono > SILENT_MS
+        self._leaving[name] = now + (DUMP_WITHIN_MS if hangs else STOP_WITHIN_MS)
+        signal_processes([self._alive[name]], STACK_DUMP if hangs else signal.SIGTERM)
 
     def _begin_exchanged(self, name: str) -> None:
         self._started_at[name] = self._now()

@@ -20,6 +20,15 @@ CHECK_WITHIN_S = 10.0
 _LAUNCH = """
 import json, os, runpy, sys, traceback
 before = json.loads(sys.argv.pop(1))
+class Heard:
+    said = ""
+    def write(self, text):
+        if isinstance(text, str) and text.strip():
+            Heard.said = ": " + text.strip().splitlines()[-1][:300]
+        return stderr.write(text)
+    def __getattr__(self, name):
+        return getattr(stderr, name)
+stderr, sys.stderr = sys.stderr, Heard()
 try:
     runpy.run_module("operations_center", run_name="__main__", alter_sys=True)
     reason = ""
@@ -27,7 +36,7 @@ except SystemExit as end:
     # Without a lock to hand on, 75 says that somebody else has it.
     if end.code in (None, 0) or (end.code == 75 and before["lock"] is None):
         raise
-    reason = f"its supervisor ended with exit code {end.code}"
+    reason = f"its supervisor ended with exit code {end.code}{Heard.said}"
 except BaseException as error:
     traceback.print_exc()
     reason = f"its supervisor ended: {type(error).__name__}: {error}"

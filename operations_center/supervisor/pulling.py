@@ -6,6 +6,7 @@ import signal
 import subprocess
 
 from operations_center.identity import Process
+from operations_center.releases.steps import last_words
 from operations_center.state_directory import PULL
 from operations_center.waiting import Waiting
 from operations_center.wiring import Center
@@ -17,7 +18,10 @@ MOST_DOUBLINGS = 10
 
 
 class Pulling:
-    """``due_at`` is when the next pull begins, in monotonic ms; None while one is on its way."""
+    """``due_at`` is when the next pull begins, in monotonic ms; None while one is on its way.
+
+    ``problem``: why the last one failed.
+    """
 
     def __init__(self, center: Center, waiting: Waiting) -> None:
         assert center.config.code_pull is not None
@@ -27,6 +31,7 @@ class Pulling:
         self._process: subprocess.Popen[bytes] | None = None
         self._failures = 0
         self.due_at: int | None = self._now()
+        self.problem: str | None = None
 
     def start_if_due(self) -> None:
         if self.due_at is None or self._now() < self.due_at:
@@ -43,8 +48,7 @@ class Pulling:
                     start_new_session=True,
                 )
         except OSError as error:
-            _log.error("cannot look for new commits: %s", error)
-            self._plan(failed=True)
+            self._plan(f"cannot look for new commits: {error}")
             return
         self.due_at = None
         self._waiting.for_end_of(PULL, Process.of(self._process.pid))
@@ -53,9 +57,7 @@ class Pulling:
         assert self._process is not None
         code = self._process.wait()
         self._process = None
-        if code:
-            _log.warning("the pull failed (%d), see %s", code, self._center.state.log(PULL))
-        self._plan(failed=bool(code))
+        self._plan(self._complaint(code) if code else None)
 
     def end(self) -> None:
         """It began nothing that the next one would not begin anew."""
@@ -66,9 +68,19 @@ class Pulling:
             self._process = None
             self.due_at = self._now()
 
-    def _plan(self, *, failed: bool) -> None:
+    def _complaint(self, code: int) -> str:
+        log = self._center.state.log(PULL)
+        try:
+            return last_words(log)
+        except OSError:
+            return f"the pull failed ({code}), see {log}"
+
+    def _plan(self, problem: str | None) -> None:
         """Failures in a row make the pauses longer."""
-        self._failures = self._failures + 1 if failed else 0
+        if problem is not None:
+            _log.warning("%s", problem)
+        self.problem = problem
+        self._failures = self._failures + 1 if problem else 0
         longest = max(self._every_ms, LONGEST_WAIT_MS)
         self.due_at = self._now() + min(self._every_ms << min(self._failures, MOST_DOUBLINGS), longest)
 

@@ -46,12 +46,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """``me`` is what the supervisor itself runs, ``mine_since`` since when. ``refused``: what it could not become."""
+    """``me`` is what the supervisor itself runs, ``mine_since`` since when. ``refused``: what it could not become.
+
+    ``deaths``: of processes of what is rolled out, who ended and how, in a few words each.
+    """
 
     me: Version
     mine_since: int
     members: Sequence[Member]
-    deaths: int = 0
+    deaths: Sequence[str] = ()
     refused: Version | None = None
 
 
@@ -104,8 +107,8 @@ def next_move(deployment: Deployment, fleet: Fleet, now: int, canary_ms: int) ->
     assert deployment.target is not None
     if deployment.attempts > ATTEMPTS:
         return TakeBack(f"{deployment.attempts - 1} supervisors ended while it was rolled out")
-    if fleet.deaths >= DEATHS:
-        return TakeBack(f"its processes ended {fleet.deaths} times before they were healthy")
+    if len(fleet.deaths) >= DEATHS:
+        return TakeBack(f"its processes ended {len(fleet.deaths)} times before they were healthy: {fleet.deaths[-1]}")
     return _onwards(deployment, fleet, deployment.target, now, canary_ms)
 
 

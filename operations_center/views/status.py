@@ -11,6 +11,7 @@ from operations_center.ledger import Pause
 from operations_center.model import Run, RunState
 from operations_center.presentation import run_as_json
 from operations_center.releases.deployment import Deployment, Step, Version
+from operations_center.releases.records import Release, ReleaseState
 from operations_center.state_directory import SUPERVISOR, WATCHDOG, StateDirectory
 from operations_center.wiring import Center
 
@@ -21,6 +22,7 @@ class Seen:
 
     ``ledger_error``: why the ledger could not be read; then what it would tell is empty, and shown as null.
     ``obstacle``: why the state directory cannot be written; ``obstacle_to_logs``: why only the logs cannot.
+    ``last_release``: the one that changed last.
     """
 
     config: Config
@@ -37,17 +39,19 @@ class Seen:
     obstacle: str | None = None
     obstacle_to_logs: str | None = None
     deployment: Deployment | None = None
+    last_release: Release | None = None
 
 
 def read_status(center: Center) -> Seen:
     """Raises OperationsCenterError when the ledger cannot be read."""
-    ledger, members = center.ledger, read_members(center.config)
+    ledger, members, pulls = center.ledger, read_members(center.config), center.config.code_pull is not None
     with ledger.snapshot():
         return replace(
             members,
             obstacle=center.obstacle,
             obstacle_to_logs=None if center.obstacle else center.state.obstacle_to_logs(),
-            deployment=center.deployments.read() if center.config.code_pull else None,
+            deployment=center.deployments.read() if pulls else None,
+            last_release=next(iter(center.releases.all()), None) if pulls else None,
             open_runs=ledger.open_runs(),
             slots_held=ledger.slots_held(),
             pauses=ledger.pauses(),
@@ -77,7 +81,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "watchers": watchers,
         "watchdog": watchdog,
         "web": {"url": None, "active": False},
-        "deployment": _deployment(seen.deployment),
+        "deployment": _deployment(seen),
         "backends": _backends(seen),
         "board": _board(seen),
         "reconcile": {trigger: {**report, "at": rfc3339(report["at"])} for trigger, report in seen.reconciles.items()},
@@ -131,6 +135,7 @@ def _watchdog(seen: Seen) -> dict[str, Any]:
     return {
         "pid": seen.watchdog.pid,
         "state": _child_state(seen.watchdog, children_of(seen.supervisor).get(WATCHDOG)),
+        "release": pulse.release if pulse else None,
         "last_cycle_at": rfc3339(details.get("last_cycle_at")),
         "last_cycle_age_s": None if last_mono is None else max(0.0, (seen.now.monotonic - last_mono) / 1000),
     }
@@ -145,7 +150,8 @@ def _child_state(member: Member, child: Mapping[str, Any] | None) -> str:
     return str(child["state"]) if child["state"] in ("backoff", "failed", "stopped") else "starting"
 
 
-def _deployment(deployment: Deployment | None) -> dict[str, Any] | None:
+def _deployment(seen: Seen) -> dict[str, Any] | None:
+    deployment = seen.deployment
     if deployment is None:
         return None
     return {
@@ -153,7 +159,16 @@ def _deployment(deployment: Deployment | None) -> dict[str, Any] | None:
         "target": deployment.target.commit if deployment.target else None,
         "step": deployment.step,
         "reason": deployment.reason,
+        "bad": _bad(seen.last_release),
+        "pull_problem": seen.supervisor.pulse.details.get("pull_problem") if seen.supervisor.pulse else None,
     }
+
+
+def _bad(last: Release | None) -> dict[str, Any] | None:
+    """Of interest until a later release works."""
+    if last is None or last.state is not ReleaseState.BAD:
+        return None
+    return {"commit": last.commit, "reason": last.reason, "at": rfc3339(last.at)}
 
 
 def _backends(seen: Seen) -> list[dict[str, Any]]:
@@ -249,7 +264,10 @@ def _late_cycle(seen: Seen, watchdog: Mapping[str, Any]) -> list[str]:
 def _going_back(deployment: Deployment | None) -> list[str]:
     if deployment is None or deployment.step is not Step.BACK:
         return []
-    return [f"the fleet is on its way back to {_named(deployment.current)}: {deployment.reason}"]
+    current, target = deployment.current, deployment.target
+    is_same_file = target is not None and target.config == current.config
+    named = _named(current._replace(config="") if is_same_file else current)
+    return [f"the fleet is on its way back to {named}: {deployment.reason}"]
 
 
 def _mixed(seen: Seen) -> list[str]:

@@ -135,6 +135,21 @@ def test_a_force_push_is_refused_until_a_person_accepts_it(clones: Clones) -> No
     repository.refuse_diverged(forced, current)
 
 
+def test_what_goes_on_from_an_accepted_force_push_is_accepted_with_it(clones: Clones) -> None:
+    old = clones.git(clones.clone, "rev-parse", "HEAD")
+    current = clones.push({"program": "two"})
+    repository = clones.repository()
+    repository.fetch()
+    forced = clones.force_push({"program": "three"})
+    further = clones.push({"program": "four"})
+    assert repository.fetch() == further
+    assert clones.git(clones.clone, "rev-parse", "main") == old
+    with pytest.raises(OperationsCenterError, match="diverged or was force-pushed"):
+        repository.refuse_diverged(further, current)
+    clones.git(clones.clone, "reset", "--quiet", "--keep", forced)
+    repository.refuse_diverged(further, current)
+
+
 def test_a_branch_that_was_set_back_is_refused_until_a_person_accepts_it(clones: Clones) -> None:
     clones.push({"program": "two"})
     current = clones.push({"program": "three"})

@@ -113,16 +113,29 @@ WATCHER_HANGS = (
     ),
 )
 NOT_PYTHON = ("watcher.py", ("import logging\n", "import logging !\n"))
-SUPERVISOR_RAISES = ("supervisor/__init__.py", ("        self._begin_to_deploy()\n", "        raise ValueError(1)\n"))
+ENDED_THRICE = "its processes ended 3 times before they were healthy: "
+SUPERVISOR_RAISES = (
+    "supervisor/__init__.py",
+    ("        self._begin_to_deploy()\n", "        raise ValueError('no way')\n"),
+)
 
 
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        pytest.param(WATCHER_ENDS, "its processes ended 3 times before they were healthy", id="watcher-ends"),
+        pytest.param(WATCHER_ENDS, ENDED_THRICE + "watcher goal ended (exit code 1)", id="watcher-ends"),
         pytest.param(WATCHER_HANGS, "goal does not turn its loop", id="watcher-hangs"),
-        pytest.param(NOT_PYTHON, "its processes ended 3 times before they were healthy", id="no-python"),
-        pytest.param(SUPERVISOR_RAISES, "its supervisor ended with exit code 1", id="supervisor-raises"),
+        pytest.param(
+            NOT_PYTHON,
+            ENDED_THRICE + "its fork server ended, its log with: SyntaxError: invalid syntax",
+            id="no-python",
+        ),
+        pytest.param(
+            SUPERVISOR_RAISES,
+            "its supervisor ended with exit code 1: cannot go on: an unexpected error, a defect of operations-center "
+            "(ValueError: no way)",
+            id="supervisor-raises",
+        ),
     ],
 )
 def test_a_release_that_does_not_work_is_taken_back_and_no_executor_notices(
@@ -132,7 +145,10 @@ def test_a_release_that_does_not_work_is_taken_back_and_no_executor_notices(
     bad = stage(fleet, 1, edit)
     wait_until(lambda: state_of(fleet, bad)[0] is ReleaseState.BAD, "the release is bad")
     wait_until(lambda: is_at_rest(fleet, None), "the fleet is back")
-    assert state_of(fleet, bad) == (ReleaseState.BAD, reason)
+    state, why = state_of(fleet, bad)
+    assert state is ReleaseState.BAD
+    assert why is not None
+    assert why.startswith(reason)
     assert releases_run(fleet) == {None}
     assert fleet.pulse(SUPERVISOR).pid == supervisor
     assert fleet.json("status")["state"] == "up"

@@ -32,7 +32,7 @@ class Story:
     me: Version = OLD
     now: int = 1_000
     mine_since: int = 0
-    deaths: int = 0
+    deaths: tuple[str, ...] = ()
     refused: Version | None = None
     hanging: frozenset[str] = frozenset()
     never_ready: frozenset[str] = frozenset()
@@ -59,7 +59,7 @@ class Story:
                     self.deployment = self.deployment.at(step)
                 case TakeBack(reason):
                     self.told.append(f"back: {reason}")
-                    self.deployment, self.deaths = self.deployment.taken_back(reason, None), 0
+                    self.deployment, self.deaths = self.deployment.taken_back(reason, None), ()
                 case Complete():
                     self.deployment = self.deployment.completed()
                 case Wait(None):
@@ -107,7 +107,7 @@ def test_processes_are_exchanged_one_by_one_and_the_supervisor_is_the_last() -> 
     [
         ({"hanging": frozenset({"goal"})}, "goal does not turn its loop"),
         ({"never_ready": frozenset({"goal"})}, "goal is not ready"),
-        ({"deaths": 3}, "its processes ended 3 times before they were healthy"),
+        ({"deaths": ("a", "b", "c")}, "its processes ended 3 times before they were healthy: c"),
     ],
 )
 def test_a_canary_that_is_not_healthy_is_taken_back(trouble: dict[str, object], reason: str) -> None:

@@ -273,6 +273,8 @@ class Crew:
         pulse, now = self._pulse_of(name), self._now()
         hangs = pulse is not None and now - pulse.heartbeat_mono > SILENT_MS
         self._leaving[name] = now + (DUMP_WITHIN_MS if hangs else STOP_WITHIN_MS)
+        if hangs:
+            self._note("watcher.stalled", {"role": name, "pid": self._alive[name].pid, "by": "supervisor"})
         signal_processes([self._alive[name]], STACK_DUMP if hangs else signal.SIGTERM)
 
     def _begin_exchanged(self, name: str) -> None:

@@ -39,6 +39,7 @@ def test_a_pull_makes_a_release_which_is_listed(clones: Clones) -> None:
     assert (listed["commit"], listed["state"], listed["reason"]) == (commit, "staged", None)
     assert from_rfc3339(listed["at"]) > 0
     assert commit in clones.run("releases")[0]
+    assert f" commit={commit[:12]} state=staged\n" in clones.run("events")[0]
     assert clones.json("pull")["new"] is False
 
 

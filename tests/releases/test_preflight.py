@@ -82,7 +82,7 @@ def test_code_with_a_newer_schema_of_the_ledger_is_refused(clones: Clones) -> No
     ("file", "before", "step"),
     [
         ("watcher.py", ENDS, "rehearsal: up: "),
-        ("watcher.py", HANGS, "rehearsal: up: "),
+        ("watcher.py", HANGS, "rehearsal: up: the whole of it was not done within "),
         ("supervisor/__init__.py", ENDS, "rehearsal: up: "),
         ("supervisor/__init__.py", "        if self._wishes.lock is not None:\n    " + ENDS, "rehearsal: restart: "),
     ],

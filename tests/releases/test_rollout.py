@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from operations_center.care.following import wait_for_commit
+from operations_center.errors import OperationsCenterError
 from operations_center.identity import is_alive
 from operations_center.model import RunState
-from operations_center.releases.deployment import Deployment, Version
+from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import ReleaseState
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
 from tests.fleet import Fleet, wait_until
@@ -77,7 +79,11 @@ def with_running_executors(fleet: Fleet) -> int:
 def test_a_staged_release_is_rolled_out_and_no_executor_notices(fleet: Fleet) -> None:
     supervisor = with_running_executors(fleet)
     commit = stage(fleet, 1)
-    wait_until(lambda: is_at_rest(fleet, commit), "the release is current")
+    told: list[Deployment] = []
+    with fleet.center() as center:
+        wait_for_commit(center, commit, told.append)
+    assert {Step.CANARY, Step.SUPERVISOR} <= {deployment.step for deployment in told}
+    assert is_at_rest(fleet, commit)
     assert releases_run(fleet) == {commit}
     assert fleet.pulse(SUPERVISOR).pid == supervisor
     assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
@@ -121,25 +127,27 @@ SUPERVISOR_RAISES = (
 
 
 @pytest.mark.parametrize(
-    ("edit", "reason"),
+    ("edit", "reason", "stalled"),
     [
-        pytest.param(WATCHER_ENDS, ENDED_THRICE + "watcher goal ended (exit code 1)", id="watcher-ends"),
-        pytest.param(WATCHER_HANGS, "goal does not turn its loop", id="watcher-hangs"),
+        pytest.param(WATCHER_ENDS, ENDED_THRICE + "watcher goal ended (exit code 1)", [], id="watcher-ends"),
+        pytest.param(WATCHER_HANGS, "goal does not turn its loop", ["goal"], id="watcher-hangs"),
         pytest.param(
             NOT_PYTHON,
             ENDED_THRICE + "its fork server ended, its log with: SyntaxError: invalid syntax",
+            [],
             id="no-python",
         ),
         pytest.param(
             SUPERVISOR_RAISES,
             "its supervisor ended with exit code 1: cannot go on: an unexpected error, a defect of operations-center "
             "(ValueError: no way)",
+            [],
             id="supervisor-raises",
         ),
     ],
 )
 def test_a_release_that_does_not_work_is_taken_back_and_no_executor_notices(
-    fleet: Fleet, edit: Edit, reason: str
+    fleet: Fleet, edit: Edit, reason: str, stalled: list[str]
 ) -> None:
     supervisor = with_running_executors(fleet)
     bad = stage(fleet, 1, edit)
@@ -151,8 +159,25 @@ def test_a_release_that_does_not_work_is_taken_back_and_no_executor_notices(
     assert why.startswith(reason)
     assert releases_run(fleet) == {None}
     assert fleet.pulse(SUPERVISOR).pid == supervisor
-    assert fleet.json("status")["state"] == "up"
+    with fleet.center() as center:
+        assert [event.data["role"] for event in center.ledger.events() if event.kind == "watcher.stalled"] == stalled
+    status = fleet.json("status")
+    assert (status["state"], status["deployment"]["bad"]["commit"]) == ("up", bad)
     assert_executors_did_not_notice(fleet, 4)
+
+
+def test_status_names_the_release_of_every_process_and_why_the_fleets_own_pull_failed(fleet: Fleet) -> None:
+    with fleet.center() as center:
+        commit = stage(fleet, 1)
+        center.releases.record(commit, ReleaseState.GOOD)
+        center.deployments.write(Deployment(Version(commit, "")), "rollout.completed")
+    fleet.up()
+    status = wait_until(lambda: told if (told := fleet.json("status"))["deployment"]["pull_problem"] else None, "it")
+    assert status["deployment"]["pull_problem"].startswith("cannot pull: ")
+    assert {each["release"] for each in (*status["watchers"], status["watchdog"], status["supervisor"])} == {commit}
+    lines = fleet.run("status").stdout.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith(commit[:12])] == ["goal", "test", "watchdog"]
+    assert f"release {commit}" in lines
 
 
 def test_a_supervisor_that_kills_itself_anew_is_taken_back_by_the_next(fleet: Fleet) -> None:
@@ -161,6 +186,8 @@ def test_a_supervisor_that_kills_itself_anew_is_taken_back_by_the_next(fleet: Fl
     bad = stage(fleet, 1, ("supervisor/__init__.py", ("        self._begin_to_deploy()\n", kill)))
     for _ in range(2):
         assert fleet.supervisors[-1].wait(60) == -signal.SIGKILL
+        with fleet.center() as center, pytest.raises(OperationsCenterError, match="the supervisor has ended"):
+            wait_for_commit(center, bad, lambda deployment: None)
         fleet.popen("up")
     wait_until(lambda: is_at_rest(fleet, None), "the fleet is back")
     assert state_of(fleet, bad)[0] is ReleaseState.BAD

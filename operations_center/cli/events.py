@@ -20,6 +20,7 @@ from operations_center.wiring import Center
 
 LOOK_EVERY_S = 0.2
 LONGEST_VALUE = 60
+LONGEST_REASON = 300
 
 _LEFT_OUT = frozenset({"run_id", "task_id", "holder", "number", "origin", "finish", "updated_at", "created_at", "at"})
 """Columns that explain nothing to a person."""
@@ -109,5 +110,6 @@ def _shown(name: str, value: Any) -> str:
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     if _COMMIT.fullmatch(text):
         return text[:12]
-    short = text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+    longest = LONGEST_REASON if name == "reason" else LONGEST_VALUE
+    short = text if len(text) <= longest else f"{text[: longest - 1]}…"
     return f'"{short}"' if " " in short else short

@@ -66,7 +66,7 @@ def _print(document: dict[str, Any]) -> None:
     click.echo(
         f"watchdog {'-' if watchdog['pid'] is None else watchdog['pid']} {_painted(watchdog['state'])}, last cycle "
         f"{'never' if watchdog['last_cycle_at'] is None else watchdog['last_cycle_at']}"
-        + (f", release {shortened(watchdog['release'])}" if release else "")
+        + (f", release {shortened(watchdog['release']) or '-'}" if release else "")
     )
     click.echo()
     _print_table("name held max_concurrent pause_reason", document["backends"])
@@ -83,7 +83,7 @@ def _print_deployment(deployment: dict[str, Any] | None, supervisor: dict[str, A
     if deployment["step"]:
         click.echo(f"  {rollout_in_words(deployment['release'], deployment['target'], deployment['step'])}")
         if supervisor:
-            click.echo(f"  the supervisor itself runs {shortened(supervisor['release'])}")
+            click.echo(f"  the supervisor itself runs {shortened(supervisor['release']) or 'the installed code'}")
     if deployment["bad"]:
         click.echo(f"  {deployment['bad']['commit']} is bad: {deployment['bad']['reason']}")
     if deployment["pull_problem"]:

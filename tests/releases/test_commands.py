@@ -44,13 +44,14 @@ def test_a_pull_makes_a_release_which_is_listed(clones: Clones) -> None:
 
 
 def test_a_bad_commit_is_named_with_its_reason(clones: Clones) -> None:
-    clones.configure(preflight="[['sh', '-c', 'echo it is raining; exit 1']]")
+    clones.configure(preflight="[['sh', '-c', 'echo when we came by this morning, it is raining; exit 1']]")
     commit = clones.push({"program": "two"})
     for _ in range(2):
         assert "it is raining" in complaint(clones.run("pull", expect=1)[1])
     (listed,) = clones.json("releases")["releases"]
     assert (listed["commit"], listed["state"]) == (commit, "bad")
     assert "it is raining" in listed["reason"]
+    assert "it is raining" in clones.run("events")[0]
     checked = clones.json("pull", "--check")
     assert (checked["state"], checked["reason"]) == ("bad", listed["reason"])
     assert "it is raining" in clones.run("pull", "--check")[0]

@@ -78,6 +78,10 @@ def with_running_executors(fleet: Fleet) -> int:
 
 def test_a_staged_release_is_rolled_out_and_no_executor_notices(fleet: Fleet) -> None:
     supervisor = with_running_executors(fleet)
+    shown = [
+        line.rpartition(", release ")[2] for line in fleet.run("status").stdout.splitlines() if "last cycle" in line
+    ]
+    assert shown == ["-"]
     commit = stage(fleet, 1)
     told: list[Deployment] = []
     with fleet.center() as center:

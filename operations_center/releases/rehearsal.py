@@ -16,6 +16,8 @@ from operations_center.state_directory import SUPERVISOR, StateDirectory
 
 WITHIN_S = 25.0
 LOOK_EVERY_S = 0.05
+LAST_LOOK_S = 2.0
+"""Before the time is over, so that it can be said what is not done."""
 
 ROLE = "rehearsal"
 CONFIG = f"""\
@@ -65,7 +67,9 @@ class _Rehearsal:
         self._do("task", "add", "before the restart")
         self._do("restart")
         self._do("task", "add", "after the restart")
-        while any(task["state"] != "done" for task in self._tasks()):
+        while undone := [task for task in self._tasks() if task["state"] != "done"]:
+            if time.monotonic() > self.until - LAST_LOOK_S:
+                raise Refused(f"rehearsal: its task {undone[0]['title']!r} was still {undone[0]['state']} in the end")
             time.sleep(LOOK_EVERY_S)
         self._do("down")
         self._do("ledger", "verify")

@@ -194,7 +194,8 @@ class Crew:
         else:
             self._children[name] = self._ended(name, by_itself=code is not None and code >= 0)
         state = self._children[name].state
-        _log.warning("%s ended (%s); it is %s", name, _how(code), state)
+        # Whoever was told to end has ended well: by `restart`, for one.
+        _log.log(logging.INFO if code == 0 else logging.WARNING, "%s ended (%s); it is %s", name, _how(code), state)
         self._note("watcher.ended", {"role": name, "pid": process.pid, "exit_code": code, "state": state})
 
     def _ended(self, name: str, *, by_itself: bool) -> Child:

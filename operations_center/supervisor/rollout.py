@@ -125,8 +125,10 @@ def _to_current(deployment: Deployment, fleet: Fleet, now: int) -> Move:
 
 
 def _onwards(deployment: Deployment, fleet: Fleet, target: Version, now: int, canary_ms: int) -> Move:
+    # Proven before the supervisor's first attempt; one that comes after another's death need not wait for it again.
+    is_proven = deployment.step is Step.SUPERVISOR and fleet.me != target
     for place, member in enumerate(fleet.members):
-        move = _exchange(member, target) or _wait_for(member, now, canary_ms if place == 0 else 0)
+        move = _exchange(member, target) or _wait_for(member, now, canary_ms if place == 0 and not is_proven else 0)
         if move is not None:
             return move
         if deployment.step is Step.CANARY:

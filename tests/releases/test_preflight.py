@@ -1,6 +1,7 @@
 """Code that cannot work is refused before a watcher of the fleet runs it, and its reason is kept."""
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -110,7 +111,9 @@ def test_code_whose_keeper_hangs_is_refused_and_not_even_the_keeper_is_left(
     monkeypatch.setattr("operations_center.releases.rehearsal.WITHIN_S", 10.0)
     first = (PACKAGE / "keeper/keeper.sh").read_text().splitlines()[0]
     commit = clones.push_own_code({"keeper/keeper.sh": (first, f"touch '{clones.root}/keeps'; sleep 1000\n{first}")})
-    assert refusal(clones, commit).startswith("rehearsal: ")
+    # On a machine that has much else to do it may not even come to the end.
+    reason = refusal(clones, commit)
+    assert re.match(r"rehearsal: (its task 'before the restart' was still running|.* was not done within)", reason)
     assert (clones.root / "keeps").exists()
 
 

@@ -181,3 +181,10 @@ def test_a_fleet_that_cannot_go_back_waits_with_what_still_runs() -> None:
     story.go_on()
     assert story.told == []
     assert story.deployment.step is Step.BACK
+
+
+def test_after_the_death_of_a_supervisor_the_next_one_becomes_it_without_another_canary() -> None:
+    for step, move in ((Step.REST, Wait), (Step.SUPERVISOR, Become)):
+        story = Story(deployment=Deployment(OLD).begun(NEW).at(step).resumed())
+        story.members = {name: Member(name, NEW, ready_at=story.now, beat_at=story.now) for name in NAMES}
+        assert isinstance(next_move(story.deployment, story.fleet(), story.now, CANARY_MS), move)

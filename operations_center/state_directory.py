@@ -103,8 +103,12 @@ class StateDirectory:
     def release(self, commit: str) -> Path:
         return self.releases / commit
 
+    @property
+    def configs(self) -> Path:
+        return self.root / "configs"
+
     def config_copy(self, name: str) -> Path:
-        return self.root / "configs" / name
+        return self.configs / name
 
     def obstacle(self) -> str | None:
         """Why it cannot be written and what to do about that, in words; None where it can, or is yet to be made."""

@@ -26,7 +26,7 @@ from operations_center.locks import is_still_there, lock_holder, lock_within, ta
 from operations_center.logs import STACK_DUMP
 from operations_center.pidfds import open_pidfd
 from operations_center.pulse import Pulse, read_pulse
-from operations_center.releases.retention import prune_releases, releases_in_use
+from operations_center.releases.retention import prune_releases
 from operations_center.state_directory import WATCHDOG
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.wiring import Center
@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 LEASE_MS = 60_000
 DUMP_WITHIN_S = 0.5
 PRUNE_EVERY_MS = 60 * 60_000
+PRUNE_AFTER_MS = 60_000
 
 
 class Watchdog:
@@ -44,7 +45,8 @@ class Watchdog:
         self._once = once
         self._heart = Heart(center.state.pulse(WATCHDOG), center.clock, center.host, center.me, *center.version)
         self._last_cycle: Now | None = None
-        self._prune_at = 0
+        # Who has just begun is watched whether its loop turns, and to remove much takes long.
+        self._prune_at = 0 if once else self._now().monotonic + PRUNE_AFTER_MS
 
     def run(self) -> int:
         """Until told to stop, or one cycle with ``once``. Raises LockHeld, LedgerReplaced, LedgerUnusable."""
@@ -167,8 +169,8 @@ class Watchdog:
             return
         with lock_within(center.state.pull_lock, 0) as held:
             if held:
-                in_use = releases_in_use(center.state, center.ledger, center.deployments)
-                for commit in prune_releases(center.state, center.releases, in_use, settings.keep):
+                gone = prune_releases(center.state, center.releases, center.ledger, center.deployments, settings.keep)
+                for commit in gone:
                     _log.info("forgot release %s", commit)
 
     def _beat(self, state: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from operations_center.errors import OperationsCenterError
 from operations_center.fleet import look_at
-from operations_center.releases.deployment import Deployment
+from operations_center.releases.deployment import Deployment, Step
 from operations_center.releases.records import ReleaseState
 from operations_center.state_directory import SUPERVISOR
 from operations_center.wiring import Center
@@ -26,6 +26,16 @@ def _nobody(_: Deployment) -> None:
 
 def is_supervised(center: Center) -> bool:
     return look_at(center.state, SUPERVISOR).process is not None
+
+
+def let_rollout_end(center: Center) -> None:
+    """Whoever ends a watcher of a release that is being rolled out would give it a bad name.
+
+    Raises OperationsCenterError when it takes too long.
+    """
+    deployment = center.deployments.read() if center.config.code_pull is not None else None
+    if deployment is not None and deployment.step not in (None, Step.BACK) and is_supervised(center):
+        wait_for_rest(center)
 
 
 def wait_for_commit(center: Center, commit: str, tell: Tell) -> Deployment:

@@ -6,6 +6,7 @@ from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
 from operations_center.state_directory import SUPERVISOR
+from operations_center.store import SCHEMA
 from operations_center.wakeups import wake
 from operations_center.wiring import Center
 
@@ -45,6 +46,11 @@ def _wanted(center: Center, deployment: Deployment, left: Version, commit: str |
     if found is None and left.commit is None:
         raise OperationsCenterError("cannot roll back: no release was proven before this one; see `releases`")
     wanted = found.commit if found is not None else None
+    if found is not None and not found.fits(SCHEMA):
+        raise OperationsCenterError(
+            f"cannot roll back to {wanted}: its code works with schema {found.ledger_schema} of the ledger, "
+            f"which has {SCHEMA}; name another"
+        )
     if wanted is not None and not center.state.release(wanted).is_dir():
         raise OperationsCenterError(
             f"cannot roll back to {wanted}: its directory was removed (code_pull.keep says how many stay); name another"
@@ -63,5 +69,5 @@ def _named(releases: ReleaseRecords, commit: str) -> Release:
 
 
 def _good_before(releases: ReleaseRecords, left: Version) -> Release | None:
-    good = (each for each in releases.all() if each.state is ReleaseState.GOOD)
+    good = (each for each in releases.all() if each.state is ReleaseState.GOOD and each.fits(SCHEMA))
     return next((each for each in good if each.commit != left.commit), None)

@@ -53,9 +53,12 @@ def read_config(config_file: Path | None, copy: Path | None = None) -> Config:
 
 
 @contextmanager
-def opened(config_file: Path | None, access: Access = Access.CREATE) -> Iterator[Center]:
-    """Ledger and board for one command; see ``open_center``. Raises ConfigError, OperationsCenterError."""
-    center = open_center(read_config(config_file), access)
+def opened(config_file: Path | None, access: Access = Access.CREATE, copy: Path | None = None) -> Iterator[Center]:
+    """Ledger and board for one command; see ``open_center`` and ``read_config``.
+
+    Raises ConfigError, OperationsCenterError.
+    """
+    center = open_center(read_config(config_file, copy), access)
     try:
         yield center
     finally:

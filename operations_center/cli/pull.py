@@ -12,7 +12,9 @@ import click
 from operations_center.care.following import is_supervised, wait_for_commit
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.cli.releases import release_as_json, rollout_in_words
+from operations_center.config import load_config
 from operations_center.errors import OperationsCenterError
+from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import Deployment
 from operations_center.releases.records import ReleaseState
 from operations_center.releases.staging import INSTALL_WITHIN_S, Incoming, Staged, Staging
@@ -60,9 +62,9 @@ def _follow(center: Center, commit: str, *, quiet: bool) -> None:
         )
 
 
-def stage(center: Center, *, again: bool, quiet: bool, within_s: float = 0) -> Staged:
+def stage(center: Center, *, again: bool, quiet: bool, within_s: float = 0, copy: Path | None = None) -> Staged:
     """Raises OperationsCenterError, see ``Staging.stage``."""
-    staging = staging_of(center, quiet=quiet)
+    staging = staging_of(center, quiet=quiet, copy=copy)
     staged = staging.stage(again=again, within_s=within_s)
     wake(center.state.wake, SUPERVISOR)
     if not quiet and staging.repository.has_uncommitted_changes():
@@ -70,12 +72,24 @@ def stage(center: Center, *, again: bool, quiet: bool, within_s: float = 0) -> S
     return staged
 
 
-def staging_of(center: Center, *, quiet: bool) -> Staging:
+def staging_of(center: Center, *, quiet: bool, copy: Path | None = None) -> Staging:
+    """``copy`` of the configuration; None: one is made. Raises ConfigError, OSError."""
+
     def tell(words: str) -> None:
         if not quiet:
             click.echo(words, err=True)
 
-    return Staging(center.config, center.state, center.releases, center.deployments, center.ledger, os.environ, tell)
+    copy = copy or center.state.config_copy(keep_copy(center.config.file, center.state))
+    return Staging(
+        load_config(center.config.file, os.environ, copy),
+        copy,
+        center.state,
+        center.releases,
+        center.deployments,
+        center.ledger,
+        os.environ,
+        tell,
+    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from operations_center.care.following import let_rollout_end
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.errors import NotFound
 from operations_center.fleet import called, children_of, look_at
@@ -21,15 +22,21 @@ from operations_center.wiring import Center
 def command(roles: Sequence[str], config_file: Path | None, as_json: bool) -> int:
     """Restart watchers one after the other; without ROLE the whole fleet, with the code that is installed now.
 
-    Executors run on: the new watcher adopts them. The supervisor keeps its process.
+    Executors run on: the new watcher adopts them. The supervisor keeps its process. A rollout on its way is waited for.
     """
     with opened(config_file) as center:
         names = _names(center, roles)
         if not roles:
+            let_rollout_end(center)
             pid = renew_supervisor(center)
             if not as_json:
                 click.echo(f"the supervisor has started anew: process {pid}")
-        restarted = restart_watchers(center, names, lambda each: None if as_json else _tell(each))
+        restarted = restart_watchers(
+            center,
+            names,
+            before=lambda: let_rollout_end(center),
+            tell=lambda each: None if as_json else _tell(each),
+        )
     if as_json:
         print_json({"restarted": [asdict(each) for each in restarted]})
     return 0

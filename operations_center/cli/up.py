@@ -16,11 +16,12 @@ from operations_center.config import Config
 from operations_center.errors import NotFound, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
 from operations_center.logs import log_to
+from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import INSTALLED, Version
 from operations_center.state_directory import FORK_SERVER, SUPERVISOR
 from operations_center.stopping.runs import end_open_runs
+from operations_center.store import SCHEMA
 from operations_center.supervisor import Supervisor, Wishes
-from operations_center.supervisor.deploying import keep_copy
 from operations_center.supervisor.fork_server import live
 from operations_center.supervisor.image import INSTALLED_CODE, execute
 from operations_center.wiring import look_around, open_center
@@ -68,7 +69,8 @@ def command(
     if config.code_pull is not None and not detach:
         config_copy = config_copy or state.config_copy(keep_copy(config.file, state))
         version = Version(None if release in (None, INSTALLED_CODE) else release, config_copy.name)
-        if release is None:
+        # One that is replaced by this image, and had no [code_pull], has its lock still.
+        if release is None and lock_fd is None:
             _become_current(config, version, words, ready_fd)
     # Before anything is opened that a watcher must not inherit.
     with _saying_that_no_process_starts():
@@ -111,6 +113,9 @@ def _become_current(config: Config, version: Version, words: list[str], ready_fd
         deployment = center.deployments.read()
         commit = deployment.current.commit if deployment else None
         if commit is None or not center.state.release(commit).is_dir():
+            return
+        release = center.releases.find(commit)
+        if release is not None and not release.fits(SCHEMA):
             return
         on = [] if ready_fd is None else ["--ready-fd", str(ready_fd)]
         copy = ["--config-copy", str(center.state.config_copy(version.config))]

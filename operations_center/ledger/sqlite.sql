@@ -111,7 +111,7 @@ SELECT * FROM tasks;
 
 -- name: all_releases
 -- For the comparison with the event log: the columns that the log keeps.
-SELECT "commit", state, reason, at FROM releases;
+SELECT "commit", state, reason, at, ledger_schema FROM releases;
 
 -- name: hold_task
 -- Keep admission off a task while the board is told about it.

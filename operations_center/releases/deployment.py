@@ -39,8 +39,9 @@ class Step(StrEnum):
 class Deployment(msgspec.Struct, frozen=True):
     """``current`` is proven, or is what the fleet began with; ``target`` is rolled out, or taken back in step BACK.
 
-    ``attempts``: how many supervisors have been started while this rollout was on its way. ``reason``: why it is taken
-    back. ``refused_config``: a configuration that was taken back, and is not tried again while it stays as it is.
+    ``attempts``: how many supervisors have been started while this rollout was on its way, without those that were told
+    to stop. ``reason``: why it is taken back. ``refused_config``: a configuration that was taken back, and is not tried
+    again while it stays as it is.
     """
 
     current: Version
@@ -50,6 +51,11 @@ class Deployment(msgspec.Struct, frozen=True):
     reason: str | None = None
     refused_config: str | None = None
 
+    @property
+    def versions(self) -> list[Version]:
+        """What is current, and what is rolled out or taken back."""
+        return [version for version in (self.current, self.target) if version is not None]
+
     def begun(self, target: Version) -> Self:
         return replace(self, target=target, step=Step.CANARY, attempts=1, reason=None)
 
@@ -58,6 +64,9 @@ class Deployment(msgspec.Struct, frozen=True):
 
     def resumed(self) -> Self:
         return replace(self, attempts=self.attempts + 1)
+
+    def suspended(self) -> Self:
+        return replace(self, attempts=self.attempts - 1)
 
     def at(self, step: Step) -> Self:
         return replace(self, step=step)

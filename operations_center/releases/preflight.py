@@ -48,9 +48,13 @@ SCHEMA_OF = "from operations_center.store import SCHEMA; print(SCHEMA)"
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """``steps`` run in the release; ``scratch`` may be made; ``own_config`` is the configuration that it brings."""
+    """``config_copy`` is what ``config`` was read from. ``steps`` run in the release; ``scratch`` may be made.
+
+    ``own_config`` is the configuration that the release brings.
+    """
 
     config: Config
+    config_copy: Path
     runtime: Runtime
     steps: Steps
     scratch: Path
@@ -72,10 +76,13 @@ class Preflight:
         self.steps.run("imports", self.runtime.script(IMPORTS, *where), within_s=LOOK_WITHIN_S)
 
     def _likes_config(self) -> None:
-        for name, file in (("config check", self.config.file), ("config check of its own file", self.own_config)):
-            if file is not None:
-                command = self.runtime.command("config", "check", "--config", str(file))
-                self.steps.run(name, command, within_s=LOOK_WITHIN_S)
+        self._check_config("config check", self.config.file, "--copy", str(self.config_copy))
+        if self.own_config is not None:
+            self._check_config("config check of its own file", self.own_config)
+
+    def _check_config(self, name: str, file: Path, *words: str) -> None:
+        command = self.runtime.command("config", "check", "--config", str(file), *words)
+        self.steps.run(name, command, within_s=LOOK_WITHIN_S)
 
     def _knows_schema(self) -> None:
         answer = self.steps.run("schema", self.runtime.script(SCHEMA_OF), within_s=LOOK_WITHIN_S).strip()

@@ -21,12 +21,19 @@ class ReleaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """``commit`` is a full id; ``reason`` one line, None where none is needed; ``at`` wall-clock ms, of its state."""
+    """``commit`` is a full id; ``reason`` one line, None where none is needed; ``at`` wall-clock ms, of its state.
+
+    ``ledger_schema``: which its code works with; None where it has none of its own, or was never asked.
+    """
 
     commit: str
     state: ReleaseState
     reason: str | None
     at: int
+    ledger_schema: int | None = None
+
+    def fits(self, ledger_schema: int) -> bool:
+        return self.ledger_schema in (None, ledger_schema)
 
 
 class ReleaseRecords:
@@ -43,10 +50,16 @@ class ReleaseRecords:
         row = self._store.row(_SQL["find"], {"commit": commit})
         return self._release(row) if row else None
 
-    def record(self, commit: str, state: ReleaseState, reason: str | None = None) -> Release:
-        release = Release(commit, state, reason, self._store.clock.now().wall)
-        columns = asdict(release) | {"state": str(state)}
+    def record(
+        self, commit: str, state: ReleaseState, reason: str | None = None, ledger_schema: int | None = None
+    ) -> Release:
+        """``ledger_schema`` None: as it was known before."""
         with self._store.transaction():
+            known = self.find(commit)
+            if ledger_schema is None and known is not None:
+                ledger_schema = known.ledger_schema
+            release = Release(commit, state, reason, self._store.clock.now().wall, ledger_schema)
+            columns = asdict(release) | {"state": str(state)}
             self._store.execute(_SQL["record"], columns)
             self._store.append_event(f"release.{state}", data={"release": columns})
         return release
@@ -58,4 +71,4 @@ class ReleaseRecords:
 
     def _release(self, row: Any) -> Release:
         with self._store.damage_told(f"release {row['commit']!r}"):
-            return Release(row["commit"], ReleaseState(row["state"]), row["reason"], row["at"])
+            return Release(row["commit"], ReleaseState(row["state"]), row["reason"], row["at"], row["ledger_schema"])

@@ -8,7 +8,8 @@ from collections.abc import Collection
 
 from operations_center.identity import is_alive
 from operations_center.ledger import Ledger
-from operations_center.pulse import read_pulse
+from operations_center.pulse import Pulse, read_pulse
+from operations_center.releases.config_copies import prune_config_copies
 from operations_center.releases.deployment import Deployments
 from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
 from operations_center.releases.steps import end_marked
@@ -25,12 +26,15 @@ def releases_in_use(state: StateDirectory, ledger: Ledger, deployments: Deployme
     """Commits that are rolled out or to be gone back to, that an open run was admitted with, or that a process of the
     fleet runs. Raises LedgerUnusable."""
     deployment = deployments.read()
-    versions = (deployment.current, deployment.target) if deployment else ()
-    deployed = {version.commit for version in versions if version is not None}
-    pulses = [pulse for path in state.root.glob("pulse/*.json") if (pulse := read_pulse(path)) is not None]
-    run = {pulse.release for pulse in pulses if is_alive(pulse.process)}
+    deployed = {version.commit for version in deployment.versions} if deployment else set()
+    run = {pulse.release for pulse in _living(state)}
     admitted = {run.release for run in ledger.open_runs()}
     return {commit for commit in deployed | admitted | run if commit is not None}
+
+
+def _living(state: StateDirectory) -> list[Pulse]:
+    pulses = [pulse for path in state.root.glob("pulse/*.json") if (pulse := read_pulse(path)) is not None]
+    return [pulse for pulse in pulses if is_alive(pulse.process)]
 
 
 def may_go(releases: Collection[Release], in_use: Collection[str], keep: int) -> list[str]:
@@ -44,13 +48,26 @@ def may_go(releases: Collection[Release], in_use: Collection[str], keep: int) ->
     return [commit for commit in good + staged if commit not in kept]
 
 
-def prune_releases(state: StateDirectory, records: ReleaseRecords, in_use: Collection[str], keep: int) -> list[str]:
+def prune_releases(
+    state: StateDirectory, records: ReleaseRecords, ledger: Ledger, deployments: Deployments, keep: int
+) -> list[str]:
     """Remove what may go; the commits. To be called with the pull lock held. Raises LedgerBusy, OSError."""
-    gone = may_go(records.all(), in_use, keep)
-    for commit in gone:
-        records.forget(commit)
+    # Together: nobody begins to roll out, or goes back to, what is about to go.
+    with ledger.transaction():
+        in_use = releases_in_use(state, ledger, deployments)
+        gone = may_go(records.all(), in_use, keep)
+        for commit in gone:
+            records.forget(commit)
     remove_leftovers(state, records, in_use)
+    prune_config_copies(state, config_copies_in_use(state, deployments))
     return gone
+
+
+def config_copies_in_use(state: StateDirectory, deployments: Deployments) -> set[str]:
+    """Copies of the configuration that are current, rolled out or taken back, or that a process of the fleet runs."""
+    deployment = deployments.read()
+    deployed = {version.config for version in deployment.versions} if deployment else set()
+    return deployed | {pulse.config for pulse in _living(state)}
 
 
 def remove_leftovers(state: StateDirectory, records: ReleaseRecords, in_use: Collection[str]) -> None:

@@ -14,6 +14,10 @@ RELEASE_PATH = "OPERATIONS_CENTER_RELEASE_PATH"
 """Tells which entry of PYTHONPATH is a release's, and not the user's own."""
 
 
+CHANGED = ("PYTHONPATH", RELEASE_PATH, STARTED_WITH)
+"""What ``Runtime.environment`` may change."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """``commit`` None: the code that the fleet was started with. ``import_path`` None: what ``python`` has installed.

@@ -27,6 +27,7 @@ from operations_center.releases.runtime import Runtime
 from operations_center.releases.steps import Refused, Steps
 from operations_center.removal import remove_directory
 from operations_center.state_directory import PULL, StateDirectory
+from operations_center.store import SCHEMA
 
 INSTALL_WITHIN_S = 600.0
 LOOK_EVERY_S = 0.1
@@ -58,9 +59,11 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """``environment`` is the fleet's own; ``tell`` is told of each step, in a few words."""
+    """``config_copy`` is the copy of the configuration that ``config`` was read from: the file may be edited meanwhile.
+    ``environment`` is the fleet's own; ``tell`` is told of each step, in a few words."""
 
     config: Config
+    config_copy: Path
     state: StateDirectory
     records: ReleaseRecords
     deployments: Deployments
@@ -93,7 +96,7 @@ class Staging:
             remove_leftovers(self.state, self.records, self._in_use())
             staged = self._stage_head(again)
             # Asked again: it may have taken minutes.
-            prune_releases(self.state, self.records, self._in_use(), self._settings.keep)
+            prune_releases(self.state, self.records, self.ledger, self.deployments, self._settings.keep)
             return staged
 
     def _in_use(self) -> set[str]:
@@ -112,12 +115,20 @@ class Staging:
             return Staged(self._make(incoming.commit), is_new=True)
         if known.state is ReleaseState.BAD:
             raise _bad(known)
-        if not self._is_there(known):
+        if not known.fits(SCHEMA):
+            # Made for a fleet whose code was older, or newer.
+            self.records.forget(known.commit)
+            remove_leftovers(self.state, self.records, self._in_use())
+        if not self.state.release(known.commit).is_dir():
             return Staged(self._make(known.commit), is_new=True)
+        if known.state is ReleaseState.GOOD and not self._is_deployed(known.commit):
+            # The branch was set back to it, after the fleet had gone on.
+            return Staged(self.records.record(known.commit, ReleaseState.STAGED), is_new=False)
         return Staged(known, is_new=False)
 
-    def _is_there(self, release: Release) -> bool:
-        return self.state.release(release.commit).is_dir()
+    def _is_deployed(self, commit: str) -> bool:
+        deployment = self.deployments.read()
+        return deployment is None or commit in [version.commit for version in deployment.versions]
 
     def _make(self, commit: str) -> Release:
         self.ledger.note("release.fetched", {"release": {"commit": commit}})
@@ -127,10 +138,10 @@ class Staging:
                 f"cannot make the release {commit} again: runs or watchers of it are alive; try again after their end"
             )
         try:
-            self._fill(commit, directory)
+            schema = SCHEMA if self._fill(commit, directory).has_own_code else None
             # What the row promises must outlast a power cut as the row does.
             subprocess.run(["sync", "-f", str(directory)], check=True)
-            return self.records.record(commit, ReleaseState.STAGED)
+            return self.records.record(commit, ReleaseState.STAGED, ledger_schema=schema)
         except Refused as refusal:
             remove_directory(directory)
             raise _bad(self.records.record(commit, ReleaseState.BAD, str(refusal))) from None
@@ -138,13 +149,18 @@ class Staging:
             remove_directory(directory)
             raise
 
-    def _fill(self, commit: str, directory: Path) -> None:
+    def _fill(self, commit: str, directory: Path) -> Runtime:
         self.tell(f"{commit[:12]}: takes its files out of {self._settings.repository}")
         directory.mkdir(mode=0o700)
         index = self.state.releases / INDEX
         self.repository.check_out(commit, directory, index)
         index.unlink()
         runtime = Runtime.of_release(commit, directory, self._settings.python)
+        if runtime.import_path is not None and os.pathsep in str(directory):
+            raise OperationsCenterError(
+                f"cannot make a release in {directory}: code cannot be imported from a path with a {os.pathsep}; "
+                "set center.state_dir to another directory"
+            )
         release_directory = {"OPERATIONS_CENTER_RELEASE_DIR": str(directory)}
         environment = runtime.environment(self._program_environment()) | release_directory
         steps = Steps(self.state.root.resolve(), self.state.log(PULL), directory, environment)
@@ -153,7 +169,9 @@ class Staging:
             self.tell(f"{commit[:12]}: {name}")
             steps.run(name, self._settings.install, within_s=INSTALL_WITHIN_S)
         self.tell(f"{commit[:12]}: preflight")
-        Preflight(self.config, runtime, steps, self.state.rehearsal, self._own_config(directory)).examine()
+        own = self._own_config(directory)
+        Preflight(self.config, self.config_copy, runtime, steps, self.state.rehearsal, own).examine()
+        return runtime
 
     def _own_config(self, directory: Path) -> Path | None:
         """The configuration as the release has it, if it is one of the files that the repository keeps."""

@@ -55,13 +55,18 @@ def _is_another_image(old: Member, new: Member) -> bool:
     return new.pulse is not None and (old.pulse is None or new.pulse.started_at != old.pulse.started_at)
 
 
-def restart_watchers(center: Center, names: Sequence[str], tell: Callable[[Restarted], None]) -> list[Restarted]:
+def restart_watchers(
+    center: Center, names: Sequence[str], before: Callable[[], object], tell: Callable[[Restarted], None]
+) -> list[Restarted]:
     """One after the other: the next is stopped when the one before has a new process that is ready.
+
+    ``before`` is called before each, ``tell`` after it.
 
     Raises OperationsCenterError without a supervisor, or when a watcher does not come back within 30 s.
     """
     done = []
     for name in names:
+        before()
         done.append(_restart(center.state, name))
         tell(done[-1])
     return done

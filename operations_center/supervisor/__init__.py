@@ -83,7 +83,7 @@ class Supervisor:
         self._roles = list(wishes.only) or list(center.config.roles)
         self._deploying: Deploying | None = None
         self._pulling: Pulling | None = None
-        self._begun_at = center.clock.now().monotonic
+        self._begun_at = self._awake_since = self._turned_at = center.clock.now().monotonic
         self._deploy_at: int | None = None
         self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me, *center.version)
         self._announced = False
@@ -132,6 +132,7 @@ class Supervisor:
                 self._pulling.bury()
             else:
                 self._crew.bury(name)
+        self._see_whether_we_stood_still()
         self._crew.see_who_is_ready()
         self._announce()
         self._replace_stalled_watchdog()
@@ -140,7 +141,12 @@ class Supervisor:
     # Starting
 
     def _end_old_drain(self) -> None:
-        """To be started again ends a drain; where the ledger is busy, the watchdog ends it later."""
+        """To be started again ends a drain; where the ledger is busy, the watchdog ends it later.
+
+        An image that goes on for another one was not started by anybody.
+        """
+        if self._wishes.lock is not None:
+            return
         try:
             with self._center.ledger.within(START_WITHIN_S):
                 self._center.ledger.resume(None, "drain")
@@ -168,6 +174,12 @@ class Supervisor:
             self._note("watcher.stalled", {"role": WATCHDOG, "pid": pulse.pid, "by": "supervisor"})
             dump_and_end(pulse.process)
 
+    def _see_whether_we_stood_still(self) -> None:
+        """Then others may have done so with us, and their silence proves nothing."""
+        if self._now() - self._turned_at > 2 * BEAT_EVERY_MS:
+            self._awake_since = self._now()
+        self._turned_at = self._now()
+
     def _beat(self) -> None:
         state = "up" if self._crew.is_ready else "starting"
         problem = self._pulling.problem if self._pulling else None
@@ -180,12 +192,18 @@ class Supervisor:
     # Another version
 
     def _begin_to_deploy(self) -> None:
+        """Where the ledger is busy or full, it is tried again."""
         if self._center.config.code_pull is None:
             return
-        self._pulling = Pulling(self._center, self._waiting)
-        self._deploying = Deploying(
-            self._center, handed_over=self._wishes.lock is not None, handed_back=self._wishes.handed_back
-        )
+        self._pulling = self._pulling or Pulling(self._center, self._waiting)
+        try:
+            with self._center.ledger.within(START_WITHIN_S):
+                self._deploying = Deploying(
+                    self._center, handed_over=self._wishes.lock is not None, handed_back=self._wishes.handed_back
+                )
+        except OperationsCenterError as error:
+            _log.error("cannot tell what is to be rolled out: %s", error)
+            self._deploy_at = self._now() + DEPLOY_AGAIN_MS
 
     @property
     def _current(self) -> Version:
@@ -197,7 +215,11 @@ class Supervisor:
 
     def _deploy(self) -> None:
         """Make the moves that bring every process to what it is to run; see rollout.py."""
-        if self._deploying is None or self._pulling is None:
+        if self._pulling is None:
+            return
+        if self._deploying is None:
+            self._begin_to_deploy()
+        if self._deploying is None:
             return
         try:
             self._pulling.start_if_due()
@@ -225,9 +247,12 @@ class Supervisor:
                         return None
 
     def _seen(self, deploying: Deploying) -> Fleet:
+        current = deploying.deployment.current
         return Fleet(
             me=self._center.version,
             mine_since=self._begun_at,
+            awake_since=self._awake_since,
+            can_go_back=self._crew.can_start(current.commit),
             members=list(self._crew.members(deploying.roles)),
             deaths=self._crew.deaths,
             refused=deploying.refused,
@@ -253,7 +278,7 @@ class Supervisor:
 
     def _words_of(self, version: Version) -> list[str]:
         copy = ["--config-copy", str(self._center.state.config_copy(version.config))] if version.config else []
-        release = ["--release", version.commit or INSTALLED_CODE] if self._deploying else []
+        release = ["--release", version.commit or INSTALLED_CODE] if version.config else []
         return [*self._words, *release, *copy]
 
     # Ending
@@ -281,6 +306,7 @@ class Supervisor:
         """Watchers stop, executors run on and are adopted by the next ``up``; asked twice, they end as well."""
         notify("STOPPING=1")
         self._heart.beat("stopping", roles=self._roles, children=self._crew.as_json())
+        self._suspend_rollout()
         if self._pulling is not None:
             self._pulling.end()
         self._crew.stop()
@@ -289,6 +315,15 @@ class Supervisor:
             self._end_executors()
         self._heart.beat("stopped", roles=self._roles, children=self._crew.as_json())
         self._say_what_is_left()
+
+    def _suspend_rollout(self) -> None:
+        if self._deploying is None or not self._waiting.stop_requests:
+            return
+        try:
+            with self._center.ledger.within(START_WITHIN_S):
+                self._deploying.suspend()
+        except OperationsCenterError as error:
+            _log.warning("cannot note that a rollout is suspended: %s", error)
 
     def _wait_for_second_thoughts(self) -> None:
         """A person at a terminal could not press Ctrl-C twice before we are gone."""

@@ -19,7 +19,7 @@ from operations_center.state_directory import FORK_SERVER, WATCHDOG
 from operations_center.supervisor import child as machine
 from operations_center.supervisor.child import Child, ChildState
 from operations_center.supervisor.fork_server import live_anew
-from operations_center.supervisor.rollout import SILENT_MS, Member
+from operations_center.supervisor.rollout import DEATHS, SILENT_MS, Member
 from operations_center.supervisor.spawner import Spawner, Spawners
 from operations_center.waiting import Waiting
 from operations_center.wiring import Center
@@ -156,6 +156,9 @@ class Crew:
         for name in self._alive:
             pulse = self._pulse_of(name)
             if self._children[name].state is ChildState.STARTING and pulse is not None and pulse.state == "ready":
+                if self._center.config.code_pull is not None and name not in self._leaving:
+                    # Of one that was recognised before it could tell, it was only supposed.
+                    self._versions[name] = Version(pulse.release, pulse.config)
                 self._children[name] = machine.became_ready(self._children[name], self._now())
                 self._ready_at[name] = pulse.heartbeat_mono
                 self._note("watcher.ready", {"role": name, "pid": pulse.pid, "release": pulse.release})
@@ -251,6 +254,10 @@ class Crew:
             said = ""
         # What it noted in passing explains nothing.
         return f"{how}, its log with: {said}" if said and " INFO " not in said else how
+
+    def can_start(self, commit: str | None) -> bool:
+        """Whether its fork server lives, or has not failed to often enough."""
+        return self._spawners.of(commit).deaths < DEATHS
 
     def exchange(self, name: str, version: Version | None) -> bool:
         """End the process, and start one of that version as soon as it has ended; None starts none.

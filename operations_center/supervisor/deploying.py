@@ -1,15 +1,16 @@
 """What the fleet is to run: the release that is current, the one that is rolled out, the configuration as it is now."""
 
-import hashlib
 import logging
 import os
-from pathlib import Path
+
+from msgspec.structs import replace
 
 from operations_center.config import Config, load_config
 from operations_center.errors import ConfigError
+from operations_center.releases.config_copies import keep_copy, write_copy
 from operations_center.releases.deployment import Deployment, Step, Version
-from operations_center.releases.records import ReleaseState
-from operations_center.state_directory import StateDirectory
+from operations_center.releases.records import Release, ReleaseState
+from operations_center.store import SCHEMA
 from operations_center.supervisor.rollout import Become, Complete, Exchange, Fleet, Reach, TakeBack, Wait, next_move
 from operations_center.wiring import Center
 
@@ -20,7 +21,7 @@ class Deploying:
     """The durable side of a rollout: every step is in the ledger before it is done.
 
     ``handed_over``: this image was executed by the one before it, in the same process; ``handed_back``: by one that
-    ended, for this reason.
+    ended, for this reason. Raises OperationsCenterError where the ledger does not take how it begins.
     """
 
     def __init__(self, center: Center, *, handed_over: bool, handed_back: str | None) -> None:
@@ -31,45 +32,64 @@ class Deploying:
         self.refused: Version | None = None
         """What the supervisor could not become."""
 
-        self.deployment = self._begin(handed_over, handed_back)
         self._roles_of: dict[str, frozenset[str]] = {}
+        self._copies: dict[str, bytes] = {}
+        self.deployment = self._begin(handed_over, handed_back)
+        self._keep_copies()
+        self._give_up_what_is_lost()
+
+    # How it begins
 
     def _begin(self, handed_over: bool, handed_back: str | None) -> Deployment:
         mine, known = self._center.version, self._center.deployments.read()
-        if known is None or self._is_lost(known.current):
-            return self._keep(Deployment(mine._replace(commit=None)), "deployment.begun")
-        if handed_back is not None:
-            return self._refuse(known, handed_back)
+        if known is None:
+            return self._write(Deployment(mine._replace(commit=None)), "deployment.begun")
         if handed_over:
-            return known
+            return known if handed_back is None else self._refuse(known, handed_back)
+        if handed_back is not None:
+            # Whoever starts a fleet executes what is current.
+            self.refused = known.current
         if known.step is not None:
-            return self._keep(known.resumed(), "rollout.resumed")
+            return self._write(known.resumed(), "rollout.resumed")
         # Edited while no fleet ran: whoever starts one has the present configuration in mind.
         present = known.configured(mine.config)
-        return known if present == known else self._keep(present, "deployment.begun")
-
-    def _is_lost(self, current: Version) -> bool:
-        if current.commit is None or self._center.state.release(current.commit).is_dir():
-            return False
-        _log.error("release %s is gone from the disk: goes on with the installed code", current.commit)
-        self._center.releases.forget(current.commit)
-        return True
+        return known if present == known else self._write(present, "deployment.begun")
 
     def _refuse(self, known: Deployment, reason: str) -> Deployment:
-        """The image that was executed did not hold."""
-        if known.step in (None, Step.BACK):
+        """The image that was executed did not hold: what is rolled out, if it was the supervisor's turn."""
+        if known.target is None or known.step is not Step.SUPERVISOR:
             self.refused = known.current
             return known
         self.refused = known.target
-        return self._take_back(known, reason)
+        self.deployment = known
+        self._take_back(reason)
+        return self.deployment
+
+    def suspend(self) -> None:
+        """The supervisor was told to stop: what is rolled out is not to blame. Raises OperationsCenterError."""
+        if self.deployment.step is not None:
+            self._go_on(self.deployment.suspended(), "rollout.suspended")
+
+    # What is to be
 
     def look_for_more(self) -> None:
-        """Begin to roll out a release that was staged, or a configuration that has changed."""
-        self._notice_what_others_wrote()
+        """Begin to roll out a release that was staged, or a configuration that has changed.
+
+        Raises OperationsCenterError; then the next look finds the same.
+        """
+        # A person may have rolled back.
+        self.deployment = self._center.deployments.read() or self.deployment
+        self._keep_copies()
+        self._give_up_what_is_lost()
+        if self.deployment.step is not None:
+            return
         current = self.deployment.current
-        if self.deployment.step is None and (target := self._staged(current) or self._changed_config(current)):
-            self.deployment = self._keep(self.deployment.begun(target), "rollout.begun")
-            _log.info("rolls out %s", _called(target))
+        if target := self._staged(current) or self._changed_config(current):
+            try:
+                self._begin_rollout(target)
+            except BaseException:
+                self._seen_file = None
+                raise
 
     def next_move(self, fleet: Fleet, now: int) -> Exchange | Become | Wait:
         """What is left for the supervisor to do; the ledger knows of it then."""
@@ -77,11 +97,11 @@ class Deploying:
             move = next_move(self.deployment, fleet, now, self._canary_ms)
             match move:
                 case Reach(step):
-                    self.deployment = self._keep(self.deployment.at(step), "rollout.reached")
+                    self._go_on(self.deployment.at(step), "rollout.reached")
                 case TakeBack(reason):
-                    self.deployment = self._take_back(self.deployment, reason)
+                    self._take_back(reason)
                 case Complete():
-                    self.deployment = self._complete(self.deployment)
+                    self._complete()
                 case _:
                     return move
 
@@ -93,8 +113,7 @@ class Deploying:
     @property
     def commits(self) -> set[str | None]:
         """Whose code is needed now or soon."""
-        versions = (self.deployment.current, self.deployment.target)
-        return {version.commit for version in versions if version is not None}
+        return {version.commit for version in self.deployment.versions}
 
     @property
     def roles(self) -> frozenset[str]:
@@ -105,15 +124,64 @@ class Deploying:
             self._roles_of[config] = frozenset(load_config(self._center.config.file, os.environ, copy).roles)
         return self._roles_of[config]
 
-    def _notice_what_others_wrote(self) -> None:
-        """A person may have rolled back."""
-        self.deployment = self._center.deployments.read() or self.deployment
+    # What is there
+
+    def _keep_copies(self) -> None:
+        """Copies of the configuration that somebody removes are written again."""
+        names = {version.config for version in self.deployment.versions}
+        self._copies = {name: content for name, content in self._copies.items() if name in names}
+        for name in names:
+            copy = self._center.state.config_copy(name)
+            try:
+                if not copy.exists() and name in self._copies:
+                    write_copy(copy, self._copies[name])
+                elif name not in self._copies:
+                    self._copies[name] = copy.read_bytes()
+            except OSError as error:
+                _log.warning("cannot keep the copy %s of the configuration: %s", copy, error)
+
+    def _give_up_what_is_lost(self) -> None:
+        """A release whose directory was removed, or that works with another ledger, is run by nobody any more."""
+        current, target = self.deployment.current, self.deployment.target
+        if problem := self._why_lost(current):
+            _log.error("goes on with the installed code: release %s %s", current.commit, problem)
+            installed = replace(self.deployment, current=current._replace(commit=None))
+            self._go_on(installed, "deployment.begun", forgotten=current.commit)
+        present = self.deployment.configured(self._center.version.config)
+        if present != self.deployment and not self._has_copy(current):
+            _log.error("goes on with the present configuration: the copy %s is lost", current.config)
+            self._go_on(present, "deployment.begun")
+        if target is None or self.on_trial is None:
+            return
+        problem = self._why_lost(target)
+        if problem or not self._has_copy(target):
+            reason = f"release {target.commit} {problem}" if problem else "the copy of its configuration is lost"
+            back = self.deployment.taken_back(reason, self.deployment.refused_config)
+            self._go_on(back, "rollout.taken_back", forgotten=target.commit if problem else None)
+
+    def _has_copy(self, version: Version) -> bool:
+        return self._center.state.config_copy(version.config).exists()
+
+    def _why_lost(self, version: Version) -> str | None:
+        if version.commit is None:
+            return None
+        if not self._center.state.release(version.commit).is_dir():
+            return "is gone from the disk"
+        release = self._center.releases.find(version.commit)
+        return "works with another schema of the ledger" if release is not None and not release.fits(SCHEMA) else None
 
     def _staged(self, current: Version) -> Version | None:
-        for release in self._center.releases.all():
-            if release.state is ReleaseState.STAGED:
-                return Version(release.commit, current.config)
-        return None
+        """The newest, if it was not superseded."""
+        staged = self._all_staged()
+        return Version(staged[0].commit, current.config) if staged else None
+
+    def _all_staged(self) -> list[Release]:
+        """Those that can be rolled out."""
+        return [
+            release
+            for release in self._center.releases.all()
+            if release.state is ReleaseState.STAGED and self._why_lost(Version(release.commit, "")) is None
+        ]
 
     def _changed_config(self, current: Version) -> Version | None:
         """The configuration file has another content, and it is a good one."""
@@ -125,14 +193,18 @@ class Deploying:
         seen = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
         if seen == self._seen_file:
             return None
-        self._seen_file = seen
         try:
             name = keep_copy(file, self._center.state)
-            if name in (current.config, self.deployment.refused_config):
-                return None
-            config = load_config(file, os.environ, self._center.state.config_copy(name))
-            self._refuse_to_move(config)
-        except (ConfigError, OSError) as error:
+        except OSError as error:
+            # Of a full disk, for one: it is looked at again.
+            _log.error("cannot look at %s: %s", file, error)
+            return None
+        self._seen_file = seen
+        if name in (current.config, self.deployment.refused_config):
+            return None
+        try:
+            self._refuse_to_move(load_config(file, os.environ, self._center.state.config_copy(name)))
+        except ConfigError as error:
             reason = " ".join(str(error).split())
             _log.error("goes on with the configuration as it was: %s", reason)
             self._center.ledger.note("config.refused", {"reason": reason})
@@ -140,50 +212,79 @@ class Deploying:
         return Version(current.commit, name)
 
     def _refuse_to_move(self, config: Config) -> None:
-        if config.center.state_dir != self._center.config.center.state_dir:
-            raise ConfigError(
-                [f"cannot use {config.file}: center.state_dir has changed; stop the fleet, and start it again"]
-            )
+        changed = (
+            "center.state_dir has changed" if config.center.state_dir != self._center.config.center.state_dir else ""
+        )
+        if config.code_pull is None:
+            changed = "[code_pull] is gone"
+        if changed:
+            raise ConfigError([f"cannot use {config.file}: {changed}; stop the fleet, and start it again"])
 
-    def _complete(self, deployment: Deployment) -> Deployment:
-        target = deployment.target
+    # What is written
+
+    def _begin_rollout(self, target: Version) -> None:
+        with self._center.ledger.transaction():
+            # What was staged before it is superseded, and must not be rolled out after it.
+            staged = [release.commit for release in self._all_staged()]
+            if target.commit != self.deployment.current.commit and target.commit not in staged:
+                return
+            if self._go_on(self.deployment.begun(target), "rollout.begun"):
+                for commit in staged:
+                    if commit != target.commit:
+                        self._center.releases.forget(commit)
+        self.refused = None
+        _log.info("rolls out %s", _called(target))
+
+    def _complete(self) -> None:
+        deployment, target = self.deployment, self.deployment.target
         assert target is not None
         if deployment.step is Step.BACK:
+            self._go_on(deployment.completed(), "rollout.undone")
             _log.warning("is back at %s", _called(deployment.current))
-            return self._keep(deployment.completed(), "rollout.undone")
-        with self._center.ledger.transaction():
-            if target.commit is not None:
-                self._center.releases.record(target.commit, ReleaseState.GOOD)
+        else:
+            self._go_on(deployment.completed(), "rollout.completed", good=target.commit)
             _log.info("has rolled out %s", _called(target))
-            return self._keep(deployment.completed(), "rollout.completed")
 
-    def _take_back(self, deployment: Deployment, reason: str) -> Deployment:
-        target = deployment.target
+    def _take_back(self, reason: str) -> None:
+        deployment, target = self.deployment, self.deployment.target
         assert target is not None
         _log.error("takes %s back: %s", _called(target), reason)
-        with self._center.ledger.transaction():
-            if target.commit is not None and target.commit != deployment.current.commit:
-                self._center.releases.record(target.commit, ReleaseState.BAD, reason)
-                refused_config = deployment.refused_config
-            else:
-                refused_config = target.config
-            return self._keep(deployment.taken_back(reason, refused_config), "rollout.taken_back")
+        if target.commit is not None and target.commit != deployment.current.commit:
+            back = deployment.taken_back(reason, deployment.refused_config)
+            self._go_on(back, "rollout.taken_back", bad=target.commit, reason=reason)
+        else:
+            self._go_on(deployment.taken_back(reason, target.config), "rollout.taken_back")
 
-    def _keep(self, deployment: Deployment, event: str) -> Deployment:
+    def _go_on(
+        self,
+        after: Deployment,
+        event: str,
+        *,
+        good: str | None = None,
+        bad: str | None = None,
+        reason: str | None = None,
+        forgotten: str | None = None,
+    ) -> bool:
+        """Write it, and what it says of releases; False where a person has rolled back meanwhile: that counts."""
+        releases = self._center.releases
+        with self._center.ledger.transaction():
+            present = self._center.deployments.read()
+            if present != self.deployment:
+                self.deployment = present or self.deployment
+                return False
+            if good is not None:
+                releases.record(good, ReleaseState.GOOD)
+            if bad is not None:
+                releases.record(bad, ReleaseState.BAD, reason)
+            if forgotten is not None:
+                releases.forget(forgotten)
+            self._write(after, event)
+        self.deployment = after
+        return True
+
+    def _write(self, deployment: Deployment, event: str) -> Deployment:
         self._center.deployments.write(deployment, event, supervisor=self._center.me.pid)
         return deployment
-
-
-def keep_copy(file: Path, state: StateDirectory) -> str:
-    """Copy a configuration to where no edit changes it; the copy's name. Raises OSError."""
-    content = file.read_bytes()
-    name = f"{hashlib.sha256(content).hexdigest()[:16]}.toml"
-    copy = state.config_copy(name)
-    if not copy.exists():
-        draft = copy.with_name(f".{name}.{os.getpid()}")
-        draft.write_bytes(content)
-        draft.replace(copy)
-    return name
 
 
 def _called(version: Version) -> str:

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from operations_center.releases.runtime import Runtime
+from operations_center.releases.runtime import CHANGED, Runtime
 from operations_center.waiting import SIGNALS
 
 INSTALLED_CODE = "installed"
@@ -44,7 +44,11 @@ try:
     os.set_inheritable(before["lock"], True)
 except (OSError, TypeError):
     pass
-os.execve(before["argv"][0], [*before["argv"], "--handed-back", reason], before["environment"])
+for name, value in before["environment"].items():
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+os.execv(before["argv"][0], [*before["argv"], "--handed-back", reason])
 """
 
 
@@ -73,12 +77,15 @@ def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Se
     signal that comes meanwhile waits: the next image takes it when it is ready to. Returns only the failure.
     """
     handed_on = [] if lock is None else ["--lock-fd", str(lock)]
-    back = {"argv": [*before, *handed_on], "environment": dict(os.environ), "lock": lock}
+    environment = runtime.environment(os.environ)
+    # Only what is changed: everybody may read the command line of a process, and it may not be long.
+    changed = {name: os.environ.get(name) for name in CHANGED}
+    back = {"argv": [*before, *handed_on], "environment": changed, "lock": lock}
     argv = runtime.script(_LAUNCH, json.dumps(back), *words, *handed_on)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _hand_on(lock, True)
     try:
-        os.execve(argv[0], argv, runtime.environment(os.environ))
+        os.execve(argv[0], argv, environment)
     except OSError as error:
         return error
     finally:

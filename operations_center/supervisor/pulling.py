@@ -13,6 +13,9 @@ from operations_center.wiring import Center
 
 _log = logging.getLogger(__name__)
 
+END_WITHIN_S = 1.0
+"""The fleet waits for it."""
+
 LONGEST_WAIT_MS = 600_000
 MOST_DOUBLINGS = 10
 
@@ -37,10 +40,11 @@ class Pulling:
         if self.due_at is None or self._now() < self.due_at:
             return
         runtime = self._center.runtime(self._center.version.commit)
+        copy = self._center.state.config_copy(self._center.version.config)
         try:
             with self._center.state.log(PULL).open("ab") as log:
                 self._process = subprocess.Popen(
-                    runtime.command("stage", "--config", str(self._center.config.file)),
+                    runtime.command("stage", "--config", str(self._center.config.file), "--config-copy", str(copy)),
                     env=runtime.environment(os.environ),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -63,10 +67,20 @@ class Pulling:
         """It began nothing that the next one would not begin anew."""
         if self._process is not None:
             self._waiting.forget(PULL)
-            os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait()
+            self._terminate(self._process)
             self._process = None
             self.due_at = self._now()
+
+    def _terminate(self, process: subprocess.Popen[bytes]) -> None:
+        """What a killed one leaves, the next one ends."""
+        os.killpg(process.pid, signal.SIGTERM)
+        # One that was stopped would take it only when it goes on.
+        os.killpg(process.pid, signal.SIGCONT)
+        try:
+            process.wait(END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def _complaint(self, code: int) -> str:
         log = self._center.state.log(PULL)

@@ -18,8 +18,8 @@ DEATHS = 3
 """As often may processes of a release end before they are healthy."""
 
 READY_WITHIN_MS = 10_000
-SILENT_MS = 4 * BEAT_EVERY_MS
-"""A process that has not beaten for so long hangs."""
+SILENT_MS = 6 * BEAT_EVERY_MS
+"""A process that has not beaten for so long hangs; a ledger that is held by others keeps it for 10 s."""
 
 LOOK_EVERY_MS = 200
 
@@ -49,6 +49,8 @@ class Fleet:
     """``me`` is what the supervisor itself runs, ``mine_since`` since when. ``refused``: what it could not become.
 
     ``deaths``: of processes of what is rolled out, who ended and how, in a few words each.
+    ``awake_since``: since then the supervisor has turned its own loop; who was silent before may have stood still with
+    it. ``can_go_back``: False when the fork server of what is current ends again and again.
     """
 
     me: Version
@@ -56,6 +58,8 @@ class Fleet:
     members: Sequence[Member]
     deaths: Sequence[str] = ()
     refused: Version | None = None
+    awake_since: int = 0
+    can_go_back: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +117,31 @@ def next_move(deployment: Deployment, fleet: Fleet, now: int, canary_ms: int) ->
 
 
 def _to_current(deployment: Deployment, fleet: Fleet, now: int) -> Move:
-    """Without a canary: it is proven. Those that are not ready first: their roles are without a watcher."""
+    """Without a canary: it is proven. Those that are not ready first: their roles are without a watcher.
+
+    What cannot be brought back keeps neither the others from it, nor what is new from being rolled out.
+    """
+    nothing_left = Complete() if deployment.step is Step.BACK else Wait(None)
+    if not fleet.can_go_back:
+        return nothing_left
     for member in sorted(fleet.members, key=lambda member: member.ready_at is not None):
         if move := _exchange(member, deployment.current):
             return move
-        if member.version is not None and member.ready_at is None:
-            return Wait(None)
+        late_at = max(member.started_at, fleet.awake_since) + READY_WITHIN_MS
+        if member.version is not None and member.ready_at is None and now < late_at:
+            return Wait(late_at)
     if deployment.current not in (fleet.me, fleet.refused):
         return Become(deployment.current)
-    return Complete() if deployment.step is Step.BACK else Wait(None)
+    return nothing_left
 
 
 def _onwards(deployment: Deployment, fleet: Fleet, target: Version, now: int, canary_ms: int) -> Move:
     # Proven before the supervisor's first attempt; one that comes after another's death need not wait for it again.
     is_proven = deployment.step is Step.SUPERVISOR and fleet.me != target
-    for place, member in enumerate(fleet.members):
-        move = _exchange(member, target) or _wait_for(member, now, canary_ms if place == 0 and not is_proven else 0)
+    # A role that goes with the old configuration proves nothing of the new one.
+    for place, member in enumerate(sorted(fleet.members, key=lambda member: not member.wanted)):
+        healthy_ms = canary_ms if place == 0 and not is_proven else 0
+        move = _exchange(member, target) or _wait_for(member, now, healthy_ms, fleet.awake_since)
         if move is not None:
             return move
         if deployment.step is Step.CANARY:
@@ -145,18 +158,18 @@ def _exchange(member: Member, target: Version) -> Move | None:
     return None if member.version == version else Exchange(member.name, version)
 
 
-def _wait_for(member: Member, now: int, healthy_ms: int) -> Move | None:
+def _wait_for(member: Member, now: int, healthy_ms: int, awake_since: int) -> Move | None:
     """None once it has been healthy for so long: it beat after that time, so its loop turns."""
     if member.version is None:
         return None
     if member.ready_at is None:
-        return _unless_late(member, "is not ready", member.started_at + READY_WITHIN_MS, now)
-    if now - max(member.beat_at, member.ready_at) > SILENT_MS:
+        return _unless_late(member, "is not ready", max(member.started_at, awake_since) + READY_WITHIN_MS, now)
+    if now - max(member.beat_at, member.ready_at, awake_since) > SILENT_MS:
         return TakeBack(f"{member.name} does not turn its loop")
     proven_at = member.ready_at + healthy_ms
     if member.beat_at >= proven_at:
         return None
-    return _unless_late(member, "does not turn its loop", proven_at + SILENT_MS, now)
+    return _unless_late(member, "does not turn its loop", max(proven_at, awake_since) + SILENT_MS, now)
 
 
 def _unless_late(member: Member, problem: str, deadline: int, now: int) -> Move:

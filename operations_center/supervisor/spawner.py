@@ -42,7 +42,7 @@ class Spawner:
     @property
     def deaths(self) -> int:
         """How often in a row it has ended without ever being ready."""
-        return self._child.deaths
+        return 0 if self.is_ready else self._child.deaths
 
     def take(self, server: ForkServer) -> None:
         """One that has been started already."""

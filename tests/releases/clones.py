@@ -17,6 +17,7 @@ from operations_center.boards.local import NewTask
 from operations_center.config import load_config
 from operations_center.ledger import Admission
 from operations_center.model import Run
+from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import Deployment, Version
 from operations_center.releases.repository import Repository
 from operations_center.releases.staging import Staged, Staging
@@ -137,6 +138,7 @@ class Clones:
         with self.center() as center:
             yield Staging(
                 center.config,
+                center.state.config_copy(keep_copy(center.config.file, center.state)),
                 center.state,
                 center.releases,
                 center.deployments,

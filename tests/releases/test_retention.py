@@ -22,6 +22,10 @@ def in_use(center: Center) -> set[str]:
     return releases_in_use(center.state, center.ledger, center.deployments)
 
 
+def prune(center: Center) -> list[str]:
+    return prune_releases(center.state, center.releases, center.ledger, center.deployments, keep=1)
+
+
 def named(*states: ReleaseState) -> list[Release]:
     return [Release(str(number), state, None, 0) for number, state in enumerate(states)]
 
@@ -63,12 +67,12 @@ def test_a_release_stays_until_the_runs_that_were_admitted_with_it_are_closed(cl
     with clones.center() as center:
         old, bad, _ = [released(center, number, state) for number, state in enumerate((G, B, G))]
         runs = [open_run_of(center, directory.name) for directory in (old, bad)]
-        prune_releases(center.state, center.releases, in_use(center), 1)
+        prune(center)
         assert old.exists()
         assert bad.exists()
         for run in runs:
             assert center.settlement.end(run, Ending(Outcome.SUCCEEDED, Proof.EXIT_RECORDED, "done"), center.me)
-        gone = prune_releases(center.state, center.releases, in_use(center), 1)
+        gone = prune(center)
         assert gone == [old.name]
         assert not old.exists()
         assert not bad.exists()
@@ -105,7 +109,7 @@ def test_what_was_removed_in_part_is_removed_by_the_next(clones: Clones) -> None
         (center.state.releases / ".index.lock").touch()
         theirs = center.state.releases / "somebody's"
         theirs.mkdir()
-        prune_releases(center.state, center.releases, (), 1)
+        prune(center)
         assert list(center.state.releases.iterdir()) == [theirs]
 
 

@@ -75,7 +75,7 @@ def test_a_rollout_goes_on_wherever_its_supervisor_was_killed(fleet: Fleet, step
 DEPLOYING = "supervisor/deploying.py"
 
 KILLING = """
-def _kill_once(word: str, path: Path) -> None:
+def _kill_once(word: str, path: str) -> None:
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -83,16 +83,17 @@ def _kill_once(word: str, path: Path) -> None:
     os.kill(os.getpid(), 9)
 
 
-def keep_copy("""
+def _called("""
 
-WRITE = "        self._center.deployments.write(deployment, event, supervisor=self._center.me.pid)\n"
-KILL = '        _kill_once(event, Path(self._center.config.directory / "killed"))\n'
+WRITE = "            self._write(after, event)\n"
+WRITTEN = "        self.deployment = after\n"
+KILL = '        _kill_once(event, str(self._center.config.directory / "killed"))\n'
 
 
 @pytest.mark.parametrize("killed", ["before", "after"])
 def test_a_rollout_goes_on_when_the_new_supervisor_is_killed_as_it_completes_it(fleet: Fleet, killed: str) -> None:
-    replaced = (WRITE, KILL + WRITE if killed == "before" else WRITE + KILL)
-    commit = stage(fleet, 1, (DEPLOYING, replaced), (DEPLOYING, ("\ndef keep_copy(", KILLING)))
+    replaced = (WRITE, f"    {KILL}{WRITE}") if killed == "before" else (WRITTEN, KILL + WRITTEN)
+    commit = stage(fleet, 1, (DEPLOYING, replaced), (DEPLOYING, ("\ndef _called(", KILLING)))
     first = fleet.popen("up")
     assert first.wait(60) == -signal.SIGKILL
     fleet.popen("up")

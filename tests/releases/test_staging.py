@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,8 +13,14 @@ import pytest
 from operations_center.errors import LockHeld, OperationsCenterError
 from operations_center.model import Outcome, Proof
 from operations_center.outcomes import Ending
+from operations_center.releases.config_copies import keep_copy
+from operations_center.releases.deployment import Deployment, Version
 from operations_center.releases.records import ReleaseState
 from operations_center.releases.staging import BadRelease
+from operations_center.state_directory import SUPERVISOR
+from operations_center.store import SCHEMA
+from operations_center.supervisor.pulling import Pulling
+from operations_center.waiting import Waiting
 from tests.fleet import wait_until
 from tests.points import Stepped, effects
 from tests.releases.clones import Clones, open_run_of
@@ -264,3 +271,61 @@ def test_the_interpreter_of_a_release_is_its_own(clones: Clones) -> None:
     )
     commit = clones.push_own_code()
     assert clones.stage().release.commit == commit
+
+
+def test_a_configuration_that_is_edited_meanwhile_is_not_the_commits_fault(clones: Clones) -> None:
+    clones.configure(install=sh(f'echo nonsense >"{clones.config_file}"'))
+    commit = clones.push({"program": "two"})
+    assert clones.stage().release.commit == commit
+    clones.configure()
+    assert clones.known() == {commit: ("staged", None)}
+
+
+def test_a_good_release_that_the_branch_is_set_back_to_is_rolled_out_again(clones: Clones) -> None:
+    first = clones.stage().release.commit
+    with clones.center() as center:
+        center.releases.record(first, ReleaseState.GOOD)
+    clones.deploy(first)
+    assert clones.stage().release.state is ReleaseState.GOOD
+    with clones.center() as center:
+        center.deployments.write(Deployment(Version(None, "")), "rollout.completed")
+    staged = clones.stage()
+    assert (staged.release.commit, staged.release.state, staged.is_new) == (first, ReleaseState.STAGED, False)
+
+
+def test_a_release_that_was_made_for_another_schema_is_made_anew(clones: Clones) -> None:
+    first = clones.stage().release.commit
+    (clones.release(first) / "left").touch()
+    with clones.center() as center:
+        center.releases.record(first, ReleaseState.GOOD, ledger_schema=SCHEMA + 1)
+    assert clones.stage().is_new
+    assert not (clones.release(first) / "left").exists()
+    with clones.center() as center:
+        found = center.releases.find(first)
+    assert found is not None
+    assert found.fits(SCHEMA)
+
+
+def test_a_pull_that_stands_still_does_not_keep_the_supervisor_from_going_on(
+    clones: Clones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(clones.root))
+    with clones.center() as center, closing(Waiting(center.state.wake, SUPERVISOR)) as waiting:
+        version = Version(None, keep_copy(center.config.file, center.state))
+        pulling = Pulling(replace(center, version=version), waiting)
+        pulling.start_if_due()
+        wait_until(clones.is_left, "it has begun")
+        for pid in clones.is_left():
+            os.kill(pid, signal.SIGSTOP)
+        pulling.end()
+    wait_until(lambda: not clones.is_left(), "it has ended")
+
+
+def test_a_state_directory_from_which_nothing_can_be_imported_is_not_the_commits_fault(tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    clones = Clones(tmp_path / "a:b")
+    clones.push_own_code()
+    with pytest.raises(OperationsCenterError, match=r"cannot make a release in .*; set center\.state_dir"):
+        clones.stage()
+    assert clones.known() == {}
+    assert clones.on_disk() == set()

@@ -34,6 +34,8 @@ class Story:
     mine_since: int = 0
     deaths: tuple[str, ...] = ()
     refused: Version | None = None
+    awake_since: int = 0
+    can_go_back: bool = True
     hanging: frozenset[str] = frozenset()
     never_ready: frozenset[str] = frozenset()
     unwanted: frozenset[str] = frozenset()
@@ -73,10 +75,12 @@ class Story:
     @property
     def busy(self) -> list[str]:
         wanted = [member for member in self.members.values() if member.version is not None]
-        return [member.name for member in wanted if member.ready_at is None]
+        in_time = [member for member in wanted if self.now < member.started_at + READY_WITHIN_MS]
+        return [member.name for member in in_time if member.ready_at is None]
 
     def fleet(self) -> Fleet:
-        return Fleet(self.me, self.mine_since, list(self.members.values()), self.deaths, self.refused)
+        members = list(self.members.values())
+        return Fleet(self.me, self.mine_since, members, self.deaths, self.refused, self.awake_since, self.can_go_back)
 
     def start(self, name: str, version: Version | None) -> None:
         ready = None if version is None or (version == NEW and name in self.never_ready) else self.now
@@ -175,12 +179,37 @@ def test_between_rollouts_a_survivor_of_another_version_is_exchanged() -> None:
     assert story.told == ["test old"]
 
 
-def test_a_fleet_that_cannot_go_back_waits_with_what_still_runs() -> None:
-    story = Story(deployment=Deployment(OLD, NEW, Step.BACK))
-    story.members["goal"] = replace(story.members["goal"], ready_at=None)
+def test_one_that_cannot_be_brought_back_does_not_keep_the_others_from_it() -> None:
+    story = Story(deployment=Deployment(OLD, NEW, Step.BACK), never_ready=frozenset({"goal"}))
+    story.members = {name: replace(member, version=NEW) for name, member in story.members.items()}
+    story.members["goal"] = Member("goal", OLD, started_at=story.now)
+    story.go_on()
+    assert story.told == ["test old", "@watchdog old"]
+    assert story.deployment == Deployment(OLD)
+
+
+def test_a_fleet_that_cannot_go_back_goes_on_with_what_runs_and_takes_what_is_new() -> None:
+    story = Story(deployment=Deployment(OLD, NEW, Step.BACK), can_go_back=False)
+    story.members["goal"] = replace(story.members["goal"], version=NEW)
     story.go_on()
     assert story.told == []
-    assert story.deployment.step is Step.BACK
+    assert story.deployment == Deployment(OLD)
+
+
+def test_who_was_silent_while_the_supervisor_stood_still_is_not_to_blame() -> None:
+    stood_still_ms = 10 * SILENT_MS
+    story = Story(now=stood_still_ms, awake_since=stood_still_ms)
+    story.members["goal"] = Member("goal", NEW, started_at=0, ready_at=0, beat_at=0)
+    story.go_on()
+    assert story.deployment == Deployment(NEW)
+
+
+def test_a_role_that_the_configuration_has_no_more_is_no_canary() -> None:
+    story = Story(unwanted=frozenset({"goal"}))
+    story.members["goal"] = replace(story.members["goal"], wanted=False)
+    story.go_on()
+    assert story.told[:2] == ["test new", "rest"]
+    assert story.now >= 1_000 + 2 * CANARY_MS
 
 
 def test_after_the_death_of_a_supervisor_the_next_one_becomes_it_without_another_canary() -> None:

@@ -1,0 +1,87 @@
+"""Real fleets that are disturbed while they roll a release out: it becomes current all the same."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from operations_center.releases.deployment import Step
+from operations_center.releases.records import ReleaseState
+from tests.fleet import Fleet, wait_until
+from tests.releases.staged import CONFIG, stage
+from tests.releases.test_rollout import (
+    assert_executors_did_not_notice,
+    deployment,
+    is_at_rest,
+    state_of,
+    with_running_executors,
+)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path / "a fleet")
+    fleet.root.mkdir()
+    fleet.configure(CONFIG.replace('canary = "1s"', 'canary = "100ms"'))
+    yield fleet
+    fleet.clean_up()
+
+
+def test_a_drain_goes_on_through_a_rollout(fleet: Fleet) -> None:
+    with_running_executors(fleet)
+    drain = fleet.popen("down", "--drain")
+    with fleet.center() as center:
+        wait_until(center.ledger.pauses, "it drains")
+        commit = stage(fleet, 1)
+        wait_until(lambda: is_at_rest(fleet, commit), "the release is current")
+        assert [pause.source for pause in center.ledger.pauses()] == ["drain"]
+    fleet.let_go()
+    assert drain.wait(60) == 0
+
+
+def test_a_release_is_not_to_blame_for_a_person_who_stops_the_fleet_or_restarts_its_watchers(fleet: Fleet) -> None:
+    fleet.configure(CONFIG.replace('canary = "1s"', 'canary = "6s"'))
+    with_running_executors(fleet)
+    commit = stage(fleet, 1)
+    for _ in range(3):
+        wait_until(lambda: deployment(fleet).step is not None, "it is being rolled out")
+        fleet.run("down")
+        fleet.up()
+    assert deployment(fleet).step is not None
+    fleet.run("restart")
+    assert is_at_rest(fleet, commit)
+    assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
+    assert_executors_did_not_notice(fleet, 4)
+
+
+def test_nobody_else_sees_the_environment_of_a_supervisor_however_large_it_is(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET", "only for its owner")
+    # Beside it, for no single text of an environment may be longer than this (execve(2)).
+    monkeypatch.setenv("LARGE", "x" * 100_000)
+    monkeypatch.setenv("AS_LARGE", "x" * 100_000)
+    supervisor = fleet.up()
+    commit = stage(fleet, 1)
+    wait_until(lambda: deployment(fleet).step is None and state_of(fleet, commit)[0] is not ReleaseState.STAGED, "rest")
+    assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
+    assert b"only for its owner" not in Path(f"/proc/{supervisor.pid}/cmdline").read_bytes()
+
+
+def test_a_fleet_that_stood_still_does_not_blame_the_release(fleet: Fleet) -> None:
+    fleet.configure(CONFIG.replace('canary = "1s"', 'canary = "2s"'))
+    supervisor = fleet.up()
+    commit = stage(fleet, 1)
+    wait_until(lambda: deployment(fleet).step is Step.CANARY and fleet.pulse("goal").release == commit, "the canary")
+    frozen = [fleet.pulse("goal").pid, supervisor.pid]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    signal.sigtimedwait([], 13)
+    # The supervisor is the first that goes on.
+    os.kill(supervisor.pid, signal.SIGCONT)
+    signal.sigtimedwait([], 0.3)
+    os.kill(frozen[0], signal.SIGCONT)
+    wait_until(lambda: deployment(fleet).step is None, "the rollout has ended")
+    assert state_of(fleet, commit) == (ReleaseState.GOOD, None)

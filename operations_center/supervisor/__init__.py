@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from operations_center.config import Config
-from operations_center.errors import LedgerReplaced, OperationsCenterError
+from operations_center.errors import LedgerReplaced, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
 from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.locks import is_still_there, take_lock
@@ -21,7 +21,7 @@ from operations_center.releases.deployment import Version
 from operations_center.state_directory import PULL, SUPERVISOR, WATCHDOG
 from operations_center.supervisor.crew import Crew
 from operations_center.supervisor.deploying import Deploying
-from operations_center.supervisor.image import INSTALLED_CODE, execute, why_not_start
+from operations_center.supervisor.image import INSTALLED_CODE, end_for_good, execute, why_not_start
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
 from operations_center.supervisor.pulling import Pulling
 from operations_center.supervisor.rollout import Become, Exchange, Fleet, Wait
@@ -113,11 +113,17 @@ class Supervisor:
                     _log.error("the lock %s was removed: another supervisor may have taken this one's place", lock_file)
                     break
                 if self._waiting.take_re_execution():
-                    self._become(self._center.version)
+                    self._start_anew()
             self._stop()
         finally:
             self._waiting.close()
         return 1 if self._is_ledger_gone() else 0
+
+    def _start_anew(self) -> None:
+        try:
+            self._become(self._center.version)
+        except Unavailable as error:
+            self._refuse_to_become(str(error))
 
     def _turn(self) -> None:
         self._crew.start_due()
@@ -259,7 +265,10 @@ class Supervisor:
         )
 
     def _become(self, version: Version) -> None:
-        """Execute the supervisor of a version, in this same process; returns only when that cannot start."""
+        """Execute the supervisor of a version, in this same process; returns only when that cannot start.
+
+        Raises Unavailable when that cannot be told.
+        """
         runtime, file = self._center.runtime(version.commit), self._center.config.file
         copy = self._center.state.config_copy(version.config) if version.config else None
         refusal = why_not_start(runtime, file, copy)
@@ -273,8 +282,11 @@ class Supervisor:
             before = self._center.runtime(self._center.version.commit).command(*self._words_of(self._center.version))
             failure = execute(runtime, self._words_of(version), self._lock, before)
             refusal = f"cannot execute {runtime.python}: {failure}"
-        _log.error("goes on as it is: %s", refusal)
-        self._note("supervisor.re_execution_refused", {"reason": refusal})
+        self._refuse_to_become(refusal)
+
+    def _refuse_to_become(self, reason: str) -> None:
+        _log.error("goes on as it is: %s", reason)
+        self._note("supervisor.re_execution_refused", {"reason": reason})
 
     def _words_of(self, version: Version) -> list[str]:
         copy = ["--config-copy", str(self._center.state.config_copy(version.config))] if version.config else []
@@ -304,6 +316,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Watchers stop, executors run on and are adopted by the next ``up``; asked twice, they end as well."""
+        end_for_good()
         notify("STOPPING=1")
         self._heart.beat("stopping", roles=self._roles, children=self._crew.as_json())
         self._suspend_rollout()

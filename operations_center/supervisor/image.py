@@ -1,5 +1,6 @@
 """The program that the supervisor's process runs, exchanged for another one in this same process."""
 
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from operations_center.errors import Unavailable
 from operations_center.releases.runtime import CHANGED, Runtime
 from operations_center.waiting import SIGNALS
 
@@ -15,6 +17,8 @@ INSTALLED_CODE = "installed"
 
 CHECK_WITHIN_S = 10.0
 """An image that takes longer to say that it can start is not changed to."""
+
+_NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 # Given as text, so that no release brings its own: whatever the next image raises, this process goes on as before.
 _LAUNCH = """
@@ -34,7 +38,7 @@ try:
     reason = ""
 except SystemExit as end:
     # Without a lock to hand on, 75 says that somebody else has it.
-    if end.code in (None, 0) or (end.code == 75 and before["lock"] is None):
+    if "OPERATIONS_CENTER_SUPERVISOR_ENDS" in os.environ or (end.code == 75 and before["lock"] is None):
         raise
     reason = f"its supervisor ended with exit code {end.code}{Heard.said}"
 except BaseException as error:
@@ -52,8 +56,16 @@ os.execv(before["argv"][0], [*before["argv"], "--handed-back", reason])
 """
 
 
+def end_for_good() -> None:
+    """This image is about to end because that is its task now, and not because it cannot go on."""
+    os.environ["OPERATIONS_CENTER_SUPERVISOR_ENDS"] = "1"
+
+
 def why_not_start(runtime: Runtime, config_file: Path, copy: Path | None) -> str | None:
-    """The image that would start now, asked beforehand whether it can be imported and likes the configuration."""
+    """The image that would start now, asked beforehand whether it can be imported and likes the configuration.
+
+    Raises Unavailable where the machine has no process to give: that is no word of the image's.
+    """
     words = ["config", "check", "--config", str(config_file), *(["--copy", str(copy)] if copy else [])]
     try:
         done = subprocess.run(
@@ -65,7 +77,11 @@ def why_not_start(runtime: Runtime, config_file: Path, copy: Path | None) -> str
             check=False,
             text=True,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            raise Unavailable(f"cannot ask whether the supervisor can start: {error.strerror}; try again") from error
+        return str(error)
+    except subprocess.TimeoutExpired as error:
         return str(error)
     return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"exit code {done.returncode}"
 

@@ -1,6 +1,7 @@
 """What a supervisor makes of what it finds: written by others meanwhile, removed, edited, or of another schema."""
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,12 +9,14 @@ from dataclasses import replace
 import pytest
 
 from operations_center.care.rollback import REASON, roll_back
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.releases.config_copies import UNUSED_FOR_S, keep_copy, prune_config_copies
 from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import ReleaseState
+from operations_center.releases.runtime import Runtime
 from operations_center.store import SCHEMA
 from operations_center.supervisor.deploying import Deploying
+from operations_center.supervisor.image import why_not_start
 from operations_center.supervisor.rollout import Become, Fleet, Member
 from operations_center.wiring import Center
 from tests.releases.clones import Clones
@@ -211,3 +214,17 @@ def test_copies_of_the_configuration_go_when_nobody_needs_them_any_more(clones: 
             os.utime(copy, (copy.stat().st_mtime - age,) * 2)
         prune_config_copies(center.state, {"current.toml"})
         assert sorted(path.name for path in center.state.configs.iterdir()) == ["current.toml", "young.toml"]
+
+
+def test_a_machine_that_has_no_process_to_give_says_nothing_of_a_release(clones: Clones) -> None:
+    runtime = Runtime.of_start(clones.root)
+    assert why_not_start(runtime, clones.config_file, None) is None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, limits[1]))
+        with pytest.raises(Unavailable):
+            why_not_start(runtime, clones.config_file, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -1,13 +1,17 @@
 """Real fleets that are disturbed while they roll a release out: it becomes current all the same."""
 
 import os
+import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from operations_center.releases.deployment import Step
+from operations_center.releases.config_copies import keep_copy
+from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import ReleaseState
 from tests.fleet import Fleet, wait_until
 from tests.releases.staged import CONFIG, stage
@@ -68,6 +72,31 @@ def test_nobody_else_sees_the_environment_of_a_supervisor_however_large_it_is(
     wait_until(lambda: deployment(fleet).step is None and state_of(fleet, commit)[0] is not ReleaseState.STAGED, "rest")
     assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
     assert b"only for its owner" not in Path(f"/proc/{supervisor.pid}/cmdline").read_bytes()
+
+
+def test_a_supervisor_that_was_proven_ends_when_its_ledger_is_gone_and_is_not_handed_back(fleet: Fleet) -> None:
+    supervisor = fleet.up()
+    commit = stage(fleet, 1)
+    wait_until(lambda: is_at_rest(fleet, commit), "the release is current")
+    away = fleet.root / "away"
+    away.mkdir()
+    for path in fleet.state.root.glob("ledger.db*"):
+        path.rename(away / path.name)
+    shutil.copy(away / "ledger.db", fleet.state.ledger)
+    assert supervisor.wait(60) == 1
+
+
+def test_a_rollout_is_resumed_when_the_ledger_can_be_written_and_the_fleet_does_not_wait_for_that(fleet: Fleet) -> None:
+    fleet.run("status", expect=3)
+    commit = stage(fleet, 1)
+    with fleet.center() as center:
+        current = Version(None, keep_copy(center.config.file, center.state))
+        center.deployments.write(Deployment(current).begun(Version(commit, current.config)), "rollout.begun")
+    with closing(sqlite3.connect(fleet.state.ledger, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        fleet.up()
+    wait_until(lambda: is_at_rest(fleet, commit), "the release is current")
+    assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
 
 
 def test_a_fleet_that_stood_still_does_not_blame_the_release(fleet: Fleet) -> None:

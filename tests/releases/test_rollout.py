@@ -124,6 +124,7 @@ WATCHER_HANGS = (
 )
 NOT_PYTHON = ("watcher.py", ("import logging\n", "import logging !\n"))
 ENDED_THRICE = "its processes ended 3 times before they were healthy: "
+SUPERVISOR_RETURNS = ("supervisor/__init__.py", ("        self._begin_to_deploy()\n", "        return 0\n"))
 SUPERVISOR_RAISES = (
     "supervisor/__init__.py",
     ("        self._begin_to_deploy()\n", "        raise ValueError('no way')\n"),
@@ -148,6 +149,7 @@ SUPERVISOR_RAISES = (
             [],
             id="supervisor-raises",
         ),
+        pytest.param(SUPERVISOR_RETURNS, "its supervisor ended with exit code 0", [], id="supervisor-returns"),
     ],
 )
 def test_a_release_that_does_not_work_is_taken_back_and_no_executor_notices(

@@ -46,10 +46,10 @@ def test_a_drain_goes_on_through_a_rollout(fleet: Fleet) -> None:
 
 
 def test_a_release_is_not_to_blame_for_a_person_who_stops_the_fleet_or_restarts_its_watchers(fleet: Fleet) -> None:
-    fleet.configure(CONFIG.replace('canary = "1s"', 'canary = "6s"'))
+    fleet.configure(CONFIG.replace('canary = "1s"', 'canary = "4s"'))
     with_running_executors(fleet)
     commit = stage(fleet, 1)
-    for _ in range(3):
+    for _ in range(2):
         wait_until(lambda: deployment(fleet).step is not None, "it is being rolled out")
         fleet.run("down")
         fleet.up()

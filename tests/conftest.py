@@ -6,7 +6,10 @@ import pytest
 
 # The helpers' own assertions, too, say what they have found.
 pytest.register_assert_rewrite(
-    *(f"tests.{name}" for name in ("cli", "crash", "fleet", "keeper", "model", "releases", "runs", "syscalls"))
+    *(
+        f"tests.{name}"
+        for name in ("cli", "crash", "fleet", "keeper", "model", "providers", "releases", "runs", "syscalls")
+    )
 )
 
 from tests.fleet import Fleet  # noqa: E402

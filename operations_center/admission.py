@@ -19,6 +19,8 @@ class Obstacle(StrEnum):
     BACKOFF = "backoff"
     CAP = "cap"
     BUDGET = "budget"
+    COOLDOWN = "cooldown"
+    BREAKER = "breaker"
     MEMORY = "memory"
     NO_ROLE = "no_role"
     CONCURRENCY = "concurrency"
@@ -44,7 +46,8 @@ class Facts:
     """What the ledger and the machine say; ``available_memory`` in bytes, times in wall-clock ms.
 
     What no limit asks for is not looked up: ``in_last_…`` are 0 without a budget, and None is no memory asked for.
-    ``attempt`` is the one that would begin, counted from 1.
+    ``attempt`` is the one that would begin, counted from 1. ``cooldown_until`` is what the provider has asked for,
+    ``broken_until`` our own pause after too many of its failures.
     """
 
     now: int
@@ -57,6 +60,8 @@ class Facts:
     not_before: int | None
     available_memory: int | None
     attempt: int
+    cooldown_until: int | None = None
+    broken_until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,12 @@ def refusals(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
         found.append(
             Refusal(Obstacle.CAP, f"backend {backend} holds {facts.slots_held} of {limits.max_concurrent} slots")
         )
+    if facts.cooldown_until is not None and facts.cooldown_until > facts.now:
+        reason = f"backend {backend} cools down until {rfc3339(facts.cooldown_until)}: its provider takes no more"
+        found.append(Refusal(Obstacle.COOLDOWN, reason))
+    if facts.broken_until is not None and facts.broken_until > facts.now:
+        reason = f"backend {backend} is not used until {rfc3339(facts.broken_until)}: its provider fails"
+        found.append(Refusal(Obstacle.BREAKER, reason))
     found += _budget(facts.in_last_hour, limits.max_per_hour, backend, "hour")
     found += _budget(facts.in_last_day, limits.max_per_day, backend, "day")
     found += _memory(facts.available_memory, limits.min_available_memory, backend)

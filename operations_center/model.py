@@ -80,6 +80,10 @@ class Proof(StrEnum):
     NEVER_STARTED = "never_started"
     BOOT_CHANGED = "boot_changed"
     LEASE_EXPIRED = "lease_expired"
+    NEVER_SUBMITTED = "never_submitted"
+    PROVIDER_ANSWERED = "provider_answered"
+    DEADLINE_PASSED = "deadline_passed"
+    RESOLVED = "resolved"
 
 
 class Transition(NamedTuple):
@@ -91,6 +95,10 @@ class Transition(NamedTuple):
 TRANSITIONS: tuple[Transition, ...] = (
     Transition("run.reserved", None, RunState.RESERVED),
     Transition("run.started", RunState.RESERVED, RunState.RUNNING),
+    Transition("run.submitting", RunState.RESERVED, RunState.RUNNING),
+    Transition("run.submitting", RunState.RUNNING, RunState.RUNNING),
+    Transition("run.submitted", RunState.RUNNING, RunState.RUNNING),
+    Transition("run.in_doubt", RunState.RUNNING, RunState.RUNNING),
     Transition("run.adopted", RunState.RESERVED, RunState.RUNNING),
     Transition("run.adopted", RunState.RUNNING, RunState.RUNNING),
     Transition("run.stop_requested", RunState.RESERVED, RunState.RESERVED),
@@ -166,6 +174,10 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
     ``…_at`` are wall-clock milliseconds; ``…_mono`` are CLOCK_MONOTONIC milliseconds, valid only while
     ``boot_id`` is the host's; ``grace_ms`` is the time between TERM and KILL.
+
+    ``kind`` is None for a command and ``http_job`` for a provider run. Of such a one ``submitting_…`` is when its last
+    submission began, ``provider_job_id`` comes from the answer, and ``doubt`` says why nobody here can know whether
+    there is a job.
     """
 
     run_id: str
@@ -207,6 +219,14 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     settled_at: int | None = None
     settled_mono: int | None = None
     closed_at: int | None = None
+    kind: str | None = None
+    submitting_at: int | None = None
+    submitting_mono: int | None = None
+    doubt: str | None = None
+
+    @property
+    def is_job(self) -> bool:
+        return self.kind is not None
 
     @property
     def watcher(self) -> Process:

@@ -30,6 +30,7 @@ class Admission:
     grace_ms: int
     timeout_ms: int | None
     release: str | None = None
+    kind: str | None = None
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -57,6 +58,30 @@ class Lease:
     boot_id: str
     renewed_at: int
     lease_until: int
+
+
+class JobMemory(msgspec.Struct, frozen=True):
+    """What was last heard of a provider's job. Times in wall-clock ms; ``failures``: asks in a row without an answer.
+
+    ``urls`` are where the provider wants to be asked; they are shown nowhere. ``ask_at``: not to be asked before.
+    """
+
+    urls: Mapping[str, str]
+    heard_at: int
+    word: str | None = None
+    progress: float | None = None
+    failures: int = 0
+    trouble: str | None = None
+    ask_at: int | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether a backend's provider takes anything. ``failures`` in a row; ``since`` when this was written."""
+
+    failures: int
+    since: int
+    cooldown_until: int | None = None
+    broken_until: int | None = None
 
 
 class Ledger(Protocol):
@@ -94,6 +119,16 @@ class Ledger(Protocol):
     def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]: ...
     def closed_before(self, wall_ms: int, limit: int) -> list[str]: ...
     def slots_held(self) -> dict[str, int]: ...
+
+    # Jobs at providers
+    def jobs(self, run_ids: Collection[str]) -> dict[str, JobMemory]:
+        """By run; one that was never heard of is missing."""
+
+    def remember_jobs(self, jobs: Mapping[str, JobMemory]) -> None: ...
+    def health(self) -> dict[str, Health]:
+        """By backend; one that is well is missing."""
+
+    def set_health(self, backend: str, health: Health | None) -> None: ...
 
     # Admission's switches, hosts, reports
     def pauses(self) -> list[Pause]: ...

@@ -14,7 +14,7 @@ from msgspec.structs import asdict, astuple, replace
 
 from operations_center.admission import Facts, Limits, Refusal, refusals
 from operations_center.identity import Host
-from operations_center.ledger import Admission, Change, Lease, Pause
+from operations_center.ledger import Admission, Change, Health, JobMemory, Lease, Pause
 from operations_center.ledger.fold import differences, fold
 from operations_center.memory import available_memory
 from operations_center.model import TRANSITIONS, Attempts, Event, Finish, Outcome, Proof, Run, RunState, TaskState
@@ -55,7 +55,7 @@ class SqliteLedger:
         now = self._store.clock.now().wall
         row = self._store.row(_SQL["admission_facts"], {"task_id": task_id, "backend": backend, "now": now})
         assert row is not None
-        open_run, task_held, slots_held, paused, *attempts = row
+        open_run, task_held, slots_held, paused, cooldown_until, broken_until, *attempts = row
         remembered = Attempts(*attempts)
         in_last_hour, in_last_day = self._admitted(backend, now) if limits.has_budget else (0, 0)
         return Facts(
@@ -69,6 +69,8 @@ class SqliteLedger:
             not_before=remembered.backs_off_until(now),
             available_memory=None if limits.min_available_memory is None else available_memory(),
             attempt=remembered.attempts + 1,
+            cooldown_until=cooldown_until,
+            broken_until=broken_until,
         )
 
     def _pauses_of(self, role: str, backend: str) -> tuple[str, ...]:
@@ -110,6 +112,7 @@ class SqliteLedger:
             release=admission.release,
             deadline_at=now.wall + timeout if timeout is not None else None,
             deadline_mono=now.monotonic + timeout if timeout is not None else None,
+            kind=admission.kind,
         )
         columns = {name: _stored(value) for name, value in asdict(run).items() if value is not None}
         self._store.execute(self._statement("insert_run", columns), tuple(columns.values()))
@@ -205,6 +208,31 @@ class SqliteLedger:
         with self._store.damage_told(f"event {row['seq']!r}"):
             return msgspec.convert(dict(row) | {"data": json.loads(row["data"])}, Event)
 
+    # Jobs at providers
+
+    def jobs(self, run_ids: Collection[str]) -> dict[str, JobMemory]:
+        rows = self._store.rows(_SQL["jobs_of"], {"run_ids": as_json(list(run_ids))})
+        return {row["run_id"]: self._job(row) for row in rows}
+
+    def _job(self, row: Any) -> JobMemory:
+        with self._store.damage_told(f"the job of run {row['run_id']!r}"):
+            return msgspec.convert({**dict(row), "urls": json.loads(row["urls"])}, JobMemory)
+
+    def remember_jobs(self, jobs: Mapping[str, JobMemory]) -> None:
+        with self._store.transaction():
+            rows = [{"run_id": run_id, **asdict(job), "urls": as_json(job.urls)} for run_id, job in jobs.items()]
+            self._store.execute_each(_SQL["remember_job"], rows)
+
+    def health(self) -> dict[str, Health]:
+        return {row["backend"]: msgspec.convert(dict(row), Health) for row in self._store.rows(_SQL["health"])}
+
+    def set_health(self, backend: str, health: Health | None) -> None:
+        with self._store.transaction():
+            if health is None:
+                self._store.execute(_SQL["forget_health"], {"backend": backend})
+            else:
+                self._store.execute(_SQL["set_health"], {"backend": backend, **asdict(health)})
+
     # Admission's switches, hosts, reports
 
     def pauses(self) -> list[Pause]:
@@ -297,6 +325,7 @@ class SqliteLedger:
                 self._store.execute(_SQL["keep_admission"], {"run_id": run_id, "day_ago": day_ago})
                 if self._store.execute(_SQL["forget_run"], {"run_id": run_id}):
                     self._store.execute(_SQL["forget_events_of_run"], {"run_id": run_id})
+                    self._store.execute(_SQL["forget_job"], {"run_id": run_id})
                     forgotten += 1
             self._store.execute(_SQL["forget_notes"], {"before": events_before})
             self._store.execute(_SQL["forget_admissions"], {"day_ago": day_ago})

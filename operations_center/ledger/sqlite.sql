@@ -52,11 +52,45 @@ SELECT
     EXISTS (SELECT * FROM task_holds WHERE task_id = :task_id AND since <= :now AND until > :now) AS task_held,
     (SELECT count(*) FROM runs WHERE backend = :backend AND state <> 'closed' AND state <> 'settling') AS slots_held,
     EXISTS (SELECT * FROM pauses) AS paused,
+    (SELECT cooldown_until FROM backend_health WHERE backend = :backend AND since <= :now) AS cooldown_until,
+    (SELECT broken_until FROM backend_health WHERE backend = :backend AND since <= :now) AS broken_until,
     coalesce(attempts, 0) AS attempts,
     coalesce(retries, 0) AS retries,
     not_before,
     since
 FROM (SELECT :task_id AS task_id) LEFT JOIN attempts USING (task_id);
+
+-- name: jobs_of
+-- What was last heard of some runs' jobs.
+SELECT jobs.* FROM json_each(:run_ids) JOIN jobs ON run_id = value;
+
+-- name: remember_job
+-- What was heard of a job, in place of what was heard before.
+INSERT INTO jobs (run_id, urls, word, progress, heard_at, failures, trouble, ask_at)
+VALUES (:run_id, :urls, :word, :progress, :heard_at, :failures, :trouble, :ask_at)
+ON CONFLICT (run_id) DO UPDATE SET
+    urls = excluded.urls, word = excluded.word, progress = excluded.progress, heard_at = excluded.heard_at,
+    failures = excluded.failures, trouble = excluded.trouble, ask_at = excluded.ask_at;
+
+-- name: forget_job
+-- Retention: with its run.
+DELETE FROM jobs WHERE run_id = :run_id;
+
+-- name: health
+-- Backends whose providers fail or take no more.
+SELECT backend, failures, since, cooldown_until, broken_until FROM backend_health;
+
+-- name: set_health
+-- A provider failed, or asked to be left alone for a while.
+INSERT INTO backend_health (backend, failures, since, cooldown_until, broken_until)
+VALUES (:backend, :failures, :since, :cooldown_until, :broken_until)
+ON CONFLICT (backend) DO UPDATE SET
+    failures = excluded.failures, since = excluded.since, cooldown_until = excluded.cooldown_until,
+    broken_until = excluded.broken_until;
+
+-- name: forget_health
+-- A provider has answered as it should.
+DELETE FROM backend_health WHERE backend = :backend;
 
 -- name: admitted_since
 -- What counts against a budget. A run that proves never to have started costs nothing; one that was forgotten gives

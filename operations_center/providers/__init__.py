@@ -1,7 +1,7 @@
 """A provider: somebody else's machine that runs jobs for us. What it is asked, and what its answers can mean.
 
 Nothing is decided here. An answer becomes one of a few values, and whoever asked acts on it: before ``submit`` the
-ledger knows that a submission has begun, and the job's id is in the ledger before anything else is done with the answer.
+ledger knows that a submission has begun, and the job's id is in it before anything else is done with the answer.
 
 Every method of a ``Provider`` blocks until there is an answer or its own time is over, may be called by several threads
 at once, and raises nothing that a provider or a network can cause. No value holds a secret or a payload; reasons are
@@ -46,7 +46,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A job that was submitted. ``urls`` are those that the provider gave for it: ``status``, ``result``, ``cancel``."""
+    """A job that was submitted. ``urls`` are those that the provider gave: ``status``, ``result``, ``cancel``."""
 
     job_id: str
     urls: Mapping[str, str] = {}
@@ -109,7 +109,7 @@ class Ill(StrEnum):
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """NOT_FOUND: 404 and 410. FAILING: 5xx, no connection, no answer in time. UNREADABLE: an answer of another shape."""
+    """NOT_FOUND: 404 and 410. FAILING: 5xx, no connection, no answer in time. UNREADABLE: of another shape."""
 
     ill: Ill
     reason: str

@@ -18,7 +18,7 @@ FLOORS = (
     "in_flight_reconcile",
     "settlement",
     "outcomes releases",
-    "ledger boards backends",
+    "ledger boards backends providers",
     "store config presentation fleet heart forking memory",
     "keeper model admission locks state_directory pulse waiting",
     "pidfds",

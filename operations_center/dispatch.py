@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from operations_center.admission import Obstacle, Refusal
-from operations_center.backends import Backend
+from operations_center.backends import Backend, ProgramBackend
 from operations_center.config import Role
 from operations_center.errors import BoardUnreachable, LedgerBusy, OperationsCenterError
 from operations_center.identity import Process
@@ -22,10 +24,11 @@ from operations_center.in_flight_reconcile import (
     clear_orphaned_in_flight,
     may_be_orphaned,
 )
-from operations_center.keeper.launch import LaunchedRun, RunDirectoryExists, prepare, revoke
+from operations_center.keeper.launch import LaunchedRun, RunDirectoryExists, prepare, prepare_for_job, revoke
 from operations_center.ledger import Admission
 from operations_center.model import Outcome, Proof, Run, RunState, Task
 from operations_center.outcomes import Ending
+from operations_center.presentation import task_as_json
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """A provider run whose task is claimed: its poller submits it."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatcher:
     """Starts runs of one role, under the release of which it is a part."""
 
@@ -57,7 +67,7 @@ class Dispatcher:
     def backend_of(self, task: Task) -> str:
         return task.backend or self.role.backend
 
-    def dispatch(self, task: Task) -> Started | list[Refusal] | None:
+    def dispatch(self, task: Task) -> Started | Reserved | list[Refusal] | None:
         """Start a run of the task. The refusals if it may not run now; None if it came to nothing.
 
         Raises LedgerBusy and BoardUnreachable; what was begun then is taken back or is found by reconciliation.
@@ -68,7 +78,10 @@ class Dispatcher:
         claimed = self._claim(run)
         if claimed is None:
             return None
-        launched = self._launch(run, claimed)
+        backend = self.backends[run.backend]
+        if not isinstance(backend, ProgramBackend):
+            return Reserved(run) if self._make_ready(run, claimed) else None
+        launched = self._launch(run, claimed, backend)
         if launched is None:
             return None
         return Started(self._record_start(run, launched), launched.keeper, launched.children)
@@ -88,6 +101,7 @@ class Dispatcher:
             grace_ms=backend.grace_ms,
             timeout_ms=backend.timeout_ms,
             release=self.release,
+            kind=backend.kind,
         )
         answer = self.surroundings.ledger.admit(admission)
         if isinstance(answer, Run) or not _only_full(answer) or not self._clear(name):
@@ -123,9 +137,19 @@ class Dispatcher:
             return task
         return None
 
-    def _launch(self, run: Run, task: Task) -> LaunchedRun | None:
+    def _make_ready(self, run: Run, task: Task) -> bool:
+        """The directory of a provider run, with its task as it is submitted."""
+        try:
+            prepare_for_job(Path(self.surroundings.directory_of(run.run_id)), msgspec.json.encode(task_as_json(task)))
+        except OSError as error:
+            _log.error("cannot begin run %s: %s", run.run_id, error)
+            self._take_back(run, f"cannot begin: {error}", again_after_ms=LAUNCH_AGAIN_MS)
+            return False
+        return True
+
+    def _launch(self, run: Run, task: Task, backend: ProgramBackend) -> LaunchedRun | None:
         directory = Path(self.surroundings.directory_of(run.run_id))
-        plan = self.backends[run.backend].launch_plan(run, task, directory)
+        plan = backend.launch_plan(run, task, directory)
         try:
             prepare(plan)
             if not self._is_still_ours(run):
@@ -188,7 +212,8 @@ class Dispatcher:
         )
 
     def _take_back(self, run: Run, reason: str, again_after_ms: int | None = None) -> None:
-        ending = Ending(Outcome.NEVER_STARTED, Proof.NEVER_STARTED, reason, retry_after_ms=again_after_ms)
+        proof = Proof.NEVER_SUBMITTED if run.is_job else Proof.NEVER_STARTED
+        ending = Ending(Outcome.NEVER_STARTED, proof, reason, retry_after_ms=again_after_ms)
         # A stop that was stored meanwhile leaves the reservation ours.
         present = self.surroundings.ledger.run(run.run_id) or run
         if _is_reserved_by(present, self.surroundings.me):

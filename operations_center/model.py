@@ -4,6 +4,7 @@ What there are thousands of at once are msgspec structs: one is made in a twenti
 one is ``msgspec.structs.replace``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -237,6 +238,30 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         if self.keeper_pid is None or self.keeper_ticks is None:
             return None
         return Process(self.keeper_pid, self.keeper_ticks)
+
+
+class JobMemory(msgspec.Struct, frozen=True):
+    """What was last heard of a provider's job. Times in wall-clock ms; ``failures``: asks in a row without an answer.
+
+    ``urls`` are where the provider wants to be asked; they are shown nowhere. ``ask_at``: not to be asked before.
+    """
+
+    urls: Mapping[str, str]
+    heard_at: int
+    word: str | None = None
+    progress: float | None = None
+    failures: int = 0
+    trouble: str | None = None
+    ask_at: int | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether a backend's provider takes anything. ``failures`` in a row; ``since`` when this was written."""
+
+    failures: int
+    since: int
+    cooldown_until: int | None = None
+    broken_until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

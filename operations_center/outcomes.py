@@ -10,6 +10,8 @@ from operations_center.config import OnSuccess, Role
 from operations_center.keeper.inspect import ExitRecord, UnreadableExit
 from operations_center.keeper.result import Result, UnreadableResult
 from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, FollowUp, Outcome, Proof, Run, TaskState
+from operations_center.providers import JobState
+from operations_center.providers.looking import Over
 
 EXIT_TRY_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
@@ -136,6 +138,21 @@ def _signal_of_code(code: int) -> str | None:
         return None
     known = {each.value: each.name for each in signal.Signals}
     return known.get(number, f"signal {number}")
+
+
+def ending_of_job(run: Run, over: Over) -> Ending:
+    """The end of a run whose job has ended at its provider. A job that finished before a stop came is finished."""
+    heard = over.heard
+    if heard.state is JobState.SUCCEEDED:
+        if over.refused is None:
+            return Ending(Outcome.SUCCEEDED, Proof.PROVIDER_ANSWERED)
+        reason = f"its job has succeeded, but its output cannot be had: {over.refused}"
+        return Ending(Outcome.FAILED, Proof.PROVIDER_ANSWERED, reason)
+    if run.stop_outcome is not None:
+        return Ending(run.stop_outcome, Proof.PROVIDER_ANSWERED, run.stop_reason)
+    how = "was cancelled at its provider" if heard.state is JobState.CANCELLED else f"has {heard.state}"
+    reason = f"its job {how}" + (f": {heard.reason}" if heard.reason else "")
+    return Ending(Outcome.FAILED, Proof.PROVIDER_ANSWERED, reason)
 
 
 def finish_of(

@@ -9,10 +9,11 @@ import os
 import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from operations_center.admission import Obstacle, Refusal
 from operations_center.config import Role
-from operations_center.dispatch import Dispatcher, Started
+from operations_center.dispatch import Dispatcher, Reserved, Started
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.in_flight_reconcile import (
@@ -31,7 +32,12 @@ from operations_center.waiting import Waiting, seconds_until
 from operations_center.wakeups import wake
 from operations_center.wiring import Center
 
+if TYPE_CHECKING:
+    from operations_center.polling import Poller
+
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LEASE_MS = 60_000
 TEND_EVERY_MS = 500
@@ -57,6 +63,7 @@ class Watcher:
         self._heart = Heart(center.state.pulse(role.name), center.clock, center.host, center.me, *center.version)
         self._children: list[subprocess.Popen[bytes]] = []
         self._followed: set[str] = set()
+        self._poller: Poller | None = None
         self._poll_at = 0
         self._tend_at = 0
         self._tend_pause_ms = TEND_EVERY_MS
@@ -79,6 +86,7 @@ class Watcher:
                 if not is_still_there(lock, lock_file):
                     _log.error("the lock %s was removed: another watcher may have taken this one's place", lock_file)
                     return 1
+            self._end_submissions()
             self._heart.beat("stopping")
         finally:
             self._waiting.close()
@@ -104,22 +112,24 @@ class Watcher:
         for run_id in ended:
             self._guarded(partial(self._settle, run_id))
             self._tend_pause_ms = TEND_AGAIN_MS
-        if woken or ended or self._is_due(self._tend_at):
+        job_ended = self._poller is not None and self._guarded(self._poller.turn)
+        if woken or ended or job_ended or self._is_due(self._tend_at):
             self._guarded(self._tend)
-        if woken or ended or self._is_idle_once or self._is_due(self._poll_at) or self._is_due(self._wake_at):
+        if any((woken, ended, job_ended, self._is_idle_once, self._is_due(self._poll_at), self._is_due(self._wake_at))):
             self._guarded(self._poll)
         self._heart.beat("ready")
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _guarded(self, step: Callable[[], T]) -> T | None:
         """A board that does not answer or a disk that is full ends a step, not the watcher."""
         try:
-            step()
+            return step()
         except (LedgerReplaced, LedgerUnusable):
             raise
         except (OperationsCenterError, OSError) as error:
             _log.warning("%s", error)
             self._was_hindered = True
             self._wake_at = self._now() + round(AGAIN_AFTER_S * 1000)
+            return None
 
     # What is running
 
@@ -135,7 +145,7 @@ class Watcher:
         for run_id in set(ours) - self._followed:
             self._follow(ours[run_id])
         for run in ours.values():
-            if run.state is RunState.RESERVED:
+            if run.state is RunState.RESERVED and not run.is_job:
                 self._record_late_start(run)
 
     def _record_late_start(self, run: Run) -> None:
@@ -152,10 +162,31 @@ class Watcher:
             )
 
     def _follow(self, run: Run) -> None:
+        if run.is_job:
+            self._follow_job(run.run_id)
+            return
         keeper = run.keeper or read_gate(self._center.state.run(run.run_id)).keeper
         self._followed.add(run.run_id)
         if keeper is not None:
             self._waiting.for_end_of(run.run_id, keeper)
+
+    def _follow_job(self, run_id: str) -> None:
+        """The first one makes the poller: a watcher without provider runs does not pay for it."""
+        if self._poller is None:
+            from operations_center.polling import Poller  # noqa: PLC0415
+
+            self._poller = Poller(self._surroundings)
+            self._waiting.for_readable(self._poller)
+        self._followed.add(run_id)
+        self._poller.follow(run_id)
+
+    def _end_submissions(self) -> None:
+        """Who left now would leave a doubt behind. A submission has an answer within its timeout."""
+        poller = self._poller
+        while poller is not None and poller.is_submitting:
+            self._waiting.wait(BEAT_EVERY_MS / 1000)
+            self._guarded(partial(poller.turn, begin=False))
+            self._heart.beat("submitting")
 
     def _settle(self, run_id: str) -> None:
         """The keeper of a run has ended: the one reconciliation says what that means, and does it."""
@@ -167,6 +198,8 @@ class Watcher:
             self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:
+        if self._poller is not None:
+            self._poller.forget(run_id)
         self._followed.discard(run_id)
         self._waiting.forget(run_id)
 
@@ -181,6 +214,9 @@ class Watcher:
             self._center.settlement.finish_and_close(untold)
         for run_id in needs_attention(self._surroundings, [run for run in runs if run not in untold]):
             self._settle(run_id)
+        for run in runs:
+            if run.is_job and run.stop_outcome is not None and self._poller is not None:
+                self._poller.look_soon(run.run_id)
 
     # What can start
 
@@ -202,6 +238,9 @@ class Watcher:
         answer = self._dispatcher.dispatch(task)
         if isinstance(answer, Started):
             self._begin_to_follow(answer)
+        elif isinstance(answer, Reserved):
+            self._follow_job(answer.run.run_id)
+            self._heart.progress()
         elif answer is not None:
             return not _concerns_backend(answer)
         return True
@@ -226,7 +265,8 @@ class Watcher:
 
     def _sleep_s(self) -> float:
         tend_at = self._tend_at if self._followed else None
-        return seconds_until((self._poll_at, self._wake_at, tend_at), self._now(), BEAT_EVERY_MS / 1000)
+        job_at = self._poller.due_at if self._poller is not None else None
+        return seconds_until((self._poll_at, self._wake_at, tend_at, job_at), self._now(), BEAT_EVERY_MS / 1000)
 
     @property
     def _is_idle_once(self) -> bool:

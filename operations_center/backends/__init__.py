@@ -1,7 +1,7 @@
 """A backend: what runs a task, and how much of it at once."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from operations_center.admission import Limits
 from operations_center.keeper.launch import LaunchPlan
@@ -10,6 +10,10 @@ from operations_center.model import Run, Task
 
 class Backend(Protocol):
     @property
+    def kind(self) -> str | None:
+        """As its runs have it: None for a program of the user's, ``http_job`` for a job at a provider."""
+
+    @property
     def limits(self) -> Limits: ...
 
     @property
@@ -17,6 +21,11 @@ class Backend(Protocol):
 
     @property
     def grace_ms(self) -> int: ...
+
+
+@runtime_checkable
+class ProgramBackend(Backend, Protocol):
+    """A backend whose runs are processes of this machine."""
 
     def launch_plan(self, run: Run, task: Task, directory: Path) -> LaunchPlan:
         """How to start a run of the task in its run directory."""

@@ -28,6 +28,10 @@ class CommandBackend:
     cgroup_parent: Path | None
 
     @property
+    def kind(self) -> str | None:
+        return None
+
+    @property
     def limits(self) -> Limits:
         return Limits(
             max_concurrent=self.settings.max_concurrent,

@@ -37,5 +37,8 @@ class Board(Protocol):
     def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
         """Tell the outcome of runs: ``{run_id: (task_id, finish)}``. A task that is no longer the run's is left."""
 
+    def block(self, task_id: str, run_id: str, finish: Finish) -> None:
+        """Show a task as blocked whose run is still open, with a finish yet to come. One that is not its is left."""
+
     def requeue(self, claim: Claim) -> bool:
         """Make a task ready again that is shown as running but is not; False if it is not shown so any more."""

@@ -93,6 +93,12 @@ class LocalBoard:
             new = NewTask(follow_up.title, follow_up.kind, follow_up.body, priority, parent=task_id)
             self._add(new, origin=f"{run_id}/{number}")
 
+    def block(self, task_id: str, run_id: str, finish: Finish) -> None:
+        with self._store.transaction():
+            row = self._row(task_id)
+            if row is not None and (row["state"], row["claimed_by"]) == (TaskState.RUNNING, run_id):
+                self._change(row, "task.blocked", run_id, state=finish.state, reason=finish.reason)
+
     def requeue(self, claim: Claim) -> bool:
         with self._store.transaction():
             row = self._row(claim.task_id)

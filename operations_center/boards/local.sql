@@ -16,9 +16,9 @@ UPDATE tasks SET
 WHERE task_id = :task_id;
 
 -- name: finish_task
--- Tell how a run of the task has ended, as long as the task is that run's.
+-- Tell how a run of the task has ended, as long as the task is that run's; it may be blocked until a person decides.
 UPDATE tasks SET state = ?, reason = ?, claimed_by = NULL, updated_at = ?
-WHERE task_id = ? AND state = 'running' AND claimed_by = ?;
+WHERE task_id = ? AND (state = 'running' OR state = 'blocked') AND claimed_by = ?;
 
 -- name: task_row
 -- One task as it is stored.

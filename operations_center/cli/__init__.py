@@ -33,6 +33,7 @@ COMMANDS = {
     "why": "why",
     "logs": "logs",
     "stop": "stop",
+    "resolve": "resolve",
     "task": "task",
     "events": "events",
     "pause": "pause",

@@ -8,6 +8,7 @@ import click
 from operations_center.cli.common import DURATION, config_option, json_option, opened, print_json
 from operations_center.errors import NotFound
 from operations_center.in_flight_reconcile import (
+    Asking,
     Report,
     Scope,
     Trigger,
@@ -24,7 +25,9 @@ EXIT_UNAVAILABLE = 75
 @click.command("reconcile")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
 @click.option("--run", "run_id", metavar="RUN", help="Only this run.")
-@click.option("--min-age", type=DURATION, default=0, metavar="D", help="Leave younger provider jobs alone (0s).")
+@click.option(
+    "--min-age", type=DURATION, default=0, metavar="D", help="Leave jobs alone that were heard of since (0s)."
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), default=25, show_default=True, help="Provider jobs to ask for, oldest first."
 )
@@ -38,8 +41,8 @@ def command(
     Exit code 1 if an action failed, 75 if the board cannot be reached.
     """
     with opened(config_file, Access.READ if dry_run else Access.CREATE) as center:
-        report = _reconcile(center, run_id, dry_run)
-    document = {**report.as_json(), "min_age_seconds": min_age / 1000}
+        report = _reconcile(center, run_id, dry_run, Asking(by_person=True, min_age_ms=min_age, limit=limit))
+    document = report.as_json()
     if as_json:
         print_json(document)
     else:
@@ -47,11 +50,11 @@ def command(
     return _exit_code(document)
 
 
-def _reconcile(center: Center, run_id: str | None, dry_run: bool) -> Report:
+def _reconcile(center: Center, run_id: str | None, dry_run: bool, asking: Asking) -> Report:
     if run_id is not None and center.ledger.run(run_id) is None:
         raise NotFound(f"cannot reconcile run {run_id}: there is no such run; see `operations-center runs`")
     reconcile = find_orphaned_in_flight if dry_run else clear_orphaned_in_flight
-    return reconcile(center.surroundings, trigger=Trigger.CLI, scope=Scope(run_id=run_id))
+    return reconcile(center.surroundings, trigger=Trigger.CLI, scope=Scope(run_id=run_id), asking=asking)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ from operations_center.boards import Board
 from operations_center.errors import BoardUnreachable, OperationsCenterError
 from operations_center.in_flight_reconcile.apply import apply_actions
 from operations_center.in_flight_reconcile.escalation import request_stop
-from operations_center.in_flight_reconcile.evidence import Gathered, Scope, Surroundings, gather_evidence
+from operations_center.in_flight_reconcile.evidence import Asking, Gathered, Scope, Surroundings, gather_evidence
 from operations_center.in_flight_reconcile.facts import Evidence, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS, Judgement, judge
 from operations_center.in_flight_reconcile.plan import Action, Deed, StopOrder, plan_actions
@@ -27,6 +27,7 @@ from operations_center.in_flight_reconcile.report import (
     Skipped,
     Trigger,
     count_verdicts,
+    report_job,
     would_apply,
 )
 from operations_center.keeper.inspect import read_exit, read_gate
@@ -34,6 +35,7 @@ from operations_center.locks import lock_within
 from operations_center.model import Run, RunState, TaskState
 
 __all__ = [
+    "Asking",
     "Deed",
     "Evidence",
     "Judgement",
@@ -62,17 +64,29 @@ STARTUP_BUDGET_S = 3.5
 _WAKES_ADOPTERS = frozenset({Trigger.WATCHDOG, Trigger.CLI})
 """A watcher that woke everybody, itself included, for a run that it cannot adopt would never sleep again."""
 
+_FOR_ADOPTERS = frozenset({Verdict.ADOPT, Verdict.RESUBMIT, Verdict.ASK_PROVIDER})
+
+ASKING = {
+    Trigger.CLI: Asking(by_person=True),
+    Trigger.HTTP: Asking(by_person=True),
+    Trigger.WATCHDOG: Asking(by_person=False),
+}
+"""Who may ask a provider about a job that nobody polls. A watcher adopts its job, and polls it."""
+
 _log = logging.getLogger(__name__)
 
 
-def find_orphaned_in_flight(surroundings: Surroundings, *, trigger: Trigger, scope: Scope | None = None) -> Report:
-    """What a reconciliation would do now. Raises LedgerBusy."""
+def find_orphaned_in_flight(
+    surroundings: Surroundings, *, trigger: Trigger, scope: Scope | None = None, asking: Asking | None = None
+) -> Report:
+    """What a reconciliation would do now; no provider is asked. Raises LedgerBusy."""
     begun = time.monotonic()
+    asking = asking or ASKING.get(trigger)
     with surroundings.ledger.snapshot():
-        gathered = gather_evidence(surroundings, scope or Scope())
+        gathered = gather_evidence(surroundings, scope or Scope(), asking)
     judgements = judge(gathered.evidence)
     actions = _within_reach(plan_actions(judgements, gathered.stale), adopt_role=None)
-    report = _report(surroundings, trigger, Mode.DRY_RUN, gathered, judgements)
+    report = _report(surroundings, trigger, Mode.DRY_RUN, gathered, judgements, asking)
     return _timed(report, begun, actions=would_apply(actions))
 
 
@@ -83,24 +97,27 @@ def clear_orphaned_in_flight(
     scope: Scope | None = None,
     adopt_role: str | None = None,
     budget_s: float | None = None,
+    asking: Asking | None = None,
 ) -> Report:
     """One reconciliation. Raises LedgerBusy when the ledger cannot be read.
 
     ``adopt_role``: take over live runs of that role; others are left to a watcher of theirs, which is woken.
+    ``asking``: which jobs providers may be asked about; by default what the trigger allows.
     """
     begun = time.monotonic()
     deadline = begun + budget_s if budget_s is not None else None
-    gathered = gather_evidence(surroundings, scope or Scope())
+    asking = asking or ASKING.get(trigger)
+    gathered = gather_evidence(surroundings, scope or Scope(), asking)
     judgements = judge(gathered.evidence)
     actions = _within_reach(plan_actions(judgements, gathered.stale), adopt_role)
     applied = apply_actions(
         surroundings, actions, trigger, lambda: deadline is not None and time.monotonic() > deadline
     )
-    report = _report(surroundings, trigger, Mode.APPLY, gathered, judgements)
+    report = _report(surroundings, trigger, Mode.APPLY, gathered, judgements, asking)
     skipped = Skipped.BUDGET if len(applied) < len(actions) else report.skipped
     report = _timed(report, begun, actions=tuple(applied), skipped=skipped)
     _remember(surroundings, report)
-    if trigger in _WAKES_ADOPTERS and any(judgement.verdict is Verdict.ADOPT for judgement in judgements):
+    if trigger in _WAKES_ADOPTERS and any(judgement.verdict in _FOR_ADOPTERS for judgement in judgements):
         surroundings.wake_everybody()
     return report
 
@@ -144,6 +161,8 @@ def may_be_orphaned(surroundings: Surroundings, run: Run) -> bool:
     """A cheap look at one run, without the process table: is it worth gathering evidence?"""
     if run.state is RunState.SETTLING:
         return False
+    if run.is_job:
+        return not surroundings.processes.is_alive(run.watcher)
     directory = surroundings.directory_of(run.run_id)
     keeper = run.keeper or read_gate(directory).keeper
     if keeper is not None:
@@ -159,11 +178,30 @@ def needs_attention(surroundings: Surroundings, runs: Sequence[Run]) -> list[str
         run.run_id
         for run in runs
         if run.state is RunState.SETTLING
-        or run.stop_outcome is not None
-        or (run.deadline_mono is not None and surroundings.clock.now().monotonic > run.deadline_mono)
-        or tasks.get(run.task_id) in (TaskState.CANCELLED, TaskState.DONE)
-        or may_be_orphaned(surroundings, run)
+        or (run.is_job and _job_needs_attention(surroundings, run, tasks.get(run.task_id)))
+        or (not run.is_job and _program_needs_attention(surroundings, run, tasks.get(run.task_id)))
     ]
+
+
+def _program_needs_attention(surroundings: Surroundings, run: Run, task: TaskState | None) -> bool:
+    return (
+        run.stop_outcome is not None
+        or _is_overdue(surroundings, run)
+        or task in (TaskState.CANCELLED, TaskState.DONE)
+        or may_be_orphaned(surroundings, run)
+    )
+
+
+def _job_needs_attention(surroundings: Surroundings, run: Run, task: TaskState | None) -> bool:
+    """Its poller looks after it; what is not yet stored is that it is to stop, and a doubt that the board must hear."""
+    not_wanted = _is_overdue(surroundings, run) or task in (TaskState.CANCELLED, TaskState.DONE)
+    if run.provider_job_id is None:
+        return not_wanted or (run.doubt is not None and task is TaskState.RUNNING)
+    return not_wanted and run.stop_outcome is None
+
+
+def _is_overdue(surroundings: Surroundings, run: Run) -> bool:
+    return run.deadline_mono is not None and surroundings.clock.now().monotonic > run.deadline_mono
 
 
 def _states(board: Board, task_ids: Sequence[str]) -> Mapping[str, TaskState | None]:
@@ -183,7 +221,12 @@ def _within_reach(actions: Sequence[Action], adopt_role: str | None) -> list[Act
 
 
 def _report(
-    surroundings: Surroundings, trigger: Trigger, mode: Mode, gathered: Gathered, judgements: Sequence[Judgement]
+    surroundings: Surroundings,
+    trigger: Trigger,
+    mode: Mode,
+    gathered: Gathered,
+    judgements: Sequence[Judgement],
+    asking: Asking | None,
 ) -> Report:
     return Report(
         trigger=trigger,
@@ -194,7 +237,18 @@ def _report(
         scanned_count=len(gathered.evidence),
         violations=tuple(gathered.violations),
         skipped=Skipped.BOARD_UNREACHABLE if gathered.board_unreachable else None,
+        min_age_ms=_min_age_ms(surroundings, asking),
+        jobs=tuple(report_job(each) for each in gathered.evidence if each.job is not None and not each.settling),
     )
+
+
+def _min_age_ms(surroundings: Surroundings, asking: Asking | None) -> int:
+    """The least that counts for some backend; 0 where no provider may be asked anyway."""
+    if asking is None or asking.by_person:
+        return (asking.min_age_ms or 0) if asking is not None else 0
+    if asking.min_age_ms is not None:
+        return asking.min_age_ms
+    return min((backend.min_age_ms for backend in surroundings.job_backends.values()), default=0)
 
 
 def _timed(report: Report, begun: float, **changes: Any) -> Report:

@@ -4,10 +4,19 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from operations_center.errors import OperationsCenterError, Unavailable
-from operations_center.in_flight_reconcile.escalation import escalate
+from operations_center.in_flight_reconcile.escalation import escalate, request_stop
 from operations_center.in_flight_reconcile.evidence import Surroundings, cgroup_of
 from operations_center.in_flight_reconcile.facts import Sighting
+from operations_center.in_flight_reconcile.jobs import (
+    Asked,
+    ending_found,
+    look_after_all,
+    record_doubt,
+    record_findings,
+)
 from operations_center.in_flight_reconcile.plan import Action, Deed
 from operations_center.in_flight_reconcile.report import ActionReport, Done
 from operations_center.keeper import cgroup
@@ -15,6 +24,7 @@ from operations_center.keeper.inspect import GateState, TreeQuery, find_trees
 from operations_center.keeper.launch import revoke
 from operations_center.locks import is_locked
 from operations_center.model import Proof, Run, RunState
+from operations_center.providers.looking import Unsure
 from operations_center.settlement import Ended
 
 BATCH = 1000
@@ -35,12 +45,13 @@ def apply_actions(
             break
         reports += _free(surroundings, batch, trigger)
     for action in actions:
-        if action.deed in _FREEING:
+        if action.deed in _FREEING or action.deed is Deed.ASK:
             continue
         if out_of_time():
-            break
+            return reports
         reports.append(_apply_one(surroundings, action))
-    return reports
+    asking = [action for action in actions if action.deed is Deed.ASK]
+    return reports + (_ask(surroundings, asking, trigger) if asking else [])
 
 
 _FREEING = frozenset({Deed.FREE, Deed.REVOKE_AND_FREE, Deed.REPLAY})
@@ -184,6 +195,63 @@ def _tell_board(surroundings: Surroundings, settled: Sequence[Run]) -> dict[str,
     return {}
 
 
+def _ask(surroundings: Surroundings, actions: Sequence[Action], trigger: str) -> list[ActionReport]:
+    """Ask providers about jobs that nobody polls, those heard of longest ago first; what has ended is settled."""
+    stored = [(action, _with_stop_stored(surroundings, action)) for action in sorted(actions, key=_heard_last)]
+    asked = {run.run_id: action for action, run in stored if run is not None}
+    reports = [ActionReport(action, Done.LOST_RACE) for action, run in stored if run is None]
+    for found in look_after_all(surroundings, [run for _, run in stored if run is not None]):
+        record_findings(surroundings, found, {"trigger": trigger})
+        reports += _act_on(surroundings, found, asked, trigger)
+    return reports
+
+
+def _heard_last(action: Action) -> int:
+    assert action.evidence is not None
+    assert action.evidence.job is not None
+    return -action.evidence.job.heard_ms
+
+
+def _with_stop_stored(surroundings: Surroundings, action: Action) -> Run | None:
+    if action.order is None:
+        return _run_of(action)
+    return request_stop(surroundings.ledger, surroundings.clock, _run_of(action), action.order)
+
+
+def _act_on(
+    surroundings: Surroundings, found: Sequence[Asked], asked: Mapping[str, Action], trigger: str
+) -> list[ActionReport]:
+    reports, over = [], []
+    for each in found:
+        action = replace(asked[each.run.run_id], run=each.run)
+        ending = ending_found(each.run, each.finding, past_grace=_past_grace(surroundings, action))
+        if ending is not None:
+            over.append(replace(action, deed=Deed.FREE, ending=ending, proof=ending.proof))
+        elif isinstance(each.finding, Unsure):
+            reports.append(ActionReport(action, Done.ERROR, each.finding.reason))
+        else:
+            reports.append(ActionReport(action, Done.APPLIED))
+    return reports + (_settle_and_finish(surroundings, over, trigger) if over else [])
+
+
+def _past_grace(surroundings: Surroundings, action: Action) -> bool:
+    run, seen = _run_of(action), action.evidence
+    assert seen is not None
+    deadline = run.deadline_at
+    return seen.overdue and deadline is not None and surroundings.clock.now().wall > deadline + run.grace_ms
+
+
+def _doubt(surroundings: Surroundings, action: Action) -> bool:
+    return record_doubt(surroundings, _run_of(action), action.reason) is not None
+
+
+def _tell_poller(surroundings: Surroundings, action: Action) -> bool:
+    assert action.order is not None
+    told = request_stop(surroundings.ledger, surroundings.clock, _run_of(action), action.order)
+    surroundings.wake_everybody()
+    return told is not None
+
+
 def _apply_one(surroundings: Surroundings, action: Action) -> ActionReport:
     try:
         return ActionReport(action, Done.APPLIED if _DEEDS[action.deed](surroundings, action) else Done.LOST_RACE)
@@ -235,4 +303,6 @@ _DEEDS: dict[Deed, Callable[[Surroundings, Action], bool]] = {
     Deed.STOP: _stop,
     Deed.ADOPT: _adopt,
     Deed.REQUEUE: _requeue,
+    Deed.DOUBT: _doubt,
+    Deed.TELL_POLLER: _tell_poller,
 }

@@ -7,6 +7,7 @@ follows finds out.
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +18,7 @@ from operations_center.boards import Board, Claim
 from operations_center.clock import Clock, Now
 from operations_center.errors import BoardUnreachable
 from operations_center.identity import Host, Process
-from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting
+from operations_center.in_flight_reconcile.facts import Evidence, JobFacts, LeaseState, Place, Sighting
 from operations_center.in_flight_reconcile.plan import stale_claims
 from operations_center.keeper.inspect import (
     Gate,
@@ -36,11 +37,15 @@ from operations_center.keeper.processes import Processes
 from operations_center.keeper.result import read_result
 from operations_center.ledger import Lease, Ledger
 from operations_center.locks import is_locked
-from operations_center.model import HOLDS_SLOT, Run, RunState, TaskState
+from operations_center.model import HOLDS_SLOT, Health, JobMemory, Run, RunState, TaskState
+from operations_center.providers import JobBackend
+from operations_center.providers.health import may_be_asked
 from operations_center.settlement import Settlement
 
 LEASE_MARGIN_MS = 10_000
 RECORD_OLD_MS = 60_000
+ASKED_AT_MOST = 25
+"""Jobs that one reconciliation asks for, unless a person wants more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,9 @@ class Surroundings:
     """What reconciliation reads and writes through.
 
     ``me`` is this process; ``processes`` are all that it can see; ``directory_of`` maps a run id to its
-    directory; ``wake_everybody`` tells the others that a slot or a task is free; ``childless_since``
-    remembers, for as long as this process lives, since when (monotonic ms) a keeper has been seen without
-    an executor.
+    directory; ``wake_everybody`` tells the others that a slot or a task is free; ``job_backends`` are those whose
+    runs are jobs at a provider; ``beat`` is called while providers are waited for; ``childless_since`` remembers, for
+    as long as this process lives, since when (monotonic ms) a keeper has been seen without an executor.
     """
 
     ledger: Ledger
@@ -63,6 +68,8 @@ class Surroundings:
     directory_of: Callable[[str], str]
     wake_everybody: Callable[[], None]
     startup_lock: Path
+    job_backends: Mapping[str, JobBackend] = field(default_factory=dict)
+    beat: Callable[[], None] = lambda: None
     childless_since: dict[str, int] = field(default_factory=dict)
 
 
@@ -76,6 +83,21 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class Asking:
+    """Who may ask providers out of turn: a person, or a timer for backends that allow it; at most ``limit`` jobs.
+
+    ``min_age_ms``: younger jobs are left alone; None is the backend's own for a timer, and none for a person.
+    """
+
+    by_person: bool
+    min_age_ms: int | None = None
+    limit: int = ASKED_AT_MOST
+
+
+BY_TIMER = Asking(by_person=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Gathered:
     evidence: list[Evidence]
     stale: list[Claim]
@@ -83,12 +105,15 @@ class Gathered:
     board_unreachable: bool
 
 
-def gather_evidence(surroundings: Surroundings, scope: Scope) -> Gathered:
-    """Read everything that judging the open runs of a scope needs. Raises LedgerBusy, never for the board."""
+def gather_evidence(surroundings: Surroundings, scope: Scope, asking: Asking | None = None) -> Gathered:
+    """Read everything that judging the open runs of a scope needs. Raises LedgerBusy, never for the board.
+
+    Without ``asking`` no provider may be asked.
+    """
     claims, tasks, unreachable = _read_board(surroundings, scope)
     runs = _open_runs(surroundings.ledger, scope)
     table = surroundings.processes.scan() if runs or scope == Scope() else None
-    evidence = _look_at(surroundings, runs, tasks, table) if table else []
+    evidence = _look_at(surroundings, runs, tasks, table, asking) if table else []
     everything = scope == Scope()
     return Gathered(
         evidence=evidence,
@@ -125,7 +150,11 @@ def _open_runs(ledger: Ledger, scope: Scope) -> list[Run]:
 
 
 def _look_at(
-    surroundings: Surroundings, runs: Sequence[Run], tasks: Mapping[str, TaskState | None], table: ProcessTable
+    surroundings: Surroundings,
+    runs: Sequence[Run],
+    tasks: Mapping[str, TaskState | None],
+    table: ProcessTable,
+    asking: Asking | None,
 ) -> list[Evidence]:
     """The gates are read before the process table, the records after it."""
     # Before they are read: a lease that is renewed while we are stopped in between must not look expired.
@@ -135,9 +164,11 @@ def _look_at(
     looks = [_Look.at(surroundings, run) for run in runs]
     trees = _find_trees(surroundings, [look.query for look in looks if look.has_tree_here], table)
     now = surroundings.clock.now()
+    jobs = _job_facts(surroundings, [run for run in runs if run.is_job], asking, now)
     return [
         look.evidence(
             now,
+            job=jobs.get(look.run.run_id),
             watcher=Sighting.ALIVE if watchers[look.run.watcher] else Sighting.GONE,
             lease=leases.get((look.run.host_id, look.run.pid_namespace)),
             leases_at=leases_at,
@@ -148,10 +179,56 @@ def _look_at(
     ]
 
 
+def _job_facts(surroundings: Surroundings, runs: Sequence[Run], asking: Asking | None, now: Now) -> dict[str, JobFacts]:
+    if not runs:
+        return {}
+    memories, health = surroundings.ledger.jobs([run.run_id for run in runs]), surroundings.ledger.health()
+    facts = {}
+    for run in runs:
+        memory, backend = memories.get(run.run_id), surroundings.job_backends.get(run.backend)
+        heard_at = memory.heard_at if memory is not None else run.submitting_at
+        heard_ms = max(0, now.wall - heard_at) if heard_at is not None else 0
+        if backend is None:
+            facts[run.run_id] = JobFacts(heard_ms=heard_ms, memory=memory)
+            continue
+        asked = partial(_may_be_asked, backend, health.get(run.backend), memory, heard_ms, now.wall)
+        facts[run.run_id] = JobFacts(
+            may_ask=asking is not None and asked(asking),
+            may_submit_again=backend.may_submit_again,
+            submit_timeout_ms=backend.submit_timeout_ms,
+            heard_ms=heard_ms,
+            min_age_ms=backend.min_age_ms,
+            is_eligible=asked(BY_TIMER),
+            memory=memory,
+        )
+    return _with_limit(facts, asking)
+
+
+def _may_be_asked(
+    backend: JobBackend, health: Health | None, memory: JobMemory | None, heard_ms: int, now: int, asking: Asking
+) -> bool:
+    if not (asking.by_person or backend.asks_by_itself):
+        return False
+    default_ms = 0 if asking.by_person else backend.min_age_ms
+    if heard_ms < (default_ms if asking.min_age_ms is None else asking.min_age_ms):
+        return False
+    return may_be_asked(health, memory, now, by_person=asking.by_person)
+
+
+def _with_limit(facts: dict[str, JobFacts], asking: Asking | None) -> dict[str, JobFacts]:
+    """Those that were heard of longest ago, when there are too many."""
+    wanted = sorted((run_id for run_id, each in facts.items() if each.may_ask), key=lambda each: -facts[each].heard_ms)
+    late = wanted[asking.limit :] if asking is not None else []
+    return facts | {run_id: replace(facts[run_id], may_ask=False) for run_id in late}
+
+
 def _find_trees(surroundings: Surroundings, queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, Tree]:
     """The table that is there serves as the first of the passes."""
     tables = [table]
     return find_trees(queries, scan=lambda: tables.pop() if tables else surroundings.processes.scan())
+
+
+_NO_GATE = Gate(GateState.ABSENT)
 
 
 class _Look(msgspec.Struct, frozen=True, gc=False):
@@ -168,11 +245,12 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
     def at(cls, surroundings: Surroundings, run: Run) -> Self:
         directory = surroundings.directory_of(run.run_id)
         place = _place(surroundings.host, run)
-        return cls(surroundings, run, place, run.state in HOLDS_SLOT, directory, read_gate(directory))
+        gate = _NO_GATE if run.is_job else read_gate(directory)
+        return cls(surroundings, run, place, run.state in HOLDS_SLOT, directory, gate)
 
     @property
     def has_tree_here(self) -> bool:
-        return self.holds_slot and self.place is Place.HERE
+        return self.holds_slot and self.place is Place.HERE and not self.run.is_job
 
     @property
     def query(self) -> TreeQuery:
@@ -187,8 +265,9 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
         leases_at: int,
         tree: Tree | None,
         task: TaskState | None,
+        job: JobFacts | None,
     ) -> Evidence:
-        locked = self.holds_slot and is_locked(f"{self.directory}/lock")
+        locked = self.holds_slot and not self.run.is_job and is_locked(f"{self.directory}/lock")
         seen = Evidence(
             run=self.run,
             now=now,
@@ -197,8 +276,9 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
             lease=self._lease_state(lease, leases_at, locked),
             lock_held=locked,
             task=task,
+            job=job,
         )
-        if not self.holds_slot:
+        if not self.holds_slot or self.run.is_job:
             return seen
         return self._with_records(self._with_tree(seen, tree), now)
 

@@ -10,7 +10,7 @@ import msgspec
 from operations_center.clock import Now
 from operations_center.keeper.inspect import ExitRecord, GateState, Tree, UnreadableExit
 from operations_center.keeper.result import Result, UnreadableResult
-from operations_center.model import Run, RunState, TaskState
+from operations_center.model import JobMemory, Run, RunState, TaskState
 
 
 class Sighting(Enum):
@@ -33,6 +33,24 @@ class LeaseState(Enum):
     EXPIRING = "expired, but its host may still be ending its executors"
     EXPIRED = "expired past kill time and margin"
     CLASH = "renewed by another boot"
+
+
+class JobFacts(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a provider run beside the run itself. Durations in milliseconds.
+
+    ``may_ask``: the provider may be asked out of turn now, by this caller.
+    ``may_submit_again`` and ``submit_timeout_ms`` are its backend's; a backend that is gone may nothing.
+    ``heard_ms`` is how long ago its provider was last heard of it, ``memory`` what was heard. ``min_age_ms`` is its
+    backend's; ``is_eligible``: a timer may ask about it now, if nobody polls it.
+    """
+
+    may_ask: bool = False
+    may_submit_again: bool = False
+    submit_timeout_ms: int = 0
+    heard_ms: int = 0
+    min_age_ms: int = 0
+    is_eligible: bool = False
+    memory: JobMemory | None = None
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +81,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     task: TaskState | None = None
     childless_ms: int = 0
     exit_age_ms: int = 0
+    job: JobFacts | None = None
 
     @property
     def settling(self) -> bool:
@@ -101,6 +120,31 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
         return self.run.deadline_mono is not None and self.now.monotonic > self.run.deadline_mono
 
     @property
+    def poller(self) -> Sighting:
+        """The watcher that polls a provider run, or was about to submit it; dead with its boot, and past its lease."""
+        if self.place is Place.HERE:
+            return self.watcher
+        if self.place is Place.OTHER_BOOT or self.lease in (LeaseState.EXPIRED, LeaseState.NONE):
+            return Sighting.GONE
+        return Sighting.ALIVE if self.lease is LeaseState.VALID else Sighting.UNKNOWN
+
+    @property
+    def submitting_ms(self) -> int:
+        return self.now.monotonic - (self.run.submitting_mono or 0)
+
+    @property
+    def overdue(self) -> bool:
+        """Of a job, whose deadline outlives a boot: by the wall clock where the monotonic one says nothing."""
+        if self.place is Place.HERE:
+            return self.past_deadline
+        return self.run.deadline_at is not None and self.now.wall > self.run.deadline_at
+
+    @property
+    def not_wanted(self) -> bool:
+        """Of a job: its run is to stop, is overdue, or its task was cancelled or is done."""
+        return self.run.stop_outcome is not None or self.overdue or self.task in (TaskState.CANCELLED, TaskState.DONE)
+
+    @property
     def exit_recorded(self) -> bool:
         return self.exit_record is not None
 
@@ -120,3 +164,5 @@ class Verdict(StrEnum):
     REAP = "reap"
     ADOPT = "adopt"
     UNKNOWABLE = "unknowable"
+    RESUBMIT = "resubmit"
+    ASK_PROVIDER = "ask_provider"

@@ -3,12 +3,12 @@
 The numbers are the rows of the verdict table in ``docs/reconciliation.md``, which explains each of them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting, Verdict
+from operations_center.in_flight_reconcile.facts import Evidence, JobFacts, LeaseState, Place, Sighting, Verdict
 from operations_center.keeper.inspect import ExitRecord, GateState
 from operations_center.model import Proof, TaskState
 
@@ -23,6 +23,9 @@ CHILDLESS_MS = 5_000
 
 RECORD_YOUNG_MS = 1_000
 """As long as a keeper may take to sync its record and to end."""
+
+SUBMISSION_MARGIN_MS = 5_000
+"""Beyond its timeout, for a submitter to record the answer."""
 
 ALIVE, GONE, ANY = Sighting.ALIVE, Sighting.GONE, None
 
@@ -63,6 +66,128 @@ SETTLING_RUN = (
         "its finisher is telling the board",
     ),
     Rule(2, ANY, lambda e: True, Verdict.REPLAY, "nobody is telling the board how it ended"),
+)
+
+
+def _job(evidence: Evidence) -> JobFacts:
+    assert evidence.job is not None
+    return evidence.job
+
+
+def _has_job(evidence: Evidence) -> bool:
+    return evidence.run.provider_job_id is not None
+
+
+def _not_begun(evidence: Evidence) -> bool:
+    return evidence.run.submitting_at is None
+
+
+def _is_submitting(evidence: Evidence) -> bool:
+    return not _has_job(evidence) and evidence.run.doubt is None
+
+
+PROVIDER_RUN = (
+    Rule(
+        3,
+        ANY,
+        lambda e: (
+            _not_begun(e)
+            and e.poller is ALIVE
+            and (e.place is Place.ELSEWHERE or 0 <= e.reserved_ms < RESERVATION_YOUNG_MS)
+        ),
+        Verdict.KEEP,
+        "its watcher is about to submit it",
+    ),
+    Rule(
+        4,
+        ANY,
+        _not_begun,
+        Verdict.ORPHAN,
+        "its submission was not begun, and cannot be after this",
+        Proof.NEVER_SUBMITTED,
+    ),
+    Rule(
+        5,
+        ANY,
+        lambda e: (
+            _is_submitting(e)
+            and e.poller is ALIVE
+            and (e.place is Place.ELSEWHERE or e.submitting_ms < _job(e).submit_timeout_ms + SUBMISSION_MARGIN_MS)
+        ),
+        Verdict.KEEP,
+        "it is being submitted",
+    ),
+    Rule(
+        6,
+        ANY,
+        lambda e: _is_submitting(e) and e.poller is not GONE,
+        Verdict.SUSPECT,
+        "its submission has no answer in time, and whoever submits it is not proven dead",
+    ),
+    Rule(
+        7,
+        ANY,
+        lambda e: not _has_job(e) and e.overdue,
+        Verdict.UNKNOWABLE,
+        "nobody has said within its timeout whether there is a job",
+        Proof.DEADLINE_PASSED,
+    ),
+    Rule(
+        8,
+        ANY,
+        lambda e: _is_submitting(e) and _job(e).may_submit_again,
+        Verdict.RESUBMIT,
+        "its submission has no answer, and may be sent again with the same key",
+    ),
+    Rule(
+        8,
+        ANY,
+        lambda e: not _has_job(e),
+        Verdict.UNKNOWABLE,
+        "it may have been submitted: only a person can find out, and `resolve` it",
+    ),
+    Rule(
+        10,
+        ANY,
+        lambda e: e.poller is ALIVE and e.run.stop_outcome is None and e.not_wanted,
+        Verdict.STOP,
+        "it is not wanted any more, and its poller is to be told",
+    ),
+    Rule(
+        9,
+        ANY,
+        lambda e: e.poller is ALIVE or (e.place is Place.ELSEWHERE and e.lease is LeaseState.VALID),
+        Verdict.KEEP,
+        "its job is polled",
+    ),
+    Rule(
+        11,
+        ANY,
+        lambda e: not _job(e).may_ask,
+        Verdict.ADOPT,
+        "its poller is dead; a watcher of the role goes on polling",
+    ),
+    Rule(
+        10,
+        ANY,
+        lambda e: e.task in (TaskState.CANCELLED, TaskState.DONE),
+        Verdict.CANCEL,
+        "the board says that its task is not wanted any more, and nobody polls its job",
+    ),
+    Rule(
+        10,
+        ANY,
+        lambda e: e.not_wanted,
+        Verdict.STOP,
+        "it is to stop, and nobody polls its job",
+    ),
+    Rule(
+        12,
+        ANY,
+        lambda e: True,
+        Verdict.ASK_PROVIDER,
+        "nobody polls its job, and its provider may be asked",
+    ),
 )
 
 COMMAND_RUN = (
@@ -216,9 +341,14 @@ def judge(evidence: Iterable[Evidence]) -> list[Judgement]:
     return [judge_one(each) for each in evidence]
 
 
+def _rules(evidence: Evidence) -> Sequence[Rule]:
+    if evidence.settling:
+        return SETTLING_RUN
+    return PROVIDER_RUN if evidence.run.is_job else _COMMAND_RUN_BY_TREE[evidence.tree]
+
+
 def judge_one(evidence: Evidence) -> Judgement:
-    rules = SETTLING_RUN if evidence.settling else _COMMAND_RUN_BY_TREE[evidence.tree]
-    for rule in rules:
+    for rule in _rules(evidence):
         if rule.when(evidence):
             return Judgement(evidence, rule)
     raise AssertionError("the last rule of a table takes everything")

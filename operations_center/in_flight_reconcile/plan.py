@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from operations_center.boards import Claim
-from operations_center.in_flight_reconcile.facts import Evidence, Verdict
+from operations_center.in_flight_reconcile.facts import Evidence, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import Judgement
 from operations_center.model import Outcome, Proof, Run, TaskState
 from operations_center.outcomes import Ending, ending_of
@@ -29,6 +29,9 @@ class Deed(StrEnum):
     STOP = "stop"
     ADOPT = "adopt"
     REQUEUE = "requeue"
+    DOUBT = "doubt"
+    TELL_POLLER = "tell_poller"
+    ASK = "ask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,16 @@ def plan_actions(judgements: Iterable[Judgement], stale: Iterable[Claim]) -> lis
 
 
 def _action(judgement: Judgement) -> Action | None:
+    if judgement.verdict in (Verdict.KEEP, Verdict.SUSPECT):
+        return None
+    if judgement.verdict is Verdict.REPLAY:
+        return _plain(Deed.REPLAY, judgement)
+    is_job = judgement.evidence.run.is_job
+    return _action_on_job(judgement) if is_job else _action_on_program(judgement)
+
+
+def _action_on_program(judgement: Judgement) -> Action:
     match judgement.verdict:
-        case Verdict.KEEP | Verdict.SUSPECT:
-            return None
-        case Verdict.REPLAY:
-            return _plain(Deed.REPLAY, judgement)
         case Verdict.ADOPT:
             return _plain(Deed.ADOPT, judgement)
         case Verdict.STOP | Verdict.CANCEL | Verdict.REAP:
@@ -78,6 +86,41 @@ def _action(judgement: Judgement) -> Action | None:
             return replace(_freeing(judgement, _never_started(judgement)), deed=Deed.REVOKE_AND_FREE)
         case Verdict.ORPHAN:
             return _freeing(judgement, _with_stop(judgement, Outcome.LOST))
+    raise AssertionError(f"no rule for a command run says {judgement.verdict}")
+
+
+def _action_on_job(judgement: Judgement) -> Action | None:
+    seen = judgement.evidence
+    match judgement.verdict:
+        case Verdict.ORPHAN:
+            ending = Ending(Outcome.NEVER_STARTED, Proof.NEVER_SUBMITTED, judgement.rule.reason)
+            return _freeing(judgement, ending)
+        case Verdict.UNKNOWABLE if judgement.rule.proof is not None:
+            return _freeing(judgement, Ending(Outcome.UNKNOWN, judgement.rule.proof, seen.run.doubt or _LATE))
+        case Verdict.UNKNOWABLE:
+            told = seen.run.doubt is not None and seen.task is not TaskState.RUNNING
+            return None if told else _plain(Deed.DOUBT, judgement)
+        case Verdict.ADOPT | Verdict.RESUBMIT:
+            return _plain(Deed.ADOPT, judgement)
+        case Verdict.STOP | Verdict.CANCEL if seen.poller is Sighting.ALIVE:
+            return replace(_plain(Deed.TELL_POLLER, judgement), order=_order_for_job(seen))
+        case Verdict.STOP | Verdict.CANCEL:
+            return replace(_plain(Deed.ASK, judgement), order=_order_for_job(seen))
+        case Verdict.ASK_PROVIDER:
+            return _plain(Deed.ASK, judgement)
+    raise AssertionError(f"no rule for a provider run says {judgement.verdict}")
+
+
+_LATE = "nobody has said within its timeout whether there is a job"
+
+
+def _order_for_job(seen: Evidence) -> StopOrder:
+    """What is stored already stays, unless the board has decided meanwhile."""
+    if seen.task in (TaskState.CANCELLED, TaskState.DONE):
+        return StopOrder(Outcome.CANCELLED, f"its task is {seen.task}", seen.task)
+    if seen.run.stop_outcome is not None:
+        return StopOrder(seen.run.stop_outcome, seen.run.stop_reason or "", seen.run.stop_then)
+    return StopOrder(Outcome.TIMED_OUT, "ran longer than timeout")
 
 
 def _plain(deed: Deed, judgement: Judgement) -> Action:

@@ -7,8 +7,10 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from operations_center.clock import rfc3339
+from operations_center.in_flight_reconcile.facts import Evidence
 from operations_center.in_flight_reconcile.orphans import Judgement
 from operations_center.in_flight_reconcile.plan import Action
 
@@ -72,6 +74,51 @@ class ActionReport(msgspec.Struct, frozen=True, gc=False):
         }
 
 
+class JobReport(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a job without asking: no payload, no secret. Ages in seconds.
+
+    ``stale``: not heard of for longer than its backend's ``min_age``. ``eligible``: a timer may ask about it now.
+    """
+
+    run_id: str
+    backend: str
+    provider_job_id: str | None
+    said: str | None
+    age_seconds: float | None
+    heard_seconds: float
+    stale: bool
+    eligible: bool
+    failures: int
+    trouble: str | None
+    next_ask_at: str | None
+    backoff_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def report_job(evidence: Evidence) -> JobReport:
+    run, job = evidence.run, evidence.job
+    assert job is not None
+    memory = job.memory
+    ask_at = memory.ask_at if memory is not None else None
+    age = evidence.now.wall - run.submitting_at if run.submitting_at is not None else None
+    return JobReport(
+        run_id=run.run_id,
+        backend=run.backend,
+        provider_job_id=run.provider_job_id,
+        said=memory.word if memory is not None else None,
+        age_seconds=age / 1000 if age is not None else None,
+        heard_seconds=job.heard_ms / 1000,
+        stale=job.heard_ms > job.min_age_ms,
+        eligible=job.is_eligible,
+        failures=memory.failures if memory is not None else 0,
+        trouble=memory.trouble if memory is not None else None,
+        next_ask_at=rfc3339(ask_at),
+        backoff_seconds=max(0, ask_at - evidence.now.wall) / 1000 if ask_at is not None else 0.0,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """``wall_ms`` is how long it took; ``started_at`` wall-clock ms."""
@@ -87,6 +134,8 @@ class Report:
     scanned_count: int = 0
     actions: tuple[ActionReport, ...] = ()
     violations: tuple[str, ...] = ()
+    min_age_ms: int = 0
+    jobs: tuple[JobReport, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -114,9 +163,10 @@ class Report:
             "error": self.error,
             "scanned_count": self.scanned_count,
             "count": len(self.actions),
-            "min_age_seconds": 0,
+            "min_age_seconds": self.min_age_ms / 1000,
             "verdicts": dict(self.verdicts),
             "actions": [action.as_json() for action in self.actions],
+            "jobs": [job.as_json() for job in self.jobs],
             "invariant_violations": list(self.violations),
         }
 

@@ -86,6 +86,22 @@ def prepare(plan: LaunchPlan) -> None:
     _make_cgroup(plan)
 
 
+def prepare_for_job(directory: Path, task_json: bytes) -> None:
+    """The directory of a run that no keeper will ever start. Raises OSError, also where there is one already.
+
+    Synced: a submission that is in doubt may be sent again from what stands here.
+    """
+    directory.parent.mkdir(mode=0o700, exist_ok=True)
+    directory.mkdir(mode=0o700)
+    _write(directory / "task.json", task_json)
+    for path in (directory / "task.json", directory, directory.parent):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def start(plan: LaunchPlan) -> LaunchedRun:
     """Start timer and keeper in a prepared run directory.
 

@@ -14,7 +14,7 @@ import msgspec
 
 from operations_center.admission import Facts, Limits, Refusal
 from operations_center.identity import Host, Process
-from operations_center.model import Attempts, Event, Run
+from operations_center.model import Attempts, Event, Health, JobMemory, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +58,6 @@ class Lease:
     boot_id: str
     renewed_at: int
     lease_until: int
-
-
-class JobMemory(msgspec.Struct, frozen=True):
-    """What was last heard of a provider's job. Times in wall-clock ms; ``failures``: asks in a row without an answer.
-
-    ``urls`` are where the provider wants to be asked; they are shown nowhere. ``ask_at``: not to be asked before.
-    """
-
-    urls: Mapping[str, str]
-    heard_at: int
-    word: str | None = None
-    progress: float | None = None
-    failures: int = 0
-    trouble: str | None = None
-    ask_at: int | None = None
-
-
-class Health(msgspec.Struct, frozen=True):
-    """Whether a backend's provider takes anything. ``failures`` in a row; ``since`` when this was written."""
-
-    failures: int
-    since: int
-    cooldown_until: int | None = None
-    broken_until: int | None = None
 
 
 class Ledger(Protocol):

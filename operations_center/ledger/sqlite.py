@@ -14,10 +14,22 @@ from msgspec.structs import asdict, astuple, replace
 
 from operations_center.admission import Facts, Limits, Refusal, refusals
 from operations_center.identity import Host
-from operations_center.ledger import Admission, Change, Health, JobMemory, Lease, Pause
+from operations_center.ledger import Admission, Change, Lease, Pause
 from operations_center.ledger.fold import differences, fold
 from operations_center.memory import available_memory
-from operations_center.model import TRANSITIONS, Attempts, Event, Finish, Outcome, Proof, Run, RunState, TaskState
+from operations_center.model import (
+    TRANSITIONS,
+    Attempts,
+    Event,
+    Finish,
+    Health,
+    JobMemory,
+    Outcome,
+    Proof,
+    Run,
+    RunState,
+    TaskState,
+)
 from operations_center.store import Store, as_data, as_json, load_queries
 
 HOUR_MS = 3_600_000

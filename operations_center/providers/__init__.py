@@ -158,3 +158,22 @@ class Provider(Protocol):
 
     def pause_ms(self, asked: int, retry_after_ms: int | None) -> int:
         """How long to wait after the n-th (1-based) ask in a row that told nothing new; with jitter."""
+
+
+class JobBackend(Protocol):
+    """What is known of a backend whose runs are jobs at a provider, also where nobody needs to ask it anything.
+
+    ``asks_by_itself``: the provider may be asked out of turn without a person, about jobs older than ``min_age_ms``.
+    """
+
+    @property
+    def asks_by_itself(self) -> bool: ...
+    @property
+    def min_age_ms(self) -> int: ...
+    @property
+    def may_submit_again(self) -> bool: ...
+    @property
+    def submit_timeout_ms(self) -> int: ...
+    @property
+    def provider(self) -> Provider:
+        """Raises OperationsCenterError where its secret is not to be had."""

@@ -14,7 +14,7 @@ FLOORS = (
     "supervisor",
     "watcher watchdog stopping views",
     "care",
-    "wiring dispatch",
+    "wiring dispatch polling",
     "in_flight_reconcile",
     "settlement",
     "outcomes releases",

@@ -1,0 +1,188 @@
+"""Provider runs: what a provider's answers are made of in the ledger. Shared by the poller and by who asks out of turn.
+
+What is written here is guarded like every change of a run: an answer that comes after somebody else has changed the run
+changes nothing.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from operations_center.errors import OperationsCenterError
+from operations_center.in_flight_reconcile.evidence import Surroundings
+from operations_center.model import Finish, JobMemory, Outcome, Proof, Run, TaskState
+from operations_center.outcomes import Ending, ending_of_job
+from operations_center.providers import Ill, Job
+from operations_center.providers.health import after_answer, pause_after_ms
+from operations_center.providers.looking import Finding, Going, Over, Unsure, look_after
+
+AT_ONCE = 32
+"""Jobs that are asked for at the same time, of all providers together."""
+
+BATCH_S = 0.05
+"""Answers that come within it are recorded in one transaction."""
+
+BEAT_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A job that somebody looked after, and what was found."""
+
+    run: Run
+    finding: Finding
+
+
+# Asking
+
+
+def job_of(run: Run, memory: JobMemory | None) -> Job:
+    assert run.provider_job_id is not None
+    return Job(run.provider_job_id, memory.urls if memory else {})
+
+
+def artifacts_of(surroundings: Surroundings, run: Run) -> Path:
+    return Path(surroundings.directory_of(run.run_id), "artifacts")
+
+
+def look_after_all(surroundings: Surroundings, runs: Sequence[Run]) -> Iterator[list[Asked]]:
+    """Ask for the jobs of runs, in their order and ``AT_ONCE`` at a time; what was found, as it comes.
+
+    A run that is to stop has its job cancelled. ``surroundings.beat`` is called while nothing comes.
+    """
+    memories = surroundings.ledger.jobs([run.run_id for run in runs])
+    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
+    try:
+        left = {pool.submit(_look_after, surroundings, run, memories.get(run.run_id)): run for run in runs}
+        while left:
+            done, _ = wait(left, BEAT_S, FIRST_COMPLETED)
+            if done:
+                done, _ = wait(left, BATCH_S)
+                yield [Asked(left.pop(each), each.result()) for each in done]
+            surroundings.beat()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_after(surroundings: Surroundings, run: Run, memory: JobMemory | None) -> Finding:
+    try:
+        backend = surroundings.job_backends[run.backend]
+        job, artifacts = job_of(run, memory), artifacts_of(surroundings, run)
+        return look_after(backend.provider, job, artifacts, end=run.stop_outcome is not None)
+    except KeyError:
+        return Unsure(f"there is no backend {run.backend} any more that could ask for it")
+    except OperationsCenterError as error:
+        return Unsure(str(error))
+
+
+# Recording
+
+
+def record_job(surroundings: Surroundings, run: Run, job: Job) -> Run | None:
+    """The id that a submission has brought; None when somebody else has changed the run. Raises LedgerBusy.
+
+    An id that no run takes any more is kept as an event: it may cost money, and a person can cancel it.
+    """
+    now = surroundings.clock.now()
+    with surroundings.ledger.transaction():
+        surroundings.ledger.remember_jobs({run.run_id: JobMemory(urls=job.urls, heard_at=now.wall)})
+        submitted = surroundings.ledger.change_run(run, "run.submitted", provider_job_id=job.job_id)
+        if submitted is None:
+            data = {"backend": run.backend, "provider_job_id": job.job_id}
+            surroundings.ledger.note("job.unclaimed", data, run_id=run.run_id)
+    return submitted
+
+
+def record_doubt(surroundings: Surroundings, run: Run, reason: str) -> Run | None:
+    """Nobody can know whether there is a job: its task is blocked at once, and its slot stays held.
+
+    None when somebody else has changed the run. Raises BoardUnreachable with the doubt recorded: told of later.
+    """
+    doubted: Run | None = run
+    if run.doubt is None:
+        doubted = surroundings.ledger.change_run(run, "run.in_doubt", holder=run.holder + 1, doubt=reason)
+    if doubted is not None:
+        finish = Finish(TaskState.BLOCKED, f"{doubted.doubt}; see `operations-center resolve {run.run_id}`")
+        surroundings.board.block(run.task_id, run.run_id, finish)
+        surroundings.wake_everybody()
+    return doubted
+
+
+def record_findings(
+    surroundings: Surroundings, asked: Sequence[Asked], told: Mapping[str, Any] | None = None
+) -> dict[str, JobMemory]:
+    """Remember what was heard, by run, and how the providers are; with ``told``, an event for each of them."""
+    now = surroundings.clock.now().wall
+    ledger = surroundings.ledger
+    before = ledger.jobs([each.run.run_id for each in asked])
+    memories = {
+        each.run.run_id: _after(before.get(each.run.run_id), each.finding, now)
+        for each in asked
+        if not isinstance(each.finding, Over)
+    }
+    with ledger.transaction():
+        ledger.remember_jobs(memories)
+        for each in asked:
+            ill, wait_ms = _illness(each.finding)
+            record_health(surroundings, each.run.backend, ill, wait_ms)
+            if told is not None:
+                ledger.note("job.asked", {**told, **_said(each)}, run_id=each.run.run_id)
+    return memories
+
+
+def record_health(surroundings: Surroundings, backend: str, ill: Ill | None, retry_after_ms: int | None) -> None:
+    ledger, now = surroundings.ledger, surroundings.clock.now().wall
+    before = ledger.health().get(backend)
+    after = after_answer(before, ill, retry_after_ms, now)
+    if after != before:
+        ledger.set_health(backend, after)
+
+
+def _after(before: JobMemory | None, finding: Finding, now: int) -> JobMemory:
+    before = before or JobMemory(urls={}, heard_at=now)
+    if isinstance(finding, Going):
+        heard = finding.heard
+        return JobMemory(urls=before.urls, heard_at=now, word=heard.word, progress=heard.progress)
+    assert isinstance(finding, Unsure)
+    failures = before.failures + 1
+    return msgspec.structs.replace(
+        before,
+        failures=failures,
+        trouble=finding.reason,
+        ask_at=now + max(finding.retry_after_ms or 0, pause_after_ms(failures)),
+    )
+
+
+def _illness(finding: Finding) -> tuple[Ill | None, int | None]:
+    return (finding.ill, finding.retry_after_ms) if isinstance(finding, Unsure) else (None, None)
+
+
+def _said(asked: Asked) -> dict[str, Any]:
+    finding = asked.finding
+    said = finding.reason if isinstance(finding, Unsure) else finding.heard.word
+    decision = {Going: "runs", Over: "ended", Unsure: "unsure"}[type(finding)]
+    return {"backend": asked.run.backend, "said": said, "decision": decision}
+
+
+# What follows
+
+
+def ending_found(run: Run, finding: Finding, *, past_grace: bool) -> Ending | None:
+    """The run's end, if that is what was found, or if there is no time left to find it."""
+    if isinstance(finding, Over):
+        return ending_of_job(run, finding)
+    if isinstance(finding, Unsure) and past_grace:
+        reason = f"its provider has not said in time what became of its job: {finding.reason}"
+        return Ending(Outcome.UNKNOWN, Proof.DEADLINE_PASSED, reason)
+    return None
+
+
+def note_of(run: Run, finding: Finding) -> dict[str, Any]:
+    """What the log keeps of a job's end beside the run's columns."""
+    artifacts = finding.artifacts if isinstance(finding, Over) else ()
+    return {"provider_job_id": run.provider_job_id, "artifacts": msgspec.to_builtins(artifacts)}

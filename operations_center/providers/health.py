@@ -1,0 +1,59 @@
+"""When a provider is left alone: as long as it asks for it, and ever longer while it fails. Pure.
+
+A breaker opens after several failures in a row, of whatever job; after its time one more try is let through, and
+another failure opens it for twice as long (Nygard, Release It!, "Circuit Breaker").
+"""
+
+from operations_center.model import Health, JobMemory
+from operations_center.providers import Ill
+
+COOLDOWN_MS = 30_000
+"""After "too many requests" without a word about when to come again."""
+
+LONGEST_COOLDOWN_MS = 3_600_000
+"""However long a provider asks for."""
+
+FIRST_PAUSE_MS = 5_000
+LONGEST_PAUSE_MS = 300_000
+"""Between asks for one job that told nothing."""
+
+BREAKS_AT = 5
+BROKEN_MS = 15_000
+LONGEST_BROKEN_MS = 600_000
+
+OF_THE_PROVIDER = frozenset({Ill.FAILING, Ill.UNREADABLE})
+"""What says that the provider is ill, and not our request."""
+
+
+def after_answer(before: Health | None, ill: Ill | None, retry_after_ms: int | None, now: int) -> Health | None:
+    """``now`` in wall-clock ms; None is well. ``ill`` None is an answer as it should be."""
+    if ill is Ill.THROTTLED:
+        wait = min(COOLDOWN_MS if retry_after_ms is None else retry_after_ms, LONGEST_COOLDOWN_MS)
+        return Health(before.failures if before else 0, now, now + wait, before.broken_until if before else None)
+    if ill not in OF_THE_PROVIDER:
+        return None if ill is None else before
+    failures = before.failures + 1 if before else 1
+    broken = min(BROKEN_MS * 2 ** min(failures - BREAKS_AT, 20), LONGEST_BROKEN_MS) if failures >= BREAKS_AT else None
+    return Health(failures, now, before.cooldown_until if before else None, now + broken if broken else None)
+
+
+def not_before(health: Health | None, now: int) -> int | None:
+    """Until when nothing is to be asked of a provider (wall-clock ms); None when it may be."""
+    if health is None or health.since > now:
+        return None
+    until = max(health.cooldown_until or 0, health.broken_until or 0)
+    return until if until > now else None
+
+
+def pause_after_ms(failures: int) -> int:
+    """How long to leave a job alone after so many asks in a row that told nothing."""
+    return int(min(FIRST_PAUSE_MS * 2 ** min(failures - 1, 20), LONGEST_PAUSE_MS))
+
+
+def may_be_asked(health: Health | None, memory: JobMemory | None, now: int, *, by_person: bool) -> bool:
+    """Whether a job may be asked for now. A person goes before all pauses but the one that the provider asked for."""
+    if by_person:
+        cooldown = health.cooldown_until if health is not None and health.since <= now else None
+        return cooldown is None or cooldown <= now
+    rests = memory is not None and memory.ask_at is not None and memory.ask_at > now
+    return not rests and not_before(health, now) is None

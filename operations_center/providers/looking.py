@@ -1,0 +1,110 @@
+"""Look after a job: ask for it, cancel it if it is to end, fetch what it has made. HTTP and files only, no ledger.
+
+All of it may be repeated: whoever comes after a death asks again, and keeps the files that are there already. A file
+has its name only when it is whole.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from operations_center.providers import (
+    ENDED,
+    Artifact,
+    Heard,
+    Ill,
+    Job,
+    JobState,
+    Missed,
+    Output,
+    Provider,
+    Trouble,
+)
+
+_CHUNK = 1024 * 1024
+
+
+class Going(msgspec.Struct, frozen=True):
+    """The job is queued or running."""
+
+    heard: Heard
+
+
+class Over(msgspec.Struct, frozen=True):
+    """The job has ended and what it has made is there; ``refused`` says why something of it never will be."""
+
+    heard: Heard
+    artifacts: tuple[Artifact, ...] = ()
+    refused: str | None = None
+
+
+class Unsure(msgspec.Struct, frozen=True):
+    """Nothing was learned, or not everything is there yet. ``ill`` is None when the provider itself is well."""
+
+    reason: str
+    ill: Ill | None = None
+    retry_after_ms: int | None = None
+
+
+Finding = Going | Over | Unsure
+
+
+def look_after(provider: Provider, job: Job, artifacts: Path, *, end: bool = False) -> Finding:
+    """``end``: cancel the job if it has not ended, and ask again. What it has made goes into ``artifacts``."""
+    heard = provider.ask(job)
+    if end and isinstance(heard, Heard) and heard.state not in ENDED:
+        trouble = provider.cancel(job)
+        if trouble is not None:
+            return _unsure(trouble, "cannot cancel the job: ")
+        heard = provider.ask(job)
+    if isinstance(heard, Trouble):
+        return _unsure(heard)
+    if heard.state is JobState.SUCCEEDED:
+        return _fetch(provider, job, heard, artifacts)
+    return Over(heard) if heard.state in ENDED else Going(heard)
+
+
+def _unsure(trouble: Trouble, what: str = "") -> Unsure:
+    return Unsure(f"{what}{trouble.reason}", trouble.ill, trouble.retry_after_ms)
+
+
+def _fetch(provider: Provider, job: Job, heard: Heard, directory: Path) -> Finding:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        got = _fetch_all(provider, heard.outputs, directory)
+        if isinstance(got, Missed) and got.expired:
+            fresh = provider.ask(job)
+            if isinstance(fresh, Trouble):
+                return _unsure(fresh)
+            got = _fetch_all(provider, fresh.outputs, directory)
+    except OSError as error:
+        return Unsure(f"cannot write what the job has made: {error.strerror or error}")
+    if not isinstance(got, Missed):
+        return Over(heard, tuple(got))
+    return Over(heard, refused=got.reason) if got.final else Unsure(got.reason, retry_after_ms=got.retry_after_ms)
+
+
+def _fetch_all(provider: Provider, outputs: Sequence[Output], directory: Path) -> list[Artifact] | Missed:
+    fetched = []
+    for output in outputs:
+        artifact = _there_already(output, directory) or provider.download(output, directory)
+        if isinstance(artifact, Missed):
+            return artifact
+        fetched.append(artifact)
+    return fetched
+
+
+def _there_already(output: Output, directory: Path) -> Artifact | None:
+    try:
+        descriptor = os.open(directory / output.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(descriptor, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return Artifact(output.name, output.kind, size, digest.hexdigest())

@@ -10,7 +10,7 @@ from operations_center.backends import Backend
 from operations_center.backends.command import CommandBackend
 from operations_center.boards.local import LocalBoard
 from operations_center.clock import Clock, SystemClock
-from operations_center.config import Config, Role
+from operations_center.config import CommandSettings, Config, Role
 from operations_center.errors import LedgerUnusable, Unavailable
 from operations_center.identity import Host, Process, identify_host
 from operations_center.in_flight_reconcile import Surroundings
@@ -89,6 +89,7 @@ class Center:
                 cgroup_parent=cgroup_parent,
             )
             for name, settings in self.config.backends.items()
+            if isinstance(settings, CommandSettings)
         }
 
     def wake_everybody(self) -> None:

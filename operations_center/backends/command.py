@@ -21,7 +21,7 @@ DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 class CommandBackend:
     """``release`` is the directory that ``{release}`` stands for; ``environment`` is the watcher's own."""
 
-    settings: config.Backend
+    settings: config.CommandSettings
     base: Path
     release: Path
     environment: Mapping[str, str]

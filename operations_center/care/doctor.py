@@ -20,12 +20,13 @@ from pathlib import Path
 from operations_center.backends.command import DEFAULT_PATH
 from operations_center.care.older import refuse_older_ledger
 from operations_center.clock import rfc3339
-from operations_center.config import Backend, Config, format_size
+from operations_center.config import Backend, CommandSettings, Config, HttpJobSettings, format_size
 from operations_center.config.wording import on_one_line
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
 from operations_center.memory import available_memory
+from operations_center.providers.secret import Secret
 from operations_center.releases.repository import Repository
 from operations_center.state_directory import StateDirectory
 from operations_center.store.faults import (
@@ -263,6 +264,17 @@ def _newest_event(ledger: sqlite3.Connection) -> Check:
 
 def _backend(backend: Backend, config: Config, environment: Mapping[str, str]) -> Iterator[Check]:
     name = f"backend {backend.name}"
+    match backend:
+        case CommandSettings():
+            yield from _command(name, backend, config, environment)
+        case HttpJobSettings():
+            yield from _provider(name, backend, environment)
+    wanted = backend.min_available_memory_bytes
+    if wanted is not None and (available := available_memory()) < wanted:
+        yield _warning(name, f"{available >> 20} MiB of memory are available; it wants {format_size(wanted)}")
+
+
+def _command(name: str, backend: CommandSettings, config: Config, environment: Mapping[str, str]) -> Iterator[Check]:
     yield _program(name, backend, config, environment)
     directory = backend.working_directory
     if directory is not None and not directory.is_dir():
@@ -270,12 +282,18 @@ def _backend(backend: Backend, config: Config, environment: Mapping[str, str]) -
     missing = [variable for variable in backend.env if variable not in environment]
     if missing:
         yield _warning(name, f"{', '.join(missing)} is not set here; set it where the fleet is started")
-    wanted = backend.min_available_memory_bytes
-    if wanted is not None and (available := available_memory()) < wanted:
-        yield _warning(name, f"{available >> 20} MiB of memory are available; it wants {format_size(wanted)}")
 
 
-def _program(name: str, backend: Backend, config: Config, environment: Mapping[str, str]) -> Check:
+def _provider(name: str, backend: HttpJobSettings, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Nothing is asked of the provider. Who starts the fleet may have a secret that whoever looks here has not."""
+    secret = Secret.of(backend, environment)
+    if secret.value() is None:
+        yield _warning(name, f"{secret.obstacle}; nothing is submitted without it")
+    else:
+        yield _ok(name, backend.submit.url.replace("{base_url}", backend.base_url or ""))
+
+
+def _program(name: str, backend: CommandSettings, config: Config, environment: Mapping[str, str]) -> Check:
     program = backend.argv[0].replace("{release}", str(config.directory))
     if "/" in program:
         found = shutil.which(str(config.directory / program))

@@ -6,6 +6,7 @@
 """
 
 from operations_center.config.discovery import FILE_NAME, find_config
+from operations_center.config.http_job import HttpJobSettings
 from operations_center.config.loading import load_config
 from operations_center.config.sections import (
     Backend,
@@ -13,6 +14,7 @@ from operations_center.config.sections import (
     BoardStates,
     Center,
     CodePull,
+    CommandSettings,
     Config,
     OnFailure,
     OnSuccess,
@@ -32,7 +34,9 @@ __all__ = [
     "BoardStates",
     "Center",
     "CodePull",
+    "CommandSettings",
     "Config",
+    "HttpJobSettings",
     "OnFailure",
     "OnSuccess",
     "RetryBackoff",

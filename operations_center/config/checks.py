@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from operations_center.config.backends import BACKEND_KINDS
 from operations_center.config.reading import Reading
 from operations_center.config.sections import SETTLED_STATES, Board, Center, Role
 from operations_center.config.wording import Key, spell_nearest, spell_value
@@ -19,8 +20,10 @@ def check_board(board: Board, reading: Reading) -> None:
 
 
 def check_backend_kind(name: str, kind: str | None, reading: Reading) -> None:
-    if kind is not None:
-        _check_available(("backends", name, "kind"), kind, "command", reading)
+    key = ("backends", name, "kind")
+    if kind is not None and kind not in BACKEND_KINDS and reading.is_right(key):
+        available = " or ".join(f'"{each}"' for each in BACKEND_KINDS)
+        reading.report(key, f"{kind[:60]} is not available in this version; use {available}")
 
 
 def check_roles(roles: Mapping[str, Role], backends: Mapping[str, Any], reading: Reading) -> None:

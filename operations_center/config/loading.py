@@ -9,7 +9,10 @@ from typing import Any, NoReturn, TypeVar
 
 from msgspec.structs import replace
 
+from operations_center.config.backends import settings_of_kind, with_preset
 from operations_center.config.checks import check_backend_kind, check_board, check_ledger, check_roles
+from operations_center.config.http_job import HttpJobSettings
+from operations_center.config.http_job_checks import check_http_job
 from operations_center.config.overrides import apply_override, read_overrides
 from operations_center.config.reading import Reading
 from operations_center.config.sections import (
@@ -136,12 +139,15 @@ def _convert_roles(table: dict[str, Any], reading: Reading) -> dict[str, Role]:
 
 def _convert_backends(tables: Mapping[str, Any], reading: Reading) -> dict[str, Backend]:
     backends = {}
-    for name, value in tables.items():
-        if isinstance(value, dict) and value.get("kind") == "http_job":
-            check_backend_kind(name, "http_job", reading)  # its keys are another backend's; judge none of them
-            continue
-        backend = reading.section(Backend, value, ("backends", name))
+    for name, table in tables.items():
+        kind = settings_of_kind(table)
+        value = with_preset(table, ("backends", name), reading) if kind is HttpJobSettings else table
+        if value is None:
+            continue  # without its preset nobody can say what else is missing
+        backend = reading.section(kind, value, ("backends", name))
         check_backend_kind(name, backend.kind, reading)
+        if isinstance(backend, HttpJobSettings):
+            check_http_job(backend, name, reading)
         backends[name] = replace(backend, name=name)
     return backends
 

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from operations_center.config.backends import settings_of_kind
 from operations_center.config.sections import NAMED_SECTIONS, SECTIONS, Section
 from operations_center.config.structure import keys_of, nested_section
 from operations_center.config.wording import Key, spell_key, spell_nearest
@@ -77,8 +78,9 @@ def _all_keys(table: Mapping[str, Any]) -> Iterator[Key]:
         if section not in NAMED_SECTIONS:
             yield from _keys_below(kind, (section,))
         elif isinstance(named := table.get(section), dict):
-            for name in named:
-                yield from _keys_below(kind, (section, name))
+            for name, value in named.items():
+                own = settings_of_kind(value) if section == "backends" else kind
+                yield from _keys_below(own, (section, name))
 
 
 def _keys_below(kind: type[Section], above: Key) -> Iterator[Key]:

@@ -163,20 +163,28 @@ class Role(Section, frozen=True, kw_only=True):
 
 
 class Backend(Section, frozen=True, kw_only=True):
-    """A command that tasks are run through, and how much of it may run."""
+    """What tasks are run through, and how much of it may run: the keys that all kinds have.
+
+    ``grace_ms`` is how long a run that was told to end may take to do so.
+    """
 
     name: str = ""
-    kind: Annotated[str, Meta(description='give "command"')]
-    argv: Command
+    kind: Annotated[str, Meta(description='give "command" or "http_job"')]
     max_concurrent: AtLeastOne
     max_per_hour: AtLeastZero | None = None
     max_per_day: AtLeastZero | None = None
     min_available_memory_bytes: Size | None = None
+    timeout_ms: PositiveDuration | None = None
+    grace_ms: Duration = 10_000
+
+
+class CommandSettings(Backend, frozen=True, kw_only=True):
+    """A command."""
+
+    argv: Command
     stdin: Annotated[Literal["prompt", "none"], Meta(description='give "prompt" or "none"')] = "prompt"
     working_directory: Directory | None = None
-    timeout_ms: PositiveDuration | None = None
     idle_timeout_ms: PositiveDuration | None = None
-    grace_ms: Duration = 10_000
     env: VariableNames = ()
 
 

@@ -43,8 +43,10 @@ def _show(value: Any) -> Any:
             return _show_section(value)
         case Path() | Enum():
             return str(value)
-        case tuple():
+        case tuple() | list():
             return [_show(item) for item in value]
+        case dict():
+            return {key: _show(item) for key, item in value.items()}
         case str():
             return hide_user(value)
         case _:

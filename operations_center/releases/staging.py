@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from operations_center.config import CodePull, Config
+from operations_center.config import CodePull, CommandSettings, Config, HttpJobSettings
 from operations_center.errors import LockHeld, OperationsCenterError
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.ledger import Ledger
@@ -201,7 +201,13 @@ class Staging:
 
     def _program_environment(self) -> dict[str, str]:
         """The fleet's own, without the secrets that are named for backends and boards, or what belongs to a run."""
-        named = {name for backend in self.config.backends.values() for name in backend.env}
+        named: set[str | None] = set()
+        for backend in self.config.backends.values():
+            match backend:
+                case CommandSettings():
+                    named.update(backend.env)
+                case HttpJobSettings():
+                    named.add(backend.secret_env)
         left_out = named | {self.config.board.api_key_env, RUN_ID_VARIABLE} | _OF_ITS_MANAGER
         return {name: value for name, value in self.environment.items() if name not in left_out}
 

@@ -9,13 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from operations_center.config import load_config, template_text
-from operations_center.config.sections import SECTIONS
+from operations_center.config import CommandSettings, HttpJobSettings, load_config, template_text
+from operations_center.config.backends import BACKEND_KINDS
+from operations_center.config.sections import SECTIONS, Section
 from operations_center.config.structure import advice, keys_of, nested_section
 from operations_center.errors import ConfigError
 
 BACKEND = '[backends.agent]\nkind = "command"\nargv = ["cat"]\nmax_concurrent = 1\n'
 ROLE = '[roles.goal]\nbackend = "agent"\n'
+PROVIDER = """
+[backends.video]
+kind = "http_job"
+secret_env = "VIDEO_API_KEY"
+submit = { url = "https://api.example.org/jobs", headers = { Authorization = "Bearer {secret}" } }
+job_id = "id"
+poll = { url = "https://api.example.org/jobs/{job_id}", status = "status" }
+status = { done = "succeeded" }
+max_concurrent = 1
+"""
 
 
 @pytest.fixture
@@ -60,6 +71,10 @@ def test_all_mistakes_are_reported_at_once(mistakes: Callable[..., list[str]]) -
         [backends.video]
         kind = "http_job"
         anything = "goes"
+        [backends.other]
+        kind = "grpc"
+        argv = ["cat"]
+        max_concurrent = 1
         [web]
         listen = "a:99999"
         """
@@ -79,12 +94,18 @@ def test_all_mistakes_are_reported_at_once(mistakes: Callable[..., list[str]]) -
         'roles."a b".poll_interval: got "0s" (give a duration longer than 0',
         'roles."a b".backend: it is missing (give',
         "roles.test.task_kinds[1]: got 3 (give a list of kinds",
-        'backends.agent.kind: it is missing (give "command")',
+        'backends.agent.kind: it is missing (give "command" or "http_job")',
         "backends.agent.argv: got a list (give a program",
         'backends.agent.env[1]: got "1 b" (give',
         "backends.agent.max_concurrent: got 0 (give a whole number from 1",
         "backends.agent.timeout: got 30 (give a duration longer than 0",
-        'backends.video.kind: http_job is not available in this version; use "command"',
+        "backends.video.max_concurrent: it is missing (give a whole number",
+        "backends.video.submit: it is missing (give a table such as { url = … })",
+        "backends.video.poll: it is missing (give a table such as { url = … })",
+        "backends.video.status: it is missing (give a table of the provider's words",
+        "backends.video.anything: unknown key (known are",
+        "backends.video.job_id: it is missing (say where the answer holds the id, or give own_id)",
+        'backends.other.kind: grpc is not available in this version; use "command" or "http_job"',
         'web.listen: got "a:99999" (give "host:port"',
     ]
     assert [start for start in starts if not any(line.startswith(start) for line in found)] == []
@@ -186,9 +207,9 @@ def test_an_override_cannot_reach_into_what_is_no_table(mistakes: Callable[..., 
     assert line.startswith("center: got 3 ")
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_key_says_what_to_write(section: str) -> None:
-    for field in keys_of(SECTIONS[section]).values():
+@pytest.mark.parametrize("section", [*SECTIONS.values(), *BACKEND_KINDS.values()])
+def test_every_key_says_what_to_write(section: type[Section]) -> None:
+    for field in keys_of(section).values():
         assert advice(field).startswith("give ")
         if nested := nested_section(field):
             assert all(advice(inner) for inner in keys_of(nested).values())
@@ -197,7 +218,7 @@ def test_every_key_says_what_to_write(section: str) -> None:
 def test_reading_a_configuration_imports_nothing_heavy() -> None:
     program = (
         "import sys, operations_center.config;"
-        "print(sorted({'pydantic', 'httpx', 'difflib', 'asyncio', 'sqlite3', 'click'} & set(sys.modules)))"
+        "print(sorted({'pydantic', 'httpx', 'jmespath', 'difflib', 'asyncio', 'sqlite3', 'click'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -236,13 +257,15 @@ ODD_VALUES = [
 
 
 def every_key() -> list[tuple[str, str]]:
-    headers = {"roles": "roles.goal", "backends": "backends.agent"}
+    sections = {"roles": "roles.goal"} | {section: section for section in SECTIONS if section != "roles"}
+    kinds = {sections[section]: kind for section, kind in SECTIONS.items() if section != "backends"}
+    kinds |= {"backends.agent": CommandSettings, "backends.video": HttpJobSettings}
     found = []
-    for section, kind in SECTIONS.items():
+    for header, kind in kinds.items():
         for key, field in keys_of(kind).items():
-            found.append((headers.get(section, section), key))
+            found.append((header, key))
             if nested := nested_section(field):
-                found += [(headers.get(section, section), f"{key}.{inner}") for inner in keys_of(nested)]
+                found += [(header, f"{key}.{inner}") for inner in keys_of(nested)]
     return found
 
 
@@ -295,7 +318,11 @@ def test_no_value_of_a_key_is_more_than_a_mistake(tmp_path: Path, header: str, k
     path = tmp_path / "operations_center.toml"
     variable = f"OPERATIONS_CENTER_{header}.{key}".replace(".", "__").upper()
     for value in ODD_VALUES:
-        required = {"roles.goal": 'backend = "agent"', "backends.agent": 'kind = "command"'}
+        required = {
+            "roles.goal": 'backend = "agent"',
+            "backends.agent": 'kind = "command"',
+            "backends.video": 'kind = "http_job"',
+        }
         rest = f"[{header}]\n{key} = {value}\n{required.get(header, '')}\n"
         loads_or_is_refused(path, rest.encode(), {})
-        loads_or_is_refused(path, (ROLE + BACKEND).encode(), {variable: value})
+        loads_or_is_refused(path, (ROLE + BACKEND + PROVIDER).encode(), {variable: value})

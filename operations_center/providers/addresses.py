@@ -1,0 +1,124 @@
+"""Which addresses a backend may reach, and which of them are given its secret.
+
+What a provider answers is not trusted to say where requests go: a URL in it must name the API's own host or one of
+``output_hosts``, and a name that leads into a private network is followed only if the configuration names that very
+host.
+"""
+
+import ipaddress
+import re
+import string
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import quote, urljoin
+
+from operations_center.config import HttpJobSettings
+from operations_center.config.placeholders import PLACEHOLDERS, fill
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+LONGEST_URL = 8_192
+
+# Plain enough for all parsers to find the same host in it: no user, no backslash, nothing but ASCII.
+_PLAIN = re.compile(
+    r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#][\x21-\x7e]*)?", re.IGNORECASE
+)
+_RELATIVE = re.compile(r"\.{0,2}/(?!/)")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class Origin(NamedTuple):
+    scheme: str
+    host: str
+    port: int
+
+
+class Reach:
+    def __init__(self, settings: HttpJobSettings) -> None:
+        self._api = frozenset(_origins_of(settings))
+        self._hosts = frozenset(origin.host for origin in self._api)
+        self._listed = frozenset(_bare(host) for host in settings.output_hosts if not host.startswith("*."))
+        self._suffixes = tuple(_bare(host[1:]) for host in settings.output_hosts if host.startswith("*."))
+
+    def is_api(self, url: str) -> bool:
+        """Whether a URL is of the API's own origin: only there does the secret go."""
+        return origin_of(url) in self._api
+
+    def obstacle(self, url: str) -> str | None:
+        """Why nothing is downloaded from a URL; None if it may be."""
+        origin = origin_of(url)
+        if origin is None:
+            return "what should be its URL is none, or has a user in it"
+        if not self._knows(origin.host):
+            return f"its host {origin.host} is not in output_hosts"
+        if origin.scheme != "https" and origin.host not in self._hosts and not _is_loopback(origin.host):
+            return f"its URL on {origin.host} is not https"
+        return None
+
+    def may_connect(self, host: str, address: Address) -> bool:
+        """Asked with the very address that is about to be connected to, so a name cannot change its mind."""
+        name = _bare(host)
+        return name in self._hosts or name in self._listed or (self._knows(name) and is_public(address))
+
+    def _knows(self, host: str) -> bool:
+        return host in self._hosts or host in self._listed or host.endswith(self._suffixes)
+
+
+def origin_of(url: str) -> Origin | None:
+    """None for anything but a plain http or https URL."""
+    found = _PLAIN.fullmatch(url) if len(url) <= LONGEST_URL else None
+    if found is None:
+        return None
+    scheme, host, port = found.groups()
+    number = int(port) if port else {"http": 80, "https": 443}[scheme.lower()]
+    return Origin(scheme.lower(), _bare(host), number) if number <= 65535 else None
+
+
+def found_at(base: str, text: str) -> str:
+    """A URL in the answer from ``base``: as it is, or relative to that if it begins with ``/``, ``./`` or ``../``."""
+    url = quote(text.strip()[: LONGEST_URL + 1], safe=string.punctuation)
+    return redirected(base, url) if _RELATIVE.match(url) else url
+
+
+def redirected(base: str, location: str) -> str:
+    """Where a redirect leads to; what is no URL stays what it is, and is refused as that."""
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        return location
+
+
+def is_public(address: Address) -> bool:
+    """Whether it leads to the internet, and not to this machine or a network around it."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        if address in _NAT64:
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return address.is_global and not address.is_multicast
+
+
+def literal_address(host: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+
+
+def _origins_of(settings: HttpJobSettings) -> Iterator[Origin]:
+    values = dict.fromkeys(PLACEHOLDERS, "") | {"base_url": settings.base_url or ""}
+    parts = (settings.submit, settings.poll, settings.result, settings.cancel)
+    templates = [part.url for part in parts if part is not None and part.url is not None]
+    for template in (*templates, "{base_url}"):
+        origin = origin_of(fill(template, values))
+        if origin is not None:
+            yield origin
+
+
+def _bare(host: str) -> str:
+    return host.strip("[]").rstrip(".").lower()
+
+
+def _is_loopback(host: str) -> bool:
+    address = literal_address(host)
+    return host == "localhost" if address is None else address.is_loopback

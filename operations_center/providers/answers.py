@@ -1,0 +1,259 @@
+"""What a provider's answer means. Pure: an answer in, a value of the interface out.
+
+Nothing in an answer is trusted: it may be any JSON, or none, and be as odd as it likes.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from operations_center.config import HttpJobSettings
+from operations_center.config.wording import on_one_line
+from operations_center.providers import (
+    ENDED,
+    LONGEST_REASON,
+    Heard,
+    Ill,
+    Job,
+    JobState,
+    Kind,
+    NotSubmitted,
+    Output,
+    Trouble,
+)
+from operations_center.providers.addresses import found_at
+
+LONGEST_WORD = 60
+
+MISSING = frozenset({404, 410})
+UNAUTHORIZED = frozenset({401, 403})
+THROTTLED = 429
+UNSURE = frozenset({408, 409, 425})
+"""Refusals that may have followed upon an acceptance: a time-out; a duplicate of what was accepted; too early."""
+
+OF_THE_ACCOUNT = frozenset({401, 402, 403})
+"""Refusals that say nothing of the request itself: the same one is taken once the account is in order."""
+
+_JOB_ID = re.compile(r"[\x21-\x7e]{1,200}")
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})\Z")
+_TELLING = ("message", "detail", "error", "msg", "title", "reason", "description", "code")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer that was read whole: ``value`` is its JSON, None if it is none. ``url`` is where it came from."""
+
+    status: int
+    url: str
+    value: Any
+    retry_after_ms: int | None = None
+
+    @property
+    def is_good(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class Answers:
+    """How one backend's provider speaks. ``hide`` takes the secret out of a text."""
+
+    def __init__(self, settings: HttpJobSettings, hide: Callable[[str], str]) -> None:
+        self._settings = settings
+        self._hide = hide
+        self._states = {word: JobState(state) for word, state in settings.status.items()}
+
+    def refusal(self, said: Said) -> NotSubmitted | None:
+        """What a submission's answer makes certain; None if it leaves the submission in doubt."""
+        if not 400 <= said.status < 500 or said.status in UNSURE:
+            return None
+        throttled = said.status == THROTTLED
+        return NotSubmitted(
+            reason=self.reason(said),
+            final=not throttled and said.status not in OF_THE_ACCOUNT,
+            throttled=throttled,
+            retry_after_ms=said.retry_after_ms,
+        )
+
+    def job(self, said: Said, own_id: str | None, is_api: Callable[[str], bool]) -> Job | None:
+        """The job of an accepted submission; None where the answer has no id. URLs on other hosts are left out."""
+        found = _search(self._settings.job_id, said.value) if self._settings.job_id is not None else own_id
+        job_id = str(found) if isinstance(found, str | int) and not isinstance(found, bool) else own_id
+        if job_id is None or not _JOB_ID.fullmatch(job_id):
+            return None
+        urls = {}
+        for name in ("status", "result", "cancel"):
+            text = _search(getattr(self._settings.urls, name), said.value)
+            if isinstance(text, str) and is_api(url := found_at(said.url, text)):
+                urls[name] = url
+        return Job(job_id, urls)
+
+    def heard(self, said: Said) -> Heard | Trouble:
+        """What the answer to a poll says of the job, but for what it has made."""
+        if not said.is_good:
+            return self.trouble(said)
+        word = _word(_search(self._settings.poll.status, said.value))
+        if word is None:
+            return Trouble(Ill.UNREADABLE, "the answer holds no status of the job", said.retry_after_ms)
+        state = self._states.get(word, JobState.RUNNING)
+        if state is JobState.SUCCEEDED and self._is_failure(said):
+            state = JobState.FAILED
+        return Heard(
+            state=state,
+            word=self._line(word, LONGEST_WORD),
+            known=word in self._states,
+            progress=self._progress(said.value),
+            reason=self._error(said) if state in ENDED - {JobState.SUCCEEDED} else None,
+            retry_after_ms=said.retry_after_ms,
+        )
+
+    def finished(self, heard: Heard, said: Said) -> Heard | Trouble:
+        """A job that has succeeded, with what it has made as the answer tells it, or with why it has not."""
+        if not said.is_good:
+            trouble = self.trouble(said)
+            # The provider answers as the job did: what was wrong with it will not get better.
+            refused = trouble.ill is Ill.UNREADABLE and said.status >= 400
+            return _failed(heard, self.reason(said)) if refused else trouble
+        if said.value is None:
+            return Trouble(Ill.UNREADABLE, "the answer with what the job has made is not JSON", said.retry_after_ms)
+        if self._is_failure(said):
+            return _failed(heard, self._error(said))
+        outputs = [*self._outputs(said, Kind.OUTPUT), *self._outputs(said, Kind.THUMBNAIL)]
+        if len(outputs) > self._settings.most_outputs:
+            return _failed(heard, f"it has made {len(outputs)} files, more than most_outputs")
+        reason = "the answer names no output" if self._settings.outputs is not None and not outputs else None
+        return Heard(
+            state=heard.state, word=heard.word, known=heard.known, progress=1.0, reason=reason, outputs=tuple(outputs)
+        )
+
+    def trouble(self, said: Said) -> Trouble:
+        """Why an answer that is not good says nothing of the job."""
+        if said.status in MISSING:
+            ill = Ill.NOT_FOUND
+        elif said.status in UNAUTHORIZED:
+            ill = Ill.UNAUTHORIZED
+        elif said.status == THROTTLED:
+            ill = Ill.THROTTLED
+        elif said.status >= 500 or said.status in UNSURE:
+            ill = Ill.FAILING
+        else:
+            ill = Ill.UNREADABLE
+        return Trouble(ill, self.reason(said), said.retry_after_ms)
+
+    def reason(self, said: Said) -> str:
+        """An answer's status and what the provider says of it, on one line."""
+        try:
+            phrase = f"{said.status} {HTTPStatus(said.status).phrase}"
+        except ValueError:
+            phrase = str(said.status)
+        told = self._error(said) or _told(said.value)
+        return self.line(f"{phrase}: {told}" if told else phrase)
+
+    def line(self, text: str) -> str:
+        """A text that may become a reason: on one line, without the secret, cut."""
+        return self._line(text, LONGEST_REASON)
+
+    def _line(self, text: str, longest: int) -> str:
+        line = on_one_line(" ".join(self._hide(text).split()))
+        return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+    def _error(self, said: Said) -> str | None:
+        told = _told(_search(self._settings.error, said.value))
+        return self.line(told) if told else None
+
+    def _is_failure(self, said: Said) -> bool:
+        return _is_true(_search(self._settings.failure, said.value))
+
+    def _progress(self, value: Any) -> float | None:
+        found = _search(self._settings.progress, value)
+        if not isinstance(found, int | float) or isinstance(found, bool) or not math.isfinite(found):
+            return None
+        return min(max(found / self._settings.progress_scale, 0.0), 1.0)
+
+    def _outputs(self, said: Said, kind: Kind) -> Iterator[Output]:
+        expression = self._settings.outputs if kind is Kind.OUTPUT else self._settings.thumbnails
+        texts = dict.fromkeys(_texts(_search(expression, said.value)))
+        for number, text in enumerate(texts, start=1):
+            url = found_at(said.url, text)
+            yield Output(url, f"{kind}-{number}{_extension(url)}", kind)
+
+
+def _failed(heard: Heard, reason: str | None) -> Heard:
+    return Heard(state=JobState.FAILED, word=heard.word, known=heard.known, reason=reason)
+
+
+@cache
+def _compiled(expression: str) -> Any:
+    import jmespath  # noqa: PLC0415 - only who speaks with a provider pays for it
+
+    return jmespath.compile(expression)
+
+
+def _search(expression: str | None, value: Any) -> Any:
+    """None also where the expression does not fit what was answered."""
+    if expression is None or value is None:
+        return None
+    from jmespath.exceptions import JMESPathError  # noqa: PLC0415
+
+    try:
+        return _compiled(expression).search(value)
+    except (JMESPathError, TypeError, ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _is_true(found: Any) -> bool:
+    """As JMESPath has it: all but null, false and what is empty."""
+    return found is not None and found is not False and found not in ("", [], {})
+
+
+def _word(found: Any) -> str | None:
+    match found:
+        case bool():
+            return str(found).lower()
+        case str() | int():
+            return str(found) or None
+        case _:
+            return None
+
+
+def _texts(found: Any) -> Iterator[str]:
+    match found:
+        case str():
+            yield found
+        case list():
+            for each in found:
+                yield from _texts(each)
+
+
+def _told(found: Any) -> str | None:
+    """What is meant for people in an error, however it is wrapped up; nothing that may be the request itself."""
+    match found:
+        case str():
+            return found.strip() or None
+        case list():
+            return next((told for told in map(_told, found) if told), None)
+        case Mapping():
+            return next((told for key in _TELLING if (told := _told(found.get(key)))), None)
+        case _:
+            return None
+
+
+def _extension(url: str) -> str:
+    """Of the last part of a URL's path, if it looks like one."""
+    try:
+        found = _EXTENSION.search(urlsplit(url).path)
+    except ValueError:
+        return ""
+    return f".{found[1].lower()}" if found else ""
+
+
+def read_json(body: bytes) -> Any:
+    """None for what is not JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,99 @@
+"""From a URL to a file that is whole: to a temporary one beside it, hashed, synced, and then renamed."""
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from operations_center.locks import is_locked
+from operations_center.providers import Artifact, Missed, Output
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_REDIRECTS = 5
+
+GONE = frozenset({400, 401, 403, 404, 410})
+"""How storage answers for a signed URL that has expired: each its own way."""
+
+PASSING = frozenset({408, 425, 429})
+
+
+def refused_status(status: int, retry_after_ms: int | None) -> Missed | None:
+    """What a status means for a download; None if the file follows."""
+    if status == 200:
+        return None
+    reason = f"its URL is answered with {status}"
+    if status in GONE:
+        return Missed(reason, expired=True)
+    return Missed(reason, final=status < 500 and status not in PASSING, retry_after_ms=retry_after_ms)
+
+
+def refused_headers(headers: Mapping[str, str], types: tuple[str, ...], largest: int) -> Missed | None:
+    """Whether a file is refused for what its headers say; None if not."""
+    encoding = headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        return Missed(f"it is encoded as {encoding[:40]}, which was not asked for", final=True)
+    size = headers.get("content-length", "")
+    if size.isdigit() and int(size) > largest:
+        return _too_large(largest)
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if types and not any(_fits(given, wanted.lower()) for wanted in types):
+        return Missed(f"its type {given[:60] or 'is not given, which'} is not in output_types", final=True)
+    return None
+
+
+def save(chunks: Iterator[bytes], output: Output, directory: Path, largest: int) -> Artifact | Missed:
+    """Raises OSError; whatever ``chunks`` raises is passed on. Nothing is left behind but the file itself."""
+    _remove_leftovers(directory, output.name)
+    digest, size = hashlib.sha256(), 0
+    with _temporary_file(directory, output.name) as (file, path):
+        for chunk in chunks:
+            size += len(chunk)
+            if size > largest:
+                return _too_large(largest)
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+        path.replace(directory / output.name)
+        _sync_directory(directory)
+    return Artifact(output.name, output.kind, size, digest.hexdigest())
+
+
+def _too_large(largest: int) -> Missed:
+    return Missed(f"it is larger than {largest} bytes (max_output_size)", final=True)
+
+
+def _fits(given: str, wanted: str) -> bool:
+    return given == wanted or (wanted.endswith("/*") and given.startswith(wanted[:-1]))
+
+
+@contextmanager
+def _temporary_file(directory: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
+    """A file whose lock says that somebody still writes it; removed at the end, unless it was renamed."""
+    path = directory / f".{name}.{secrets.token_hex(4)}.part"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file, path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(directory: Path, name: str) -> None:
+    """What killed processes have left of this file."""
+    for path in directory.glob(f".{name}.*.part"):
+        if not is_locked(path):
+            path.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -239,6 +239,7 @@ class Commander:
         if ended.code == 0 and not is_whole(copy):
             self._crowd.defects.append(Breach("backup", copy.name, f"the backup {copy} is not whole"))
         copy.unlink(missing_ok=True)
+        copy.with_name(f"{copy.name}.manifest.json").unlink(missing_ok=True)
 
     def _verified(self, ended: Ended) -> None:
         if "differences" in ended.output:

@@ -1,6 +1,7 @@
 """Put a backup in the place of the ledger.
 
-    alone → nothing lives → the backup is sound → keep the present ledger beside → replace it
+    alone → the backup is what its manifest says, and sound → nothing lives → keep the present ledger beside
+    → replace it → bring back the artifacts
 
 A present ledger that SQLite can read is replaced by one transaction of SQLite's own, so a kill at any step leaves
 the old one or the new one, and whoever has it open reads on. A damaged one is moved aside with its
@@ -13,14 +14,16 @@ No fence and no task's id is handed out twice: both counters go on from the high
 import os
 import shutil
 import sqlite3
-import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from operations_center.care.backup import draft_beside, file_time, sync
+from operations_center.care.backup import file_time
+from operations_center.care.bringing_back import BroughtBack, Returning, returning
+from operations_center.care.drafts import draft_beside, sync
 from operations_center.care.older import fences_of_directories
+from operations_center.care.verification import compare_with_manifest, copy_backup, verify
 from operations_center.clock import SystemClock
 from operations_center.config import Config
 from operations_center.config.wording import on_one_line
@@ -34,7 +37,6 @@ from operations_center.locks import is_locked, lock_holder, take_lock
 from operations_center.model import HOLDS_SLOT
 from operations_center.state_directory import WATCHDOG, StateDirectory
 from operations_center.store import Store
-from operations_center.store.faults import APPLICATION_ID
 from operations_center.store.turnstile import Turnstile
 from operations_center.wiring import Center, open_center
 
@@ -50,13 +52,18 @@ PLACEHOLDER = b"A restore was interrupted here: run `operations-center ledger re
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """``replaced`` is where the ledger that was there lies now; ``fence`` the newest that counts as handed out."""
+    """``replaced`` is where the ledger that was there lies now; ``fence`` the newest that counts as handed out.
+
+    ``manifest`` None: the backup has none, and was compared with nothing.
+    """
 
     ledger: Path
     replaced: Path | None
     fence: int
     runs: int
     events: int
+    manifest: Path | None = None
+    artifacts: BroughtBack = field(default_factory=BroughtBack)
 
 
 def restore(config: Config, source: Path) -> Restored:
@@ -64,11 +71,14 @@ def restore(config: Config, source: Path) -> Restored:
     state = StateDirectory(config.center.state_dir)
     state.create()
     with _alone(config, state), _stage(state) as staged:
-        _copy(source, state.ledger, staged)
-        _verify(source, staged)
-        _refuse_living_runs(config, state)
-        with _no_writers(state):
-            return _replace(state, source, staged)
+        copy_backup(source, state.ledger, staged)
+        with returning(state.runs) as artifacts:
+            manifest = compare_with_manifest(source, staged, artifacts)
+            verify(source, staged)
+            _refuse_living_runs(config, state)
+            with _no_writers(state):
+                restored = _replace(state, source, staged)
+            return replace(restored, manifest=manifest, artifacts=_bring_back(artifacts, source))
 
 
 @contextmanager
@@ -98,44 +108,6 @@ def _stage(state: StateDirectory) -> Iterator[Path]:
         yield directory / "ledger.db"
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _copy(source: Path, present: Path, staged: Path) -> None:
-    try:
-        facts = source.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise _cannot(source, "it is not a file")
-        if present.exists() and os.path.samestat(facts, present.stat()):
-            raise _cannot(source, "it is the present ledger itself")
-        os.close(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        uri = f"{source.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as original:
-            # Locked for reading before the copy, which would wait for ever for a lock that is held.
-            original.execute("BEGIN")
-            application = original.execute("PRAGMA application_id").fetchone()[0]
-            original.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if application != APPLICATION_ID:
-                raise _cannot(source, "it is no ledger of this program")
-            with closing(sqlite3.connect(staged)) as copy:
-                original.backup(copy)
-    except (OSError, ValueError, sqlite3.Error) as error:
-        raise _cannot(source, str(getattr(error, "strerror", None) or error)) from None
-
-
-def _verify(source: Path, staged: Path) -> None:
-    try:
-        with closing(Store(staged, SystemClock())) as store:
-            wrong = SqliteLedger(store).verify()
-    except OperationsCenterError as error:
-        raise _cannot(source, str(error).removeprefix(f"cannot open the ledger {staged}: ")) from None
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise _cannot(source, f"it does not agree with its own log: {wrong[0]}{more}")
-
-
-def _cannot(source: Path, problem: str) -> OperationsCenterError:
-    advice = "name a file that `operations-center ledger backup` made"
-    return OperationsCenterError(on_one_line(f"cannot restore {source}: {problem}; {advice}"))
 
 
 def _refuse_living_runs(config: Config, state: StateDirectory) -> None:
@@ -320,3 +292,15 @@ def _is_open_somewhere(path: Path) -> bool:
 
 def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
+
+
+def _bring_back(artifacts: Returning, source: Path) -> BroughtBack:
+    try:
+        return artifacts.bring_back()
+    except OSError as error:
+        raise OperationsCenterError(
+            on_one_line(
+                f"cannot bring back the artifacts of {source}, but its ledger is restored: {error}; "
+                "correct that and restore it once more"
+            )
+        ) from None

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from operations_center.care import backup as backup_module
+from operations_center.care import drafts as drafts_module
 from operations_center.care import restore as restore_module
+from operations_center.care.manifest import manifest_of
 from operations_center.care.restore import UNKNOWN_NUMBERS, restore
 from operations_center.clock import SystemClock
 from operations_center.config import load_config
@@ -89,7 +90,8 @@ def test_a_backup_is_one_private_file_and_overwrites_nothing(line: CommandLine) 
     path = Path(made["path"])
     assert (made["runs"], made["bytes"]) == (1, path.stat().st_size)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert sorted(os.listdir(line.root)) == [".operations_center", "copy.db", "operations_center.toml"]
+    beside = {".operations_center", "operations_center.toml", "copy.db", "copy.db.manifest.json"}
+    assert set(os.listdir(line.root)) == beside
     assert "not overwritten" in line("ledger", "backup", "copy.db", expect=1).complaint
 
 
@@ -244,6 +246,7 @@ def test_restore_refuses_what_is_no_sound_backup(line: CommandLine, spoil: Calla
     line.task("before")
     copy = copy_of(line, "copy.db")
     line.task("after")
+    manifest_of(copy).unlink()
     spoil(copy)
     assert told in line("ledger", "restore", str(copy), expect=1).complaint
     assert titles(line.state.ledger) == {"before", "after"}
@@ -339,7 +342,7 @@ def killed_at(line: CommandLine, source: Path, step: int) -> bool:
 
 
 def _restore_and_die(line: CommandLine, source: Path, step: int) -> None:
-    ours = {restore_module.__file__, backup_module.__file__}
+    ours = {restore_module.__file__, drafts_module.__file__}
     left = step
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:

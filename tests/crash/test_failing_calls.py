@@ -138,6 +138,8 @@ def test_a_command_whose_system_call_fails_says_so_in_one_line_and_can_be_repeat
                 (line,) = said.splitlines()
                 assert line.startswith("cannot ")
                 assert "defect" not in line
+            if code:
+                assert not list(fleet.root.glob("copy.db*"))
             (fleet.root / "copy.db").unlink(missing_ok=True)
             fleet.run(*words.split())
             with fleet.center() as center:

@@ -202,7 +202,7 @@ class World:
 
     def back_up(self) -> None:
         path = self.root / f"backup-{len(self.backups)}.db"
-        back_up(self.ledger, path, self.here.wall)
+        back_up(self.ledger, self.config.center.state_dir / "runs", path, self.here.wall)
         self.backups.append(Backup(path))
 
     def restore(self, backup: Backup) -> None:

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import click
+import msgspec
 
+from operations_center.care.restore import Restored
 from operations_center.care.restore import restore as restore_ledger
 from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.cli.ledger.leaving_out import tell_left_out
 
 
 @click.command("restore")
@@ -13,7 +16,11 @@ from operations_center.cli.common import config_option, json_option, print_json,
 @config_option
 @json_option
 def restore(source: Path, config_file: Path | None, as_json: bool) -> None:
-    """Put a backup in the ledger's place; the fleet must be down. What was there is kept beside it."""
+    """Put a backup in the ledger's place; the fleet must be down. What was there is kept beside it.
+
+    Before anything is changed, the backup is compared with the manifest beside it; artifacts that it took along
+    are brought back, and overwrite nothing.
+    """
     restored = restore_ledger(read_config(config_file), source.absolute())
     if as_json:
         print_json(
@@ -23,9 +30,23 @@ def restore(source: Path, config_file: Path | None, as_json: bool) -> None:
                 "fence": restored.fence,
                 "runs": restored.runs,
                 "events": restored.events,
+                "manifest": str(restored.manifest) if restored.manifest else None,
+                "artifacts_restored": restored.artifacts.restored,
+                "artifacts_present": restored.artifacts.present,
+                "left_out": msgspec.to_builtins(restored.artifacts.left_out),
             }
         )
-        return
+    else:
+        _tell(restored)
+
+
+def _tell(restored: Restored) -> None:
     click.echo(f"restored {restored.ledger}: {restored.runs} runs, {restored.events} events")
     if restored.replaced:
         click.echo(f"what was there is kept as {restored.replaced}")
+    if restored.manifest is None:
+        click.echo("the backup has no manifest: its log was verified, its hash and its artifacts were not")
+    artifacts = restored.artifacts
+    if artifacts.restored or artifacts.present:
+        click.echo(f"{artifacts.restored} artifacts brought back, {artifacts.present} were there")
+    tell_left_out("not brought back", artifacts.left_out)

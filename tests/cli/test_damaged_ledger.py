@@ -3,7 +3,6 @@
 import itertools
 import os
 import random
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -152,4 +151,4 @@ def test_a_restore_brings_back_what_any_damage_took(line: CommandLine) -> None:
         assert after.fence > newest.fence, how
         assert int(after.task_id[1:]) > int(newest.task_id[1:]), how
         newest = after
-        shutil.copy(Path(line("ledger", "backup", str(line.root / f"{how}.db")).out.strip()), copy)
+        copy = Path(line("ledger", "backup", str(line.root / f"{how}.db")).out.strip())

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,38 @@ def test_restore_refuses_what_differs_from_its_manifest_and_changes_nothing(
     assert told in complaint
     assert everything_below(line.state.root) == before
     assert after.run_id in {each["run_id"] for each in line("runs", "--json").json["runs"]}
+
+
+@contextmanager
+def room_for_files_of(size: int) -> Iterator[None]:
+    """A longer one cannot be written, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_backup_that_has_no_room_for_an_artifact_leaves_nothing(line: CommandLine, run: Run) -> None:
+    make(line, run, long=bytes(3_000_000))
+    with room_for_files_of(2_000_000):
+        complaint = line("ledger", "backup", "copy.db", "--artifacts", expect=1).complaint
+    assert complaint.startswith("cannot write the backup")
+    assert sorted(os.listdir(line.root)) == [".operations_center", "operations_center.toml"]
+
+
+def test_a_restore_that_has_no_room_for_an_artifact_changes_nothing(line: CommandLine, run: Run) -> None:
+    make(line, run, long=bytes(3_000_000))
+    copy = took_along(line)
+    shutil.rmtree(artifacts_of_run(line, run))
+    line.closed_run()
+    before = everything_below(line.state.root)
+    with room_for_files_of(2_000_000):
+        assert "nothing was changed" in line("ledger", "restore", str(copy), expect=1).complaint
+    assert everything_below(line.state.root) == before
+    assert len(line("runs", "--json").json["runs"]) == 2
+    assert line("ledger", "restore", str(copy), "--json").json["artifacts_restored"] == 3
 
 
 @pytest.mark.parametrize("name", ["copy.db", "copy.db.manifest.json", "copy.db.artifacts"])

@@ -15,6 +15,7 @@ import pytest
 
 from operations_center.care.manifest import artifacts_of, manifest_of
 from operations_center.model import Run
+from operations_center.store.sqlite import SCHEMA
 from tests.cli.command_line import CommandLine
 
 
@@ -71,7 +72,7 @@ def test_the_manifest_has_schema_counts_and_hashes_of_ledger_and_artifacts(
     document = manifest(copy)
     told = document["ledger"]
     assert told["sha256"] == made["sha256"] == hashlib.sha256(copy.read_bytes()).hexdigest()
-    assert (told["bytes"], told["schema"]) == (copy.stat().st_size, 1)
+    assert (told["bytes"], told["schema"]) == (copy.stat().st_size, SCHEMA)
     assert told["tables"] == made["tables"]
     assert (told["tables"]["runs"], told["tables"]["tasks"], told["tables"]["events"]) == (1, 1, made["events"])
     assert document["artifacts"]["files"] == [
@@ -226,7 +227,7 @@ def forge(change: Callable[[Any], object]) -> Callable[[Path, Path], object]:
         (forge(lambda told: told["ledger"]["tables"].update(runs=7)), "its table runs has 1 rows, not 7;"),
         (forge(lambda told: told["ledger"]["tables"].update(runs=7, tasks=9)), "not 7 (and 1 more)"),
         (forge(lambda told: told["ledger"]["tables"].update(more=1)), "its table more has no rows, not 1;"),
-        (forge(lambda told: told["ledger"].update(schema=0)), "its schema is 1, not 0"),
+        (forge(lambda told: told["ledger"].update(schema=0)), f"its schema is {SCHEMA}, not 0"),
         (lambda _, taken: (taken / "note").unlink(), "/note is missing;"),
         (lambda _, taken: shutil.rmtree(taken.parent), "/film is missing (and 1 more)"),
         (lambda _, taken: append(taken / "note"), "/note has 5 bytes, not 4"),

@@ -53,6 +53,12 @@ AGAIN_AFTER_S = 1.0
 """After a board or a ledger that did not answer."""
 
 
+OF_A_BACKEND = frozenset(
+    {Obstacle.CAP, Obstacle.BUDGET, Obstacle.MEMORY, Obstacle.PAUSE, Obstacle.COOLDOWN, Obstacle.BREAKER}
+)
+"""What meets every task of a backend."""
+
+
 class Watcher:
     def __init__(self, center: Center, role: Role, *, once: bool = False) -> None:
         self._center = center
@@ -284,6 +290,4 @@ class Watcher:
 
 def _concerns_backend(refusals: Sequence[Refusal]) -> bool:
     """Whether the refusal would meet every task of the backend, and not this one only."""
-    return any(
-        refusal.obstacle in (Obstacle.CAP, Obstacle.BUDGET, Obstacle.MEMORY, Obstacle.PAUSE) for refusal in refusals
-    )
+    return any(refusal.obstacle in OF_A_BACKEND for refusal in refusals)

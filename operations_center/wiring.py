@@ -1,5 +1,6 @@
 """The only place where concrete classes are chosen."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,7 +11,7 @@ from operations_center.backends import Backend
 from operations_center.backends.command import CommandBackend
 from operations_center.boards.local import LocalBoard
 from operations_center.clock import Clock, SystemClock
-from operations_center.config import CommandSettings, Config, Role
+from operations_center.config import CommandSettings, Config, HttpJobSettings, Role
 from operations_center.errors import LedgerUnusable, Unavailable
 from operations_center.identity import Host, Process, identify_host
 from operations_center.in_flight_reconcile import Surroundings
@@ -19,6 +20,7 @@ from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.processes import KERNEL, Processes
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import refuse_broken_locks
+from operations_center.providers.backend import HttpJobBackend
 from operations_center.releases.deployment import INSTALLED, Deployments, Version
 from operations_center.releases.records import ReleaseRecords
 from operations_center.releases.runtime import Runtime
@@ -62,6 +64,7 @@ class Center:
             directory_of=self.state.path_of_run,
             wake_everybody=self.wake_everybody,
             startup_lock=self.state.startup_lock,
+            job_backends=self.job_backends,
         )
 
     @property
@@ -80,7 +83,7 @@ class Center:
     def backends(self, environment: Mapping[str, str]) -> dict[str, Backend]:
         """Every backend of the configuration, for a process that starts runs with this environment."""
         cgroup_parent = _cgroup_parent() if self.config.center.cgroup == "auto" else None
-        return {
+        programs = {
             name: CommandBackend(
                 settings=settings,
                 base=self.config.directory,
@@ -90,6 +93,16 @@ class Center:
             )
             for name, settings in self.config.backends.items()
             if isinstance(settings, CommandSettings)
+        }
+        return {**programs, **self.job_backends}
+
+    @cached_property
+    def job_backends(self) -> dict[str, HttpJobBackend]:
+        """Backends whose runs are jobs at a provider; their secrets are looked for when one is first asked."""
+        return {
+            name: HttpJobBackend(settings, os.environ)
+            for name, settings in self.config.backends.items()
+            if isinstance(settings, HttpJobSettings)
         }
 
     def wake_everybody(self) -> None:

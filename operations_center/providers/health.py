@@ -4,6 +4,8 @@ A breaker opens after several failures in a row, of whatever job; after its time
 another failure opens it for twice as long (Nygard, Release It!, "Circuit Breaker").
 """
 
+from typing import Literal
+
 from operations_center.model import Health, JobMemory
 from operations_center.providers import Ill
 
@@ -45,6 +47,19 @@ def not_before(health: Health | None, now: int) -> int | None:
     return until if until > now else None
 
 
+def cools_down_until(health: Health | None, now: int) -> int | None:
+    """Until when a provider has asked to be left alone; None when it has not, or that is over."""
+    until = health.cooldown_until if health is not None and health.since <= now else None
+    return until if until is not None and until > now else None
+
+
+def breaker_of(health: Health | None, now: int) -> Literal["closed", "open", "half_open"]:
+    """Half open: the pause is over, and the next answer decides."""
+    if health is None or health.broken_until is None:
+        return "closed"
+    return "open" if health.broken_until > now >= health.since else "half_open"
+
+
 def pause_after_ms(failures: int) -> int:
     """How long to leave a job alone after so many asks in a row that told nothing."""
     return int(min(FIRST_PAUSE_MS * 2 ** min(failures - 1, 20), LONGEST_PAUSE_MS))
@@ -53,7 +68,6 @@ def pause_after_ms(failures: int) -> int:
 def may_be_asked(health: Health | None, memory: JobMemory | None, now: int, *, by_person: bool) -> bool:
     """Whether a job may be asked for now. A person goes before all pauses but the one that the provider asked for."""
     if by_person:
-        cooldown = health.cooldown_until if health is not None and health.since <= now else None
-        return cooldown is None or cooldown <= now
+        return cools_down_until(health, now) is None
     rests = memory is not None and memory.ask_at is not None and memory.ask_at > now
     return not rests and not_before(health, now) is None

@@ -8,8 +8,9 @@ from operations_center.clock import Now, SystemClock, rfc3339
 from operations_center.config import Config
 from operations_center.fleet import Member, called, children_of, look_at, survivors
 from operations_center.ledger import Pause
-from operations_center.model import Run, RunState
+from operations_center.model import Health, Run, RunState
 from operations_center.presentation import run_as_json
+from operations_center.providers.health import breaker_of, cools_down_until
 from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import Release, ReleaseState
 from operations_center.state_directory import SUPERVISOR, WATCHDOG, StateDirectory
@@ -32,6 +33,7 @@ class Seen:
     watchers: Sequence[Member]
     open_runs: Sequence[Run] = ()
     slots_held: Mapping[str, int] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)
     pauses: Sequence[Pause] = ()
     tasks: Mapping[str, int] = field(default_factory=dict)
     reconciles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -54,6 +56,7 @@ def read_status(center: Center) -> Seen:
             last_release=next(iter(center.releases.all()), None) if pulls else None,
             open_runs=ledger.open_runs(),
             slots_held=ledger.slots_held(),
+            health=ledger.health(),
             pauses=ledger.pauses(),
             tasks=center.board.counts(),
             reconciles=ledger.reconciles(),
@@ -177,14 +180,14 @@ def _backends(seen: Seen) -> list[dict[str, Any]]:
 
 
 def _backend(seen: Seen, name: str) -> dict[str, Any]:
-    settings = seen.config.backends.get(name)
+    settings, health = seen.config.backends.get(name), seen.health.get(name)
     reasons = [pause.reason for pause in seen.pauses if pause.name in ("*", name)]
     return {
         "name": name,
         "max_concurrent": settings.max_concurrent if settings else None,
         "held": None if seen.ledger_error else seen.slots_held.get(name, 0),
-        "cooldown_until": None,
-        "breaker": "closed",
+        "cooldown_until": rfc3339(cools_down_until(health, seen.now.wall)),
+        "breaker": breaker_of(health, seen.now.wall),
         "paused": bool(reasons),
         "pause_reason": "; ".join(reasons) or None,
     }

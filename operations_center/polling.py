@@ -320,7 +320,8 @@ class Poller:
             self._doubt(followed, run, f"it may have been submitted: {answer.reason}")
 
     def _doubt(self, followed: _Followed, run: Run, reason: str) -> None:
-        followed.next_at = None
+        """From now on it waits for a person."""
+        self.forget(followed.run_id)
         record_doubt(self._surroundings, run, reason)
 
     def _record_finding(self, followed: _Followed, run: Run, finding: Finding, provider: Provider) -> bool:

@@ -145,7 +145,8 @@ class Watcher:
         for report in adopt_own_runs(self._surroundings, self._role.name):
             _log.info("looked after a run of a dead watcher: %s", report.summary)
         runs = self._center.ledger.open_runs(role=self._role.name)
-        ours = {run.run_id: run for run in runs if run.watcher == self._center.me}
+        # One in doubt waits for a person, and not for us.
+        ours = {run.run_id: run for run in runs if run.watcher == self._center.me and run.doubt is None}
         for run_id in self._followed - set(ours):
             self._forget(run_id)
         for run_id in set(ours) - self._followed:

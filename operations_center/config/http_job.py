@@ -125,6 +125,10 @@ class HttpJobSettings(Backend, frozen=True, kw_only=True):
     min_age_ms: Duration = 600_000
 
     @property
+    def longest_submission_ms(self) -> int:
+        return self.submit_timeout_ms
+
+    @property
     def has_result(self) -> bool:
         """Whether what a job has made is told by a further request."""
         return self.result is not None or self.urls.result is not None

@@ -177,6 +177,10 @@ class Backend(Section, frozen=True, kw_only=True):
     timeout_ms: PositiveDuration | None = None
     grace_ms: Duration = 10_000
 
+    @property
+    def longest_submission_ms(self) -> int:
+        return 0
+
 
 class CommandSettings(Backend, frozen=True, kw_only=True):
     """A command."""
@@ -251,6 +255,11 @@ class Config(Struct, frozen=True, kw_only=True):
     @property
     def inactive_sections(self) -> tuple[str, ...]:
         return tuple(name for name in INACTIVE_SECTIONS if getattr(self, name) is not None)
+
+    @property
+    def submissions_within_ms(self) -> int:
+        """How long a process may take to end because a submission is under way; 0 without provider backends."""
+        return max((backend.longest_submission_ms for backend in self.backends.values()), default=0)
 
     def role_for_kind(self, kind: str) -> Role | None:
         return next((role for role in self.roles.values() if kind in role.task_kinds), None)

@@ -20,7 +20,7 @@ from operations_center.locks import lock_within
 from operations_center.model import HOLDS_SLOT, Run
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.stopping.ends import end_processes, keeper_of, listed, wait_for_change
-from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors
+from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors, undoubted
 from operations_center.store import Access
 from operations_center.wiring import Center, open_center
 
@@ -62,9 +62,9 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
     if not state.root.is_dir():
         return Ended(Member(SUPERVISOR), ())
     if how is Down.DRAIN:
-        return _drain_and_stop(config, state, within_s)
+        return _drain_and_stop(config, within_s)
     # Before the ledger is opened: a fleet can be stopped also where the ledger is broken.
-    supervisor, watchers = _stop_fleet(state, until_after(within_s))
+    supervisor, watchers = _stop_fleet(config, until_after(within_s))
     try:
         with closing(open_center(config, Access.READ)) as center:
             if center.obstacle is not None:
@@ -79,10 +79,10 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
         raise LedgerUnusable(f"cannot {what}, though no watcher is left: {error}") from error
 
 
-def _drain_and_stop(config: Config, state: StateDirectory, within_s: float | None) -> Ended:
+def _drain_and_stop(config: Config, within_s: float | None) -> Ended:
     with closing(open_center(config)) as center, _admitting_nothing(center):
         _wait_for_open_runs(center, within_s)
-        supervisor, watchers = _stop_fleet(state, until_after(DOWN_WITHIN_S))
+        supervisor, watchers = _stop_fleet(config, until_after(DOWN_WITHIN_S))
         return _ended(center, supervisor, watchers)
 
 
@@ -127,7 +127,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _wait_for_open_runs(center: Center, within_s: float | None) -> None:
     """Watchers settle what ends; where a run's role has none, reconciliation is driven from here."""
     until = None if within_s is None else time.monotonic() + within_s
-    while runs := center.ledger.open_runs():
+    while runs := undoubted(center.ledger.open_runs()):
         if until is not None and time.monotonic() > until:
             raise Unavailable(f"cannot drain within {within_s:.0f} s: still open are {listed(runs)}; nothing stopped")
         watched = {member.name for member in survivors(center.state)}
@@ -136,8 +136,9 @@ def _wait_for_open_runs(center: Center, within_s: float | None) -> None:
         wait_for_change(center, runs, until)
 
 
-def _stop_fleet(state: StateDirectory, until: float) -> tuple[Member, list[Member]]:
+def _stop_fleet(config: Config, until: float) -> tuple[Member, list[Member]]:
     """Supervisor first, which would start its watchers again. Those that lived and have ended."""
+    state, submissions_s = StateDirectory(config.center.state_dir), config.submissions_within_ms / 1000
     # A second TERM would mean `down --now` to the supervisor: of two `down` at once, one waits for the other.
     # The directory itself: a lock file could not be made on a file system that is full or read-only.
     with lock_within(state.root, max(0.0, until - time.monotonic())) as alone:
@@ -145,10 +146,10 @@ def _stop_fleet(state: StateDirectory, until: float) -> tuple[Member, list[Membe
             raise Unavailable("cannot stop the fleet: another `operations-center down` is still at it; try again")
         alive = survivors(state)
         supervisor = look_at(state, SUPERVISOR)
-        _stop_members([supervisor], SUPERVISOR_KILL_AFTER_S, until)
+        _stop_members([supervisor], SUPERVISOR_KILL_AFTER_S + submissions_s, until)
         while left := survivors(state):
             alive += [member for member in left if member.process not in {each.process for each in alive}]
-            _stop_members(left, WATCHER_KILL_AFTER_S, until)
+            _stop_members(left, WATCHER_KILL_AFTER_S + submissions_s, until)
         return supervisor, alive
 
 

@@ -67,17 +67,18 @@ def restart_watchers(
     done = []
     for name in names:
         before()
-        done.append(_restart(center.state, name))
+        done.append(_restart(center, name))
         tell(done[-1])
     return done
 
 
-def _restart(state: StateDirectory, name: str) -> Restarted:
+def _restart(center: Center, name: str) -> Restarted:
+    state, submissions_s = center.state, center.config.submissions_within_ms / 1000
     _refuse_without_supervisor(state, name)
     old = look_at(state, name)
-    until = time.monotonic() + READY_WITHIN_S
+    until = time.monotonic() + READY_WITHIN_S + submissions_s
     if old.process is not None:
-        end_processes([old.process], WATCHER_KILL_AFTER_S, until)
+        end_processes([old.process], WATCHER_KILL_AFTER_S + submissions_s, until)
     while (new := look_at(state, name)).process == old.process or new.pid is None or new.state != "ready":
         _refuse_without_supervisor(state, name)
         if time.monotonic() > until:

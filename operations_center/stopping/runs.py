@@ -1,6 +1,7 @@
 """End a run, or every run. Nothing here decides how it ends: a stop is stored, and reconciliation is driven."""
 
 import time
+from collections.abc import Iterable
 
 from operations_center.errors import NotFound, OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile import (
@@ -60,11 +61,11 @@ def end_open_runs(center: Center, within_s: float | None = None) -> None:
         within_s = max([DOWN_WITHIN_S, *(_patience_s(run) for run in runs)])
     until = time.monotonic() + within_s
     clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
-    while runs := center.ledger.open_runs():
+    while runs := undoubted(center.ledger.open_runs()):
         for run in runs:
             _store_stop(center, run, DOWN_NOW)
         clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
-        left = center.ledger.open_runs()
+        left = undoubted(center.ledger.open_runs())
         if left and time.monotonic() > until:
             raise Unavailable(f"cannot end {listed(left)} within {within_s:.0f} s; each has a stop stored, try again")
         wait_for_change(center, left, until)
@@ -88,10 +89,20 @@ def kill_executors(center: Center, until: float) -> list[Run]:
     return [each.run for each in gathered.evidence if each.run.run_id in trees]
 
 
+def undoubted(runs: Iterable[Run]) -> list[Run]:
+    """Without those that wait for a person: nothing can be done to end them."""
+    return [run for run in runs if run.doubt is None]
+
+
 def _known(center: Center, run_id: str) -> Run:
     run = center.ledger.run(run_id)
     if run is None:
         raise NotFound(f"cannot stop run {run_id}: there is no such run; see `operations-center runs`")
+    if run.doubt is not None and run.state in HOLDS_SLOT:
+        raise OperationsCenterError(
+            f"cannot stop run {run_id}: {run.doubt}; ask its provider, then say what became of it with "
+            f"`operations-center resolve {run_id}`"
+        )
     return run
 
 

@@ -400,7 +400,7 @@ def is_idle(center: Center, roles: Sequence[str]) -> bool:
     kinds = [kind for role in roles for kind in center.config.roles[role].task_kinds]
     with center.ledger.snapshot():
         runnable = [task for task in center.board.ready(kinds) if _could_run(center.config, task.backend)]
-        open_runs = [run for run in center.ledger.open_runs() if run.role in roles]
+        open_runs = [run for run in center.ledger.open_runs() if run.role in roles and run.doubt is None]
         running = [task for task in center.board.tasks(TaskState.RUNNING) if task.kind in kinds]
     return not runnable and not open_runs and not running
 

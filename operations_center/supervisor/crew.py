@@ -206,7 +206,7 @@ class Crew:
 
     def stop(self) -> None:
         """Until none of them is left; those that are late are killed."""
-        kill_at = self._now() + STOP_WITHIN_MS
+        kill_at = self._now() + self._stop_within_ms
         self.end_fork_servers()
         signal_processes(self._alive.values(), signal.SIGTERM)
         while self._alive:
@@ -280,7 +280,7 @@ class Crew:
         """One that hangs hears nothing; it writes into its log where it is."""
         pulse, now = self._pulse_of(name), self._now()
         hangs = pulse is not None and now - pulse.heartbeat_mono > SILENT_MS
-        self._leaving[name] = now + (DUMP_WITHIN_MS if hangs else STOP_WITHIN_MS)
+        self._leaving[name] = now + (DUMP_WITHIN_MS if hangs else self._stop_within_ms)
         if hangs:
             self._note("watcher.stalled", {"role": name, "pid": self._alive[name].pid, "by": "supervisor"})
         signal_processes([self._alive[name]], STACK_DUMP if hangs else signal.SIGTERM)
@@ -290,6 +290,11 @@ class Crew:
         child = self._children[name]
         is_wanted = self._versions[name] is not None
         self._children[name] = machine.exchanged(child, self._now()) if is_wanted else machine.stopped(child)
+
+    @property
+    def _stop_within_ms(self) -> int:
+        """Killed while it submits a job, a watcher would leave a doubt behind that only a person can end."""
+        return STOP_WITHIN_MS + self._center.config.submissions_within_ms
 
     def kill_who_does_not_leave(self) -> None:
         late = [self._alive[name] for name, kill_at in self._leaving.items() if self._now() >= kill_at]

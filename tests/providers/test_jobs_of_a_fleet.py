@@ -1,5 +1,6 @@
 """Provider runs as their user has them: real watchers, and a provider that is a process of its own."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import pytest
 
 from operations_center.boards.local import NewTask
-from operations_center.model import Outcome, Proof, RunState, TaskState
-from tests.fleet import Fleet
+from operations_center.model import Outcome, Proof, Run, RunState, TaskState
+from tests.fleet import Fleet, wait_until
 from tests.providers.remote import Remote, provider_process
 from tests.providers.script import Course, Provider
 
@@ -41,8 +42,8 @@ json = {{ prompt = "{{prompt}}" }}
 url = "{{base_url}}/jobs/{{job_id}}"
 status = "status"
 timeout = "2s"
-initial = "20ms"
-max = "50ms"
+initial = "{initial}"
+max = "{initial}"
 [backends.video.cancel]
 url = "{{base_url}}/jobs/{{job_id}}/cancel"
 [backends.video.status]
@@ -54,8 +55,10 @@ cancelled = "cancelled"
 """
 
 
-def configure(fleet: Fleet, remote: Remote, more: str = "", cap: int = 4, timeout: str = "1h") -> None:
-    fleet.configure(CONFIG.format(url=remote.url, cap=cap, timeout=timeout, more=more))
+def configure(
+    fleet: Fleet, remote: Remote, more: str = "", cap: int = 4, timeout: str = "1h", initial: str = "20ms"
+) -> None:
+    fleet.configure(CONFIG.format(url=remote.url, cap=cap, timeout=timeout, more=more, initial=initial))
 
 
 @pytest.fixture
@@ -97,3 +100,253 @@ def test_a_job_is_submitted_polled_fetched_and_its_task_is_done(fleet: Fleet, re
     (job,) = remote.jobs()
     assert job.job_id == run.provider_job_id
     assert not fleet.broken_promises()
+
+
+def test_a_job_that_fails_blocks_its_task_with_the_reason_of_its_provider(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.goes(Course(end="failed", error="a face was seen"))
+    add(fleet)
+    watch(fleet)
+    assert the_run(fleet).outcome is Outcome.FAILED
+    task = the_task(fleet)
+    assert task.state is TaskState.BLOCKED
+    assert "a face was seen" in task.reason
+
+
+def test_a_submission_without_an_answer_is_held_for_a_person_and_never_sent_again(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.rule("submit", vanish=True)
+    add(fleet)
+    for _ in range(2):
+        watch(fleet)
+        fleet.run("reconcile")
+    run = the_run(fleet)
+    assert (run.state, run.provider_job_id, run.doubt is not None) == (RunState.RUNNING, None, True)
+    assert the_task(fleet).state is TaskState.BLOCKED
+    assert len(remote.jobs()) == 1
+    with fleet.center() as center:
+        assert center.ledger.slots_held() == {"video": 1}
+    assert "resolve" in the_task(fleet).reason
+
+
+@pytest.mark.parametrize(
+    ("resolution", "outcome", "state"),
+    [
+        ("succeeded", Outcome.SUCCEEDED, TaskState.DONE),
+        ("failed", Outcome.FAILED, TaskState.BLOCKED),
+        ("lost", Outcome.LOST, TaskState.READY),
+        ("resubmit", Outcome.RETRY, TaskState.READY),
+    ],
+)
+def test_a_person_decides_what_became_of_a_doubt_and_is_recorded(
+    fleet: Fleet, remote: Remote, resolution: str, outcome: Outcome, state: TaskState
+) -> None:
+    configure(fleet, remote)
+    remote.rule("submit", vanish=True, times=1)
+    add(fleet)
+    watch(fleet)
+    run_id = the_run(fleet).run_id
+    fleet.run("resolve", run_id, "--as", resolution, "--reason", "looked it up")
+    run = the_run(fleet)
+    assert (run.outcome, run.proof, the_task(fleet).state) == (outcome, Proof.RESOLVED, state)
+    assert "looked it up" in run.reason
+    with fleet.center() as center:
+        assert not center.ledger.slots_held()
+        (settled,) = [event for event in center.ledger.events(run_id=run_id) if event.kind == "run.settled"]
+    assert settled.data["why"] == "looked it up"
+    assert f"(user {os.getuid()})" in settled.data["resolved_by"]
+    assert not fleet.broken_promises()
+
+
+def test_a_provider_that_takes_a_key_is_asked_again_and_makes_one_job(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, more='idempotency_header = "Idempotency-Key"')
+    remote.is_now(Provider(idempotent=True))
+    remote.rule("submit", vanish=True, times=1)
+    add(fleet)
+    watch(fleet)
+    assert the_run(fleet).outcome is Outcome.SUCCEEDED
+    assert len(remote.requests("submit")) == 2
+    assert len(remote.jobs()) == 1
+
+
+def test_too_many_requests_cool_the_backend_down_and_the_task_runs_later(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.rule("submit", status=429, headers={"Retry-After": "1"}, times=1)
+    add(fleet)
+    watch(fleet)
+    wait_until(lambda: watch(fleet) or the_task(fleet).state is TaskState.DONE, "the task")
+    with fleet.center() as center:
+        runs = center.ledger.recent_runs(task_id=None, backend=None, limit=10)
+    assert [run.outcome for run in runs] == [Outcome.SUCCEEDED, Outcome.NEVER_STARTED]
+    assert the_task(fleet).attempts == 1
+
+
+def test_a_request_that_is_refused_fails_and_costs_no_job(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.rule("submit", status=422, body={"error": "no such model"})
+    add(fleet)
+    watch(fleet)
+    run = the_run(fleet)
+    assert (run.outcome, run.proof) == (Outcome.FAILED, Proof.NEVER_SUBMITTED)
+    assert not remote.jobs()
+
+
+def polled_by_nobody(fleet: Fleet, remote: Remote, count: int = 1, polls: int = 1_000_000) -> None:
+    """Jobs at the provider, whose watcher was killed while it polled them."""
+    remote.goes(Course(polls=polls))
+    add(fleet, count)
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: len(submitted(fleet)) == count, "the submissions")
+    watcher.kill()
+    watcher.wait()
+
+
+def submitted(fleet: Fleet) -> list[Run]:
+    with fleet.center() as center:
+        return [run for run in center.ledger.open_runs() if run.provider_job_id is not None]
+
+
+def test_the_next_watcher_polls_on_what_a_killed_one_has_left(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    polled_by_nobody(fleet, remote)
+    left = the_run(fleet)
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: the_run(fleet).watcher_pid == watcher.pid, "the adoption")
+    asked = len(remote.requests("poll"))
+    wait_until(lambda: len(remote.requests("poll")) > asked, "the next poll")
+    assert the_run(fleet).provider_job_id == left.provider_job_id
+    assert len(remote.jobs()) == 1
+
+
+def test_a_person_reconciles_what_nobody_polls(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, cap=9)
+    polled_by_nobody(fleet, remote, count=5)
+    asked_before = len(remote.requests("poll"))
+    told = fleet.json("reconcile", "--dry-run", "--json", "--limit", "2")
+    assert told["verdicts"] == {"adopt": 3, "ask_provider": 2}
+    assert len(told["jobs"]) == 5
+    assert {job["eligible"] for job in told["jobs"]} == {False}
+    assert len(remote.requests("poll")) == asked_before
+    for run in submitted(fleet):
+        assert run.provider_job_id is not None
+        remote.rule("poll", job=run.provider_job_id, word="succeeded")
+    done = fleet.json("reconcile", "--json", "--limit", "2")
+    assert [action["action"] for action in done["actions"]] == ["applied", "applied"]
+    assert len(submitted(fleet)) == 3
+    fleet.run("reconcile")
+    assert not submitted(fleet)
+    with fleet.center() as center:
+        runs = center.ledger.recent_runs(task_id=None, backend=None, limit=10)
+        asked = [event.data for event in center.ledger.events() if event.kind == "job.asked"]
+    assert {run.outcome for run in runs} == {Outcome.SUCCEEDED}
+    assert [each["trigger"] for each in asked] == ["cli"] * 5
+    assert not fleet.broken_promises()
+
+
+def test_a_stop_cancels_the_job_and_blocks_its_task(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.goes(Course(polls=1_000_000))
+    add(fleet)
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: submitted(fleet), "the submission")
+    fleet.run("stop", the_run(fleet).run_id, "--reason", "too dear")
+    assert (the_run(fleet).outcome, the_task(fleet).state) == (Outcome.STOPPED, TaskState.BLOCKED)
+    assert len(remote.requests("cancel")) == 1
+    assert watcher.poll() is None
+
+
+def test_a_stop_without_a_watcher_asks_the_provider_itself(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    polled_by_nobody(fleet, remote)
+    fleet.run("stop", the_run(fleet).run_id)
+    assert the_run(fleet).outcome is Outcome.STOPPED
+    assert len(remote.requests("cancel")) == 1
+
+
+def test_a_job_that_has_finished_is_never_cancelled_and_its_output_is_kept(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, initial="1h")
+    polled_by_nobody(fleet, remote, polls=1)
+    (run,) = submitted(fleet)
+    fleet.run("stop", run.run_id)
+    assert the_run(fleet).outcome is Outcome.SUCCEEDED
+    assert not remote.requests("cancel")
+    assert (fleet.state.run(run.run_id) / "artifacts" / "output-1.mp4").stat().st_size == 1000
+
+
+def test_a_job_past_its_deadline_is_cancelled(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, timeout="1s")
+    remote.goes(Course(polls=1_000_000))
+    with fleet.center() as center:
+        center.board.add([NewTask("film", "goal")])
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: the_task(fleet).attempts == 1, "the end of the first run")
+    watcher.terminate()
+    watcher.wait()
+    with fleet.center() as center:
+        first = center.ledger.recent_runs(task_id=None, backend=None, limit=10)[-1]
+    assert first.outcome is Outcome.TIMED_OUT
+    assert remote.requests("cancel")
+
+
+def test_a_job_that_its_provider_has_forgotten_blocks_its_task_after_the_deadline(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, timeout="2s")
+    polled_by_nobody(fleet, remote)
+    remote.rule("poll", forget=True)
+    wait_until(lambda: fleet.run("reconcile", expect=None) and not submitted(fleet), "the end of patience")
+    run = the_run(fleet)
+    assert (run.outcome, run.proof) == (Outcome.UNKNOWN, Proof.DEADLINE_PASSED)
+    assert the_task(fleet).state is TaskState.BLOCKED
+
+
+def test_a_word_that_nobody_knows_means_running(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.rule("poll", word="pondering", times=3)
+    add(fleet)
+    watch(fleet)
+    assert the_run(fleet).outcome is Outcome.SUCCEEDED
+    assert len(remote.requests("poll")) >= 4
+
+
+def test_an_output_whose_url_has_expired_is_fetched_from_a_fresh_one(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.goes(Course(expired=1))
+    add(fleet)
+    watch(fleet)
+    assert the_run(fleet).outcome is Outcome.SUCCEEDED
+
+
+def test_the_watchdog_asks_by_itself_only_where_that_is_allowed(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, more='min_age = "0s"')
+    polled_by_nobody(fleet, remote)
+    (run,) = submitted(fleet)
+    assert run.provider_job_id is not None
+    remote.rule("poll", job=run.provider_job_id, word="succeeded")
+    asked = len(remote.requests("poll"))
+    fleet.run("watchdog", "--once")
+    assert len(remote.requests("poll")) == asked
+    configure(fleet, remote, more='min_age = "0s"\nreconcile = "auto"')
+    fleet.run("watchdog", "--once")
+    assert the_run(fleet).outcome is Outcome.SUCCEEDED
+
+
+def test_a_run_that_is_polled_cannot_be_resolved(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.goes(Course(polls=1_000_000))
+    add(fleet)
+    fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: submitted(fleet), "the submission")
+    refused = fleet.run("resolve", the_run(fleet).run_id, "--as", "lost", "--reason", "x", expect=1)
+    assert refused.stderr.startswith("cannot resolve run")
+    assert submitted(fleet)
+
+
+def test_a_watcher_that_is_told_to_stop_waits_for_the_answer_to_its_submission(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.rule("submit", delay=1.0)
+    remote.goes(Course(polls=1_000_000))
+    add(fleet)
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: remote.requests("submit"), "the request")
+    watcher.terminate()
+    assert watcher.wait() == 0
+    assert len(submitted(fleet)) == 1

@@ -103,12 +103,13 @@ class HttpProvider:
         return None if said.is_good else self._answers.trouble(said)
 
     def download(self, output: Output, directory: Path) -> Artifact | Missed:
-        from operations_center.providers.wire import NoAnswer  # noqa: PLC0415
+        from operations_center.providers.wire import Forbidden, NoAnswer  # noqa: PLC0415
 
         try:
             return self._download(output, directory)
         except NoAnswer as error:
-            return Missed(self._answers.line(f"it was not downloaded: {error.reason}"))
+            reason = self._answers.line(f"it was not downloaded: {error.reason}")
+            return Missed(reason, final=isinstance(error, Forbidden))
         except OSError as error:
             return Missed(self._answers.line(f"it cannot be written to {directory}: {error.strerror or error}"))
 

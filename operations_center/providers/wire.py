@@ -56,6 +56,10 @@ class TooLong(NoAnswer):
     """The answer has more bytes than it may have."""
 
 
+class Forbidden(NoAnswer):
+    """The name leads to where nothing may be asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The beginning of an answer; header names are in lower case. The body is read as it comes, as it was sent."""
@@ -114,6 +118,8 @@ class Wire:
                 yield Answer(response.status_code, read, response.iter_raw())
             finally:
                 response.close()
+        except _Refused as error:
+            raise Forbidden(str(error), sent=False) from None
         except httpcore.TimeoutException:
             raise NoAnswer(f"no whole answer within {seconds:g} s", exchange.sent) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
@@ -174,6 +180,10 @@ class _Body(httpx.SyncByteStream):
         self._stream.close()
 
 
+class _Refused(httpcore.ConnectError):
+    pass
+
+
 class _Network(httpcore.NetworkBackend):
     def __init__(self, may_connect: Refusal, current: Callable[[], Exchange]) -> None:
         self._may_connect = may_connect
@@ -192,7 +202,7 @@ class _Network(httpcore.NetworkBackend):
         found = _resolve(host, port, exchange.left(httpcore.ConnectTimeout))
         allowed = [address for address in found if self._may_connect(host, address)]
         if not allowed:
-            raise httpcore.ConnectError(f"{host} leads to a private network, and is not named in the configuration")
+            raise _Refused(f"{host} leads into a private network, and is not itself in output_hosts")
         for tried, address in enumerate(allowed, start=1):
             share = exchange.left(httpcore.ConnectTimeout) / (len(allowed) - tried + 1)
             try:

@@ -32,7 +32,7 @@ json = {{ prompt = "{{prompt}}" }}
 [backends.video.poll]
 url = "{{base_url}}/jobs/{{job_id}}"
 status = "status"
-timeout = "2s"
+timeout = "3s"
 [backends.video.cancel]
 url = "{{base_url}}/jobs/{{job_id}}/cancel"
 [backends.video.status]

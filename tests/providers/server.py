@@ -21,6 +21,7 @@ import hashlib
 import itertools
 import json
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -351,12 +352,15 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tls: ssl.SSLContext | None = None) -> None:
         self.stopping = threading.Event()
         self.memory = Memory(directory)
         handler = type("Handler", (Handler,), {"memory": self.memory})
         super().__init__(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+            self.url = f"https://localhost:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), (OSError, ValueError)):  # the client has gone away

@@ -1,0 +1,274 @@
+"""What a job has made arrives whole, under a name of ours, from where it may come from, or not at all."""
+
+import hashlib
+import ipaddress
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operations_center.providers import Artifact, Kind, Missed, Output
+from operations_center.providers.addresses import Reach, is_public
+from tests.providers.conftest import SECRET, SETTINGS, Client, read_settings
+from tests.providers.remote import Remote
+from tests.providers.script import Course
+from tests.providers.server import content_of
+
+NAME = "output-1.mp4"
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    directory = tmp_path / "artifacts"
+    directory.mkdir()
+    return directory
+
+
+def made(remote: Remote, host: str | None = None, **course: Any) -> Output:
+    """The output of a job that has succeeded, at this host."""
+    remote.goes(Course(**course))
+    remote.post({})
+    url = f"{host or remote.url}/files/{remote.jobs()[-1].job_id}/film.mp4?v=1"
+    return Output(url, NAME, Kind.OUTPUT)
+
+
+def missed(got: Artifact | Missed) -> Missed:
+    assert isinstance(got, Missed), got
+    return got
+
+
+def test_a_file_arrives_whole_and_nothing_else_is_left(remote: Remote, client: Client, artifacts: Path) -> None:
+    (artifacts / NAME).write_text("an earlier one")
+    (artifacts / f".{NAME}.12345678.part").write_text("of a killed process")
+    got = client().download(made(remote, size=100_000), artifacts)
+    content = content_of("job-1", "film.mp4", 100_000)
+    assert got == Artifact(NAME, Kind.OUTPUT, 100_000, hashlib.sha256(content).hexdigest())
+    assert (artifacts / NAME).read_bytes() == content
+    assert os.listdir(artifacts) == [NAME]
+
+
+def test_what_another_process_still_writes_is_left_to_it(remote: Remote, client: Client, artifacts: Path) -> None:
+    other = artifacts / f".{NAME}.12345678.part"
+    program = "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.flock(f, 2); print('x', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, str(other)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert isinstance(client().download(made(remote), artifacts), Artifact)
+        assert sorted(os.listdir(artifacts)) == [other.name, NAME]
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("effect", "expired", "final"),
+    [
+        ({"truncate": 100}, False, False),
+        ({"vanish": True}, False, False),
+        ({"reset": True}, False, False),
+        ({"status": 500}, False, False),
+        ({"status": 429}, False, False),
+        ({"status": 400}, True, False),
+        ({"status": 403}, True, False),
+        ({"status": 404}, True, False),
+        ({"status": 410}, True, False),
+        ({"status": 405}, False, True),
+        ({"status": 206}, False, True),
+        ({"status": 302, "headers": {}}, False, True),
+        ({"headers": {"Content-Encoding": "gzip"}}, False, True),
+        ({"endless": True}, False, True),
+        ({"drip": 0.2}, False, False),
+    ],
+    ids=str,
+)
+def test_what_goes_wrong_leaves_no_file(
+    remote: Remote, client: Client, artifacts: Path, effect: dict[str, Any], expired: bool, final: bool
+) -> None:
+    output = made(remote, type="text/plain")
+    remote.rule("download", **effect)
+    limits = ("max_concurrent = 4", 'max_concurrent = 4\nmax_output_size = "1MiB"\ndownload_timeout = "500ms"')
+    got = missed(client(limits).download(output, artifacts))
+    assert (got.expired, got.final) == (expired, final)
+    assert os.listdir(artifacts) == []
+
+
+def test_a_file_that_is_too_large_is_not_even_begun(remote: Remote, client: Client, artifacts: Path) -> None:
+    provider = client(("max_concurrent = 4", 'max_concurrent = 4\nmax_output_size = "999B"'))
+    assert missed(provider.download(made(remote, size=1000), artifacts)).final
+    assert isinstance(provider.download(made(remote, size=999), artifacts), Artifact)
+
+
+@pytest.mark.parametrize(
+    ("given", "fits"), [("video/mp4; x=y", True), ("Image/PNG", True), ("text/html", False), ("", False)]
+)
+def test_only_types_that_are_allowed_are_taken(
+    remote: Remote, client: Client, artifacts: Path, given: str, fits: bool
+) -> None:
+    provider = client(("max_concurrent = 4", 'max_concurrent = 4\noutput_types = ["video/*", "image/png"]'))
+    got = provider.download(made(remote, type=given), artifacts)
+    assert isinstance(got, Artifact) if fits else missed(got).final
+
+
+def test_the_secret_goes_to_the_api_and_to_nobody_else(remote: Remote, client: Client, artifacts: Path) -> None:
+    provider = client(("max_concurrent = 4", 'max_concurrent = 4\noutput_hosts = ["localhost"]'))
+    assert isinstance(provider.download(made(remote), artifacts), Artifact)
+    assert isinstance(provider.download(made(remote, host=remote.other_host), artifacts), Artifact)
+    here, there = remote.requests("download")
+    assert here.headers["authorization"] == f"Bearer {SECRET}"
+    assert "authorization" not in there.headers
+
+
+def test_a_redirect_to_an_allowed_host_is_followed_without_the_secret(
+    remote: Remote, client: Client, artifacts: Path
+) -> None:
+    output = made(remote)
+    location = output.url.replace("127.0.0.1", "localhost")
+    remote.rule("download", times=1, status=302, headers={"Location": location})
+    provider = client(("max_concurrent = 4", 'max_concurrent = 4\noutput_hosts = ["localhost"]'))
+    assert isinstance(provider.download(output, artifacts), Artifact)
+    _, there = remote.requests("download")
+    assert there.headers["host"].startswith("localhost:")
+    assert "authorization" not in there.headers
+
+
+def test_a_relative_redirect_stays_on_its_host(remote: Remote, client: Client, artifacts: Path) -> None:
+    output = made(remote)
+    remote.rule("download", times=1, status=307, headers={"Location": "/files/job-1/film.mp4?v=2"})
+    assert isinstance(client().download(output, artifacts), Artifact)
+
+
+@pytest.mark.parametrize(
+    "location", ["{other}/files/job-1/film.mp4", "file:///etc/passwd", "http://[", "ftp://127.0.0.1/"]
+)
+def test_a_redirect_to_anywhere_else_is_refused(remote: Remote, client: Client, artifacts: Path, location: str) -> None:
+    output = made(remote)
+    remote.rule("download", times=1, status=302, headers={"Location": location.replace("{other}", remote.other_host)})
+    assert missed(client().download(output, artifacts)).final
+    assert len(remote.requests("download")) == 1
+
+
+def test_a_redirect_that_never_ends_is_refused(remote: Remote, client: Client, artifacts: Path) -> None:
+    output = made(remote)
+    remote.rule("download", status=302, headers={"Location": output.url})
+    assert missed(client().download(output, artifacts)).final
+    assert len(remote.requests("download")) == 6
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "{other}/files/job-1/film.mp4",
+        "http://user@127.0.0.1:80/x",
+        "http://127.0.0.1:80\\@localhost/x",
+        "http://127.0.0.1.localhost/x",
+        "https://sub.localhost/x",
+        "file:///etc/passwd",
+        "x",
+        "",
+    ],
+)
+def test_a_url_on_no_allowed_host_is_not_asked(remote: Remote, client: Client, artifacts: Path, url: str) -> None:
+    output = Output(url.replace("{other}", remote.other_host), NAME, Kind.OUTPUT)
+    assert missed(client().download(output, artifacts)).final
+    assert remote.requests() == []
+
+
+def test_a_directory_that_cannot_be_written_is_told(remote: Remote, client: Client, tmp_path: Path) -> None:
+    got = missed(client().download(made(remote), tmp_path / "not-there"))
+    assert not got.final
+    assert "No such file" in got.reason
+
+
+def test_a_url_that_has_expired_is_told_from_one_that_is_wrong(remote: Remote, client: Client, artifacts: Path) -> None:
+    remote.goes(Course(expired=1))
+    remote.post({})
+    provider = client()
+    output = Output(f"{remote.url}/files/job-1/film.mp4?v=1", NAME, Kind.OUTPUT)
+    assert missed(provider.download(output, artifacts)).expired
+    fresh = Output(f"{remote.url}/files/job-1/film.mp4?v=2", NAME, Kind.OUTPUT)
+    assert isinstance(provider.download(fresh, artifacts), Artifact)
+
+
+def test_what_is_being_downloaded_is_inherited_by_no_child(remote: Remote, client: Client, artifacts: Path) -> None:
+    output = made(remote, size=50)
+    remote.rule("download", drip=0.01)
+    got: list[Artifact | Missed] = []
+    thread = threading.Thread(target=lambda: got.append(client().download(output, artifacts)))
+    thread.start()
+    while thread.is_alive() and not (begun := open_below(artifacts)):
+        time.sleep(0.001)
+    assert not any(begun.values())
+    thread.join()
+    assert isinstance(got[0], Artifact)
+
+
+def open_below(directory: Path) -> dict[int, bool]:
+    """The descriptors of this process that are open on files in a directory, and whether a child inherits them."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if Path(os.readlink(f"/proc/self/fd/{name}")).parent == directory:
+                found[int(name)] = os.get_inheritable(int(name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1::1", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::a00:1", False),
+        ("64:ff9b::5db8:d822", True),
+    ],
+)
+def test_a_name_may_not_lead_into_a_private_network_unless_it_is_listed(
+    tmp_path: Path, address: str, public: bool
+) -> None:
+    text = SETTINGS.format(url="https://api.example.org")
+    hosts = 'max_concurrent = 4\noutput_hosts = ["cdn.example.org", "*.example.net"]'
+    settings = read_settings(tmp_path / "operations_center.toml", text.replace("max_concurrent = 4", hosts))
+    reach, found = Reach(settings), ipaddress.ip_address(address)
+    assert is_public(found) is public
+    assert reach.may_connect("a.example.net", found) is public
+    assert reach.may_connect("CDN.example.org.", found)
+    assert reach.may_connect("api.example.org", found)
+    assert not reach.may_connect("example.net", found)
+    assert not reach.may_connect("evil.org", found)
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("https://api.example.org/x", True),
+        ("https://API.example.org:444/x", True),
+        ("http://api.example.org/x", True),
+        ("https://cdn.example.org/x", True),
+        ("http://cdn.example.org/x", False),
+        ("https://a.b.example.net/x", True),
+        ("https://example.net/x", False),
+        ("https://notexample.net/x", False),
+        ("https://api.example.org.evil.org/x", False),
+    ],
+)
+def test_a_download_is_over_https_from_hosts_that_are_listed(tmp_path: Path, url: str, allowed: bool) -> None:
+    text = SETTINGS.format(url="https://api.example.org")
+    hosts = 'max_concurrent = 4\noutput_hosts = ["cdn.example.org", "*.example.net"]'
+    settings = read_settings(tmp_path / "operations_center.toml", text.replace("max_concurrent = 4", hosts))
+    assert (Reach(settings).obstacle(url) is None) is allowed

@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from operations_center.cli import COMMANDS
-from operations_center.config.sections import SECTIONS, UNIT_SUFFIXES
+from operations_center.config import CommandSettings, HttpJobSettings
+from operations_center.config.backends import PRESETS
+from operations_center.config.placeholders import PLACEHOLDERS
+from operations_center.config.sections import SECTIONS, Backend, Section
+from operations_center.config.structure import keys_of, nested_section
 from operations_center.in_flight_reconcile import LOCK_WITHIN_S, STARTUP_BUDGET_S
 from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, SETTLING_RUN
 from operations_center.store.sqlite import WRITE_WITHIN_S
@@ -24,12 +28,36 @@ def test_the_verdict_table_has_the_rows_of_the_code() -> None:
     assert told == {rule.row: (str(rule.verdict), rule.proof) for rule in (*SETTLING_RUN, *COMMAND_RUN)}
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_key_is_documented(section: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "kind"),
+    [*SECTIONS.items(), ("backends", CommandSettings)],
+    ids=lambda part: getattr(part, "__name__", part),
+)
+def test_every_key_is_documented(section: str, kind: type[Section]) -> None:
     page = (ROOT / "docs/configuration.md").read_text()
     part = re.split(r"^## ", page[page.index(f"`[{section}") :], flags=re.MULTILINE)[0]
-    keys = {UNIT_SUFFIXES.sub("", field) for field in SECTIONS[section].__struct_fields__} - {"name"}
-    assert {key for key in keys if f"`{key}`" not in part} == set()
+    assert {key for key in keys_of(kind) if f"`{key}`" not in part} == set()
+
+
+def test_every_key_of_a_provider_is_documented() -> None:
+    page = (ROOT / "docs/providers.md").read_text()
+    keys = set()
+    for key, field in keys_of(HttpJobSettings).items():
+        nested = nested_section(field)
+        keys |= {f"{key}.{inner}" for inner in keys_of(nested)} if nested else {key}
+    keys -= set(keys_of(Backend))
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+
+
+def test_every_preset_is_documented_and_none_else() -> None:
+    page = (ROOT / "docs/providers.md").read_text()
+    told = re.findall(r"^\| `([a-z-]+)` \|.*not tried live", page, re.MULTILINE)
+    assert sorted(told) == sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def test_every_placeholder_is_documented() -> None:
+    page = (ROOT / "docs/providers.md").read_text()
+    assert {name for name in PLACEHOLDERS if f"`{{{name}}}`" not in page} == set()
 
 
 def test_the_readme_names_every_command() -> None:

@@ -121,7 +121,7 @@ class Wire:
         except _Refused as error:
             raise Forbidden(str(error), sent=False) from None
         except httpcore.TimeoutException:
-            raise NoAnswer(f"no whole answer within {seconds:g} s", exchange.sent) from None
+            raise NoAnswer("there was no whole answer in time", exchange.sent) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
             raise NoAnswer(_reason(error), exchange.sent) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:

@@ -6,6 +6,7 @@ import pytest
 from operations_center.config import HttpJobSettings, load_config
 from operations_center.providers import Order
 from operations_center.providers.http import HttpProvider
+from operations_center.providers.wire import Wire  # noqa: F401 - slow to import, and no test's time is to pass by it
 from tests.providers.remote import Remote, provider_thread
 
 SECRET = "s3cret/key"
@@ -17,7 +18,7 @@ backend = "video"
 kind = "http_job"
 base_url = "{url}"
 secret_env = "VIDEO_API_KEY"
-submit_timeout = "2s"
+submit_timeout = "20s"
 job_id = "id"
 error = "error"
 progress = "progress"
@@ -32,7 +33,7 @@ json = {{ prompt = "{{prompt}}" }}
 [backends.video.poll]
 url = "{{base_url}}/jobs/{{job_id}}"
 status = "status"
-timeout = "3s"
+timeout = "19s"
 [backends.video.cancel]
 url = "{{base_url}}/jobs/{{job_id}}/cancel"
 [backends.video.status]

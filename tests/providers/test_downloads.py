@@ -91,8 +91,9 @@ def test_what_goes_wrong_leaves_no_file(
 ) -> None:
     output = made(remote, type="text/plain")
     remote.rule("download", **effect)
-    limits = ("max_concurrent = 4", 'max_concurrent = 4\nmax_output_size = "1MiB"\ndownload_timeout = "500ms"')
-    got = missed(client(limits).download(output, artifacts))
+    within = "500ms" if "drip" in effect else "20s"
+    limits = f'max_concurrent = 4\nmax_output_size = "1MiB"\ndownload_timeout = "{within}"'
+    got = missed(client(("max_concurrent = 4", limits)).download(output, artifacts))
     assert (got.expired, got.final) == (expired, final)
     assert os.listdir(artifacts) == []
 

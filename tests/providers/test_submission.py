@@ -105,7 +105,7 @@ def test_the_wait_may_be_given_as_a_date(remote: Remote, client: Client) -> None
 def test_what_may_have_arrived_is_in_doubt(remote: Remote, client: Client, effect: dict[str, Any]) -> None:
     slow = "drip" in effect or "delay" in effect
     remote.rule("submit", **effect)
-    provider = client(('submit_timeout = "2s"', 'submit_timeout = "500ms"')) if slow else client()
+    provider = client(('submit_timeout = "20s"', 'submit_timeout = "1s"')) if slow else client()
     assert isinstance(provider.submit(ORDER, again=False), InDoubt)
     assert len(remote.requests("submit")) == 1
 

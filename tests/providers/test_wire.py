@@ -93,7 +93,7 @@ def test_a_tls_connection_that_ends_leaves_doubt(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://localhost:{silent.getsockname()[1]}"
-        text = SETTINGS.format(url=url).replace('submit_timeout = "2s"', 'submit_timeout = "300ms"')
+        text = SETTINGS.format(url=url).replace('submit_timeout = "20s"', 'submit_timeout = "300ms"')
         provider = HttpProvider(read_settings(tmp_path / "x.toml", text), {"VIDEO_API_KEY": SECRET})
         assert isinstance(provider.submit(ORDER, again=False), NotSubmitted)
     with served_with_tls(tmp_path / "provider", certificate) as server:
@@ -114,7 +114,7 @@ def test_a_resolver_that_hangs_is_left_behind(client: Client, monkeypatch: pytes
         raise OSError("too late")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    provider = client(("http://127.0.0.1:", "http://slow.example.org:"), ('"2s"', '"300ms"'))
+    provider = client(("http://127.0.0.1:", "http://slow.example.org:"), ('"20s"', '"300ms"'))
     submission = provider.submit(ORDER, again=False)
     answered.set()
     assert isinstance(submission, NotSubmitted)
@@ -158,8 +158,8 @@ def test_a_server_that_does_not_read_is_not_waited_for(client: Client) -> None:
     """More than the buffers of a connection hold, so that it is the sending that takes too long."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        provider = client(("http://127.0.0.1:", f"http://127.0.0.1:{port}/"), ('"2s"', '"300ms"'))
-        order = type(ORDER)("r", "t", "x", "", "x" * (32 << 20), 1, 1)
+        provider = client(("http://127.0.0.1:", f"http://127.0.0.1:{port}/"), ('"20s"', '"1s"'))
+        order = type(ORDER)("r", "t", "x", "", "x" * (16 << 20), 1, 1)
         assert isinstance(provider.submit(order, again=False), InDoubt)
 
 

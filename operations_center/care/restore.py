@@ -135,7 +135,7 @@ def _living_by_ledger(config: Config, state: StateDirectory) -> set[str]:
             return {
                 run.run_id
                 for run in center.ledger.open_runs()
-                if run.state in HOLDS_SLOT and _lives(center, run.run_id)
+                if run.state in HOLDS_SLOT and (run.is_job or _lives(center, run.run_id))
             }
     except Unavailable:
         raise

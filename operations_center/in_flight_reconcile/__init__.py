@@ -150,9 +150,9 @@ def adopt_own_runs(surroundings: Surroundings, role: str) -> list[Report]:
 
 
 def explain_run(surroundings: Surroundings, run_id: str) -> tuple[Judgement, Sequence[Action]] | None:
-    """The judgement on one open run and what would be done; None when it is not open."""
+    """The judgement on one open run and what `reconcile` would do; None when it is not open."""
     with surroundings.ledger.snapshot():
-        gathered = gather_evidence(surroundings, Scope(run_id=run_id))
+        gathered = gather_evidence(surroundings, Scope(run_id=run_id), ASKING[Trigger.CLI])
     judgements = judge(gathered.evidence)
     return (judgements[0], plan_actions(judgements, ())) if judgements else None
 

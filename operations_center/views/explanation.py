@@ -3,7 +3,8 @@
 from typing import Any
 
 from operations_center.clock import rfc3339
-from operations_center.in_flight_reconcile import Evidence, Verdict, explain_run
+from operations_center.in_flight_reconcile import Evidence, Judgement, Verdict, explain_run
+from operations_center.in_flight_reconcile.facts import JobFacts
 from operations_center.in_flight_reconcile.plan import Action
 from operations_center.keeper.inspect import ExitRecord, UnreadableExit
 from operations_center.keeper.result import Result, UnreadableResult
@@ -14,6 +15,16 @@ from operations_center.wiring import Center
 WOULD_CHANGE = {
     1: "its finisher dies, or has not told the board after 30 s: then it is told by whoever looks next",
     2: "somebody tells the board and closes the run",
+    3: "its watcher begins to submit it, or dies, or has not begun after 10 s",
+    4: "its watcher begins to submit it before its slot is freed",
+    5: "its provider answers; its submitter dies, or has no answer in time",
+    6: "its submitter ends, or records an answer",
+    7: "a person resolves it before its slot is freed",
+    8: "a person resolves it, or its deadline passes; where its provider takes a key, a watcher of its role",
+    9: "its job ends; its poller dies; a stop, its deadline or a cancelled task",
+    10: "its provider says that its job has ended, or its grace is over",
+    11: "a watcher of its role adopts it; its provider may be asked again",
+    12: "a watcher of its role adopts it before its provider is asked",
     13: "the lease of its host expires without being renewed",
     14: "its host renews its lease before the slot is freed",
     15: "the other holder of this identity is shut down, or its host renews a lease again",
@@ -48,6 +59,17 @@ WOULD_DO = {
     Verdict.UNKNOWABLE: "free its slot; only a person can tell how it ended",
 }
 
+WOULD_DO_OF_A_JOB = WOULD_DO | {
+    Verdict.STOP: "cancel its job at the provider, if that has not ended",
+    Verdict.CANCEL: "cancel its job at the provider, if that has not ended",
+    Verdict.ADOPT: "a watcher of its role polls it on, whatever caps and pauses",
+    Verdict.RESUBMIT: "a watcher of its role sends the same request again, with the same key",
+    Verdict.ASK_PROVIDER: "ask its provider; if its job has ended, fetch what it has made and settle",
+}
+IN_DOUBT = (
+    "block its task; its slot stays held until its deadline, or until a person says what became of it (`resolve`)"
+)
+
 
 def explain(center: Center, run: Run) -> dict[str, Any]:
     """The document of ``explain --json``. For a closed run: how it ended, by what proof, and when."""
@@ -64,10 +86,17 @@ def explain(center: Center, run: Run) -> dict[str, Any]:
         "reason": judgement.rule.reason,
         "proof": actions[0].proof if actions else None,
         "evidence": evidence_as_json(seen),
-        "would_do": WOULD_DO[judgement.verdict],
+        "would_do": _would_do(judgement),
         "actions": [action_as_json(action) for action in actions],
         "would_change": WOULD_CHANGE[judgement.rule.row],
     }
+
+
+def _would_do(judgement: Judgement) -> str:
+    if not judgement.evidence.run.is_job:
+        return WOULD_DO[judgement.verdict]
+    in_doubt = judgement.verdict is Verdict.UNKNOWABLE and judgement.rule.proof is None
+    return IN_DOUBT if in_doubt else WOULD_DO_OF_A_JOB[judgement.verdict]
 
 
 def _closed(run: Run) -> dict[str, Any]:
@@ -101,6 +130,36 @@ def action_as_json(action: Action) -> dict[str, Any]:
 
 def evidence_as_json(seen: Evidence) -> dict[str, Any]:
     """Every fact that the judgement could look at; durations in milliseconds."""
+    return _of_a_program(seen) if seen.job is None else _of_a_job(seen, seen.job)
+
+
+def _of_a_job(seen: Evidence, job: JobFacts) -> dict[str, Any]:
+    run, memory = seen.run, job.memory
+    return {
+        "place": seen.place.value,
+        "poller": seen.poller.value,
+        "lease": seen.lease.value,
+        "submitting_ms": seen.submitting_ms if run.submitting_mono is not None else None,
+        "submit_timeout_ms": job.submit_timeout_ms,
+        "may_submit_again": job.may_submit_again,
+        "provider_job_id": run.provider_job_id,
+        "doubt": run.doubt,
+        "said": memory.word if memory else None,
+        "progress": memory.progress if memory else None,
+        "heard_ms": job.heard_ms,
+        "failures": memory.failures if memory else 0,
+        "trouble": memory.trouble if memory else None,
+        "may_ask": job.may_ask,
+        "task": seen.task,
+        "stop_reason": run.stop_reason,
+        "past_deadline": seen.overdue,
+        "reserved_ms": seen.reserved_ms,
+        "settled_ms": seen.settled_ms if seen.settling else None,
+        "read_at": rfc3339(seen.now.wall),
+    }
+
+
+def _of_a_program(seen: Evidence) -> dict[str, Any]:
     return {
         "place": seen.place.value,
         "watcher": seen.watcher.value,

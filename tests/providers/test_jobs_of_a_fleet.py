@@ -350,3 +350,22 @@ def test_a_watcher_that_is_told_to_stop_waits_for_the_answer_to_its_submission(f
     watcher.terminate()
     assert watcher.wait() == 0
     assert len(submitted(fleet)) == 1
+
+
+def test_explain_says_what_is_known_of_a_job_and_what_would_change_that(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    polled_by_nobody(fleet, remote)
+    document = fleet.json("explain", the_run(fleet).run_id, "--json")
+    assert (document["verdict"], document["row"]) == ("ask_provider", 12)
+    assert document["evidence"]["provider_job_id"] == remote.jobs()[0].job_id
+    assert "ask its provider" in fleet.run("explain", the_run(fleet).run_id).stdout
+
+
+def test_explain_says_that_a_doubt_waits_for_a_person(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.rule("submit", vanish=True)
+    add(fleet)
+    watch(fleet)
+    document = fleet.json("explain", the_run(fleet).run_id, "--json")
+    assert (document["verdict"], document["row"], document["actions"]) == ("unknowable", 8, [])
+    assert "resolve" in document["would_do"]

@@ -84,6 +84,21 @@ def test_a_variable_that_is_not_set_is_only_a_warning(line: CommandLine, monkeyp
     assert "NO_SUCH_KEY" not in line("doctor").out
 
 
+def test_a_providers_secret_that_is_not_there_is_only_a_warning(
+    line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = line.root / "operations_center.toml"
+    provider = '[backends.video]\nkind = "http_job"\npreset = "luma"\nsecret_env = "NO_SUCH_KEY"\nmax_concurrent = 1\n'
+    config.write_text(f"{config.read_text()}\n{provider}")
+    checks = {check["name"]: check for check in line("doctor", "--json").json["checks"]}
+    assert checks["backend video"]["status"] == "warning"
+    assert "NO_SUCH_KEY is not set" in checks["backend video"]["detail"]
+    monkeypatch.setenv("NO_SUCH_KEY", "s3cret")
+    checks = {check["name"]: check for check in line("doctor", "--json").json["checks"]}
+    assert checks["backend video"]["status"] == "ok"
+    assert "s3cret" not in str(checks)
+
+
 def test_the_doctor_says_what_is_weaker_without_cgroups(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def told() -> dict[str, str]:
         (check,) = [check for check in line("doctor", "--json").json["checks"] if check["name"] == "cgroup"]

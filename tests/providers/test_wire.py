@@ -107,15 +107,17 @@ def make_rule(server: Server, on: str, **effects: Any) -> None:
 
 
 def test_a_resolver_that_hangs_is_left_behind(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered = threading.Event()
+    answered, waited_for = threading.Event(), threading.Event()
 
     def hang(*_: Any, **__: Any) -> Any:
         answered.wait(60)
+        waited_for.set()
         raise OSError("too late")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     provider = client(("http://127.0.0.1:", "http://slow.example.org:"), ('"20s"', '"300ms"'))
     submission = provider.submit(ORDER, again=False)
+    assert not waited_for.is_set()
     answered.set()
     assert isinstance(submission, NotSubmitted)
     assert not submission.final

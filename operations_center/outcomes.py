@@ -144,9 +144,10 @@ def ending_of_job(run: Run, over: Over) -> Ending:
     """The end of a run whose job has ended at its provider. A job that finished before a stop came is finished."""
     heard = over.heard
     if heard.state is JobState.SUCCEEDED:
-        if over.refused is None:
+        missing = over.refused or (heard.reason if not over.artifacts else None)
+        if missing is None:
             return Ending(Outcome.SUCCEEDED, Proof.PROVIDER_ANSWERED)
-        reason = f"its job has succeeded, but its output cannot be had: {over.refused}"
+        reason = f"its job has succeeded, but what it has made cannot be had: {missing}"
         return Ending(Outcome.FAILED, Proof.PROVIDER_ANSWERED, reason)
     if run.stop_outcome is not None:
         return Ending(run.stop_outcome, Proof.PROVIDER_ANSWERED, run.stop_reason)

@@ -71,6 +71,12 @@ def watch(fleet: Fleet) -> None:
     fleet.run("watch", "--role", "goal", "--once")
 
 
+def watched(fleet: Fleet) -> Any:
+    """The task after a watcher has looked once more."""
+    watch(fleet)
+    return the_task(fleet)
+
+
 def the_run(fleet: Fleet) -> Any:
     with fleet.center() as center:
         (run,) = center.ledger.recent_runs(task_id=None, backend=None, limit=10)
@@ -174,7 +180,7 @@ def test_too_many_requests_cool_the_backend_down_and_the_task_runs_later(fleet: 
     remote.rule("submit", status=429, headers={"Retry-After": "1"}, times=1)
     add(fleet)
     watch(fleet)
-    wait_until(lambda: watch(fleet) or the_task(fleet).state is TaskState.DONE, "the task")
+    wait_until(lambda: watched(fleet).state is TaskState.DONE, "the task")
     with fleet.center() as center:
         runs = center.ledger.recent_runs(task_id=None, backend=None, limit=10)
     assert [run.outcome for run in runs] == [Outcome.SUCCEEDED, Outcome.NEVER_STARTED]

@@ -12,7 +12,7 @@ from operations_center.config.placeholders import PLACEHOLDERS
 from operations_center.config.sections import SECTIONS, Backend, Section
 from operations_center.config.structure import keys_of, nested_section
 from operations_center.in_flight_reconcile import LOCK_WITHIN_S, STARTUP_BUDGET_S
-from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, SETTLING_RUN
+from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, PROVIDER_RUN, SETTLING_RUN
 from operations_center.store.sqlite import WRITE_WITHIN_S
 from operations_center.supervisor import START_WITHIN_S
 from operations_center.watcher import TAKE_OVER_WITHIN_S
@@ -24,8 +24,9 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/
 def test_the_verdict_table_has_the_rows_of_the_code() -> None:
     page = (ROOT / "docs/reconciliation.md").read_text()
     rows = re.findall(r"^\| (\d+) \|.*?\| `(\w+)`(?:, `(\w+)`)?", page, re.MULTILINE)
-    told = {int(row): (verdict, proof or None) for row, verdict, proof in rows}
-    assert told == {rule.row: (str(rule.verdict), rule.proof) for rule in (*SETTLING_RUN, *COMMAND_RUN)}
+    told = [(int(row), verdict, proof or None) for row, verdict, proof in rows]
+    tables = (*SETTLING_RUN, *PROVIDER_RUN, *COMMAND_RUN)
+    assert told == [(rule.row, str(rule.verdict), rule.proof) for rule in tables]
 
 
 @pytest.mark.parametrize(

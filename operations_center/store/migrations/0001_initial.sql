@@ -158,6 +158,5 @@ CREATE TABLE releases (
     "commit" TEXT NOT NULL UNIQUE,
     state TEXT NOT NULL CHECK (state = 'staged' OR state = 'good' OR state = 'bad'),
     reason TEXT,
-    at INTEGER NOT NULL,
-    ledger_schema INTEGER
+    at INTEGER NOT NULL
 ) STRICT;

@@ -26,3 +26,6 @@ CREATE TABLE backend_health (
     cooldown_until INTEGER,
     broken_until INTEGER
 ) STRICT;
+
+-- Which schema of this ledger a release's code works with; none where it has no code of its own, or was never asked.
+ALTER TABLE releases ADD COLUMN ledger_schema INTEGER;

@@ -98,19 +98,17 @@ class Poller:
         return self._event
 
     def follow(self, run_id: str) -> None:
-        """From now on the run is looked after; one that is followed already is looked at soon."""
-        followed = self._followed.setdefault(run_id, _Followed(run_id))
-        if not followed.busy:
-            followed.next_at = 0
+        """From now on the run is looked after; nothing changes for one that is."""
+        self._followed.setdefault(run_id, _Followed(run_id))
 
     def forget(self, run_id: str) -> None:
         self._followed.pop(run_id, None)
 
     def look_soon(self, run_id: str) -> None:
-        """Its run has changed: it is to stop, or a person has decided."""
+        """Its run is to stop, and the provider has not been told."""
         followed = self._followed.get(run_id)
-        if followed is not None and not followed.told_to_end:
-            self.follow(run_id)
+        if followed is not None and not followed.busy and not followed.told_to_end:
+            followed.next_at = 0
 
     @property
     def due_at(self) -> int | None:
@@ -160,8 +158,11 @@ class Poller:
             self.forget(followed.run_id)
             return
         backend = self._surroundings.job_backends.get(run.backend)
-        if run.doubt is not None or backend is None:
+        if run.doubt is not None:
             followed.next_at = None
+            return
+        if backend is None:
+            self._record_finding(followed, run, Unsure(f"there is no backend {run.backend} any more"), None)
             return
         wait_ms = self._pause_before(run, followed)
         if wait_ms is not None:
@@ -234,8 +235,7 @@ class Poller:
         try:
             provider = backend.provider
         except OperationsCenterError as error:
-            _log.warning("cannot ask about run %s: %s", run.run_id, error)
-            followed.next_at = self._now() + CANNOT_SUBMIT_MS
+            self._record_finding(followed, run, Unsure(str(error)), None)
             return
         job = job_of(run, self._surroundings.ledger.jobs([run.run_id]).get(run.run_id))
         artifacts, end = artifacts_of(self._surroundings, run), run.stop_outcome is not None
@@ -324,7 +324,8 @@ class Poller:
         self.forget(followed.run_id)
         record_doubt(self._surroundings, run, reason)
 
-    def _record_finding(self, followed: _Followed, run: Run, finding: Finding, provider: Provider) -> bool:
+    def _record_finding(self, followed: _Followed, run: Run, finding: Finding, provider: Provider | None) -> bool:
+        """``provider`` is None where it could not even be asked."""
         ending = ending_found(run, finding, past_grace=self._past_grace(run))
         if ending is not None:
             record_health(self._surroundings, run.backend, None, None)
@@ -334,6 +335,7 @@ class Poller:
             wait_ms = max(pause_after_ms(memory.failures), finding.retry_after_ms or 0)
         else:
             assert isinstance(finding, Going)
+            assert provider is not None
             wait_ms = self._heard(followed, run, finding, provider)
         # A stop that came while the provider was asked has not reached it yet.
         is_to_be_told = run.stop_outcome is not None and not followed.told_to_end
@@ -345,12 +347,19 @@ class Poller:
         said = (going.heard.word, going.heard.progress)
         if said != followed.said:
             followed.asks = 1
+            self._tell_of_unknown_word(followed, run, going)
         if said != followed.said or self._is_due(followed.remembered_at + REMEMBER_EVERY_MS):
             record_findings(self._surroundings, [Asked(run, going)])
             followed.said, followed.remembered_at = said, self._now()
-        if not going.heard.known:
-            _log.warning("run %s: its provider says %s, which is taken for running", run.run_id, going.heard.word)
         return provider.pause_ms(followed.asks, going.heard.retry_after_ms)
+
+    def _tell_of_unknown_word(self, followed: _Followed, run: Run, going: Going) -> None:
+        word = going.heard.word
+        if not going.heard.known and (followed.said is None or followed.said[0] != word):
+            _log.warning("run %s: its provider says %s, which is taken for running", run.run_id, word)
+            self._surroundings.ledger.note(
+                "job.unknown_word", {"backend": run.backend, "word": word}, run_id=run.run_id
+            )
 
     def _past_grace(self, run: Run) -> bool:
         deadline = run.deadline_mono

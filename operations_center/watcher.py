@@ -150,9 +150,12 @@ class Watcher:
         for run_id in self._followed - set(ours):
             self._forget(run_id)
         for run_id in set(ours) - self._followed:
-            self._follow(ours[run_id])
+            if not ours[run_id].is_job:
+                self._follow(ours[run_id])
         for run in ours.values():
-            if run.state is RunState.RESERVED and not run.is_job:
+            if run.is_job:
+                self._follow_job(run.run_id)
+            elif run.state is RunState.RESERVED:
                 self._record_late_start(run)
 
     def _record_late_start(self, run: Run) -> None:
@@ -169,9 +172,6 @@ class Watcher:
             )
 
     def _follow(self, run: Run) -> None:
-        if run.is_job:
-            self._follow_job(run.run_id)
-            return
         keeper = run.keeper or read_gate(self._center.state.run(run.run_id)).keeper
         self._followed.add(run.run_id)
         if keeper is not None:

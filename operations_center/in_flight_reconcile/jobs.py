@@ -128,8 +128,10 @@ def record_findings(
     with ledger.transaction():
         ledger.remember_jobs(memories)
         for each in asked:
-            ill, wait_ms = _illness(each.finding)
-            record_health(surroundings, each.run.backend, ill, wait_ms)
+            if not isinstance(each.finding, Unsure):
+                record_health(surroundings, each.run.backend, None, None)
+            elif each.finding.ill is not None:
+                record_health(surroundings, each.run.backend, each.finding.ill, each.finding.retry_after_ms)
             if told is not None:
                 ledger.note("job.asked", {**told, **_said(each)}, run_id=each.run.run_id)
     return memories
@@ -156,10 +158,6 @@ def _after(before: JobMemory | None, finding: Finding, now: int) -> JobMemory:
         trouble=finding.reason,
         ask_at=now + max(finding.retry_after_ms or 0, pause_after_ms(failures)),
     )
-
-
-def _illness(finding: Finding) -> tuple[Ill | None, int | None]:
-    return (finding.ill, finding.retry_after_ms) if isinstance(finding, Unsure) else (None, None)
 
 
 def _said(asked: Asked) -> dict[str, Any]:

@@ -225,17 +225,14 @@ def test_the_next_watcher_polls_on_what_a_killed_one_has_left(fleet: Fleet, remo
 
 
 def test_a_person_reconciles_what_nobody_polls(fleet: Fleet, remote: Remote) -> None:
-    configure(fleet, remote, cap=9)
-    polled_by_nobody(fleet, remote, count=5)
+    configure(fleet, remote, cap=9, initial="1h")
+    polled_by_nobody(fleet, remote, count=5, polls=1)
     asked_before = len(remote.requests("poll"))
     told = fleet.json("reconcile", "--dry-run", "--json", "--limit", "2")
     assert told["verdicts"] == {"adopt": 3, "ask_provider": 2}
     assert len(told["jobs"]) == 5
     assert {job["eligible"] for job in told["jobs"]} == {False}
     assert len(remote.requests("poll")) == asked_before
-    for run in submitted(fleet):
-        assert run.provider_job_id is not None
-        remote.rule("poll", job=run.provider_job_id, word="succeeded")
     done = fleet.json("reconcile", "--json", "--limit", "2")
     assert [action["action"] for action in done["actions"]] == ["applied", "applied"]
     assert len(submitted(fleet)) == 3
@@ -322,15 +319,11 @@ def test_an_output_whose_url_has_expired_is_fetched_from_a_fresh_one(fleet: Flee
 
 
 def test_the_watchdog_asks_by_itself_only_where_that_is_allowed(fleet: Fleet, remote: Remote) -> None:
-    configure(fleet, remote, more='min_age = "0s"')
-    polled_by_nobody(fleet, remote)
-    (run,) = submitted(fleet)
-    assert run.provider_job_id is not None
-    remote.rule("poll", job=run.provider_job_id, word="succeeded")
-    asked = len(remote.requests("poll"))
+    configure(fleet, remote, initial="1h", more='min_age = "0s"')
+    polled_by_nobody(fleet, remote, polls=1)
     fleet.run("watchdog", "--once")
-    assert len(remote.requests("poll")) == asked
-    configure(fleet, remote, more='min_age = "0s"\nreconcile = "auto"')
+    assert not remote.requests("poll")
+    configure(fleet, remote, initial="1h", more='min_age = "0s"\nreconcile = "auto"')
     fleet.run("watchdog", "--once")
     assert the_run(fleet).outcome is Outcome.SUCCEEDED
 
@@ -375,3 +368,22 @@ def test_explain_says_that_a_doubt_waits_for_a_person(fleet: Fleet, remote: Remo
     document = fleet.json("explain", the_run(fleet).run_id, "--json")
     assert (document["verdict"], document["row"], document["actions"]) == ("unknowable", 8, [])
     assert "resolve" in document["would_do"]
+
+
+def test_a_job_whose_backend_is_gone_blocks_its_task_after_the_deadline(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, timeout="2s")
+    polled_by_nobody(fleet, remote)
+    text = (fleet.root / "operations_center.toml").read_text()
+    fleet.configure(text.replace("backends.video", "backends.other").replace('backend = "video"', 'backend = "other"'))
+    watch(fleet)
+    assert (the_run(fleet).outcome, the_task(fleet).state) == (Outcome.UNKNOWN, TaskState.BLOCKED)
+
+
+def test_words_that_nobody_knows_are_counted_in_the_log(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.rule("poll", word="pondering", times=3)
+    add(fleet)
+    watch(fleet)
+    with fleet.center() as center:
+        words = [event.data["word"] for event in center.ledger.events() if event.kind == "job.unknown_word"]
+    assert words == ["pondering"]

@@ -70,14 +70,18 @@ def look_after_all(surroundings: Surroundings, runs: Sequence[Run]) -> Iterator[
 
 
 def _look_after(surroundings: Surroundings, run: Run, memory: JobMemory | None) -> Finding:
+    backend = surroundings.job_backends.get(run.backend)
+    if backend is None:
+        return Unsure(f"there is no backend {run.backend} any more")
     try:
-        backend = surroundings.job_backends[run.backend]
         job, artifacts = job_of(run, memory), artifacts_of(surroundings, run)
         return look_after(backend.provider, job, artifacts, end=run.stop_outcome is not None)
-    except KeyError:
-        return Unsure(f"there is no backend {run.backend} any more that could ask for it")
     except OperationsCenterError as error:
         return Unsure(str(error))
+    except Exception as error:
+        # A defect in one job's answer must not keep the others from theirs.
+        _log.exception("the request for run %s failed", run.run_id)
+        return Unsure(f"{type(error).__name__} in the request")
 
 
 # Recording

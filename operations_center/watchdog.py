@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from operations_center.care.retention import prune_closed_runs
 from operations_center.clock import Now
@@ -100,7 +101,9 @@ class Watchdog:
 
     def _reconcile(self) -> None:
         self._center.ledger.keep_lease(self._center.host, LEASE_MS)
-        report = clear_orphaned_in_flight(self._center.surroundings, trigger=Trigger.WATCHDOG)
+        # A provider may take its time.
+        surroundings = replace(self._center.surroundings, beat=lambda: self._beat("ready"))
+        report = clear_orphaned_in_flight(surroundings, trigger=Trigger.WATCHDOG)
         if report.actions or report.violations or report.skipped:
             _log.info("reconciliation: %s", report.summary)
         for violation in report.violations:

@@ -6,7 +6,6 @@ changes nothing.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,8 @@ def look_after_all(surroundings: Surroundings, runs: Sequence[Run]) -> Iterator[
 
     A run that is to stop has its job cancelled. ``surroundings.beat`` is called while nothing comes.
     """
+    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait  # noqa: PLC0415 - who never asks, never pays
+
     memories = surroundings.ledger.jobs([run.run_id for run in runs])
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
     try:

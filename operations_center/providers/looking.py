@@ -4,7 +4,6 @@ All of it may be repeated: whoever comes after a death asks again, and keeps the
 has its name only when it is whole.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +101,8 @@ def _there_already(output: Output, directory: Path) -> Artifact | None:
         descriptor = os.open(directory / output.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
+    import hashlib  # noqa: PLC0415 - it brings a library of some MiB along, and watchers of programs need none of it
+
     digest, size = hashlib.sha256(), 0
     with os.fdopen(descriptor, "rb") as file:
         while chunk := file.read(_CHUNK):

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +70,10 @@ def test_the_architecture_page_shows_these_floors() -> None:
     assert block is not None
     shown = [re.split(r"\s{2,}", line.strip())[0] for line in block[1].splitlines() if line.strip()]
     assert tuple(shown) == FLOORS
+
+
+def test_a_watcher_of_programs_imports_nothing_that_only_providers_need() -> None:
+    heavy = {"httpx", "jmespath", "hashlib", "ssl", "asyncio", "concurrent.futures"}
+    program = f"import operations_center.watcher, sys; print({heavy} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert told.stdout.strip() == "set()"

@@ -29,6 +29,9 @@ OUTCOMES: Mapping[Resolution, Outcome] = {
 FOR_A_PERSON = frozenset({Verdict.SUSPECT, Verdict.UNKNOWABLE})
 """What reconciliation leaves to a person."""
 
+SUBMITTER_LIVES = 6
+"""The row of a submission whose submitter may still send it."""
+
 UNPOLLED = frozenset({Verdict.ADOPT, Verdict.ASK_PROVIDER, Verdict.RESUBMIT, Verdict.STOP, Verdict.CANCEL})
 """Of a provider run whose poller is dead: a person may know better than its provider."""
 
@@ -60,6 +63,11 @@ def _refuse_what_is_looked_after(center: Center, run: Run) -> None:
     if run.state in (RunState.SETTLING, RunState.CLOSED) or explained is None:
         raise OperationsCenterError(f"cannot resolve run {run.run_id}: it has ended as {run.outcome} already")
     judgement, _ = explained
+    if judgement.rule.row == SUBMITTER_LIVES:
+        raise OperationsCenterError(
+            f"cannot resolve run {run.run_id}: process {run.watcher_pid} of host {run.host}, which submits it, is not "
+            "proven dead and may still send it; end that process first"
+        )
     job = judgement.evidence.job
     in_trouble = job is not None and job.memory is not None and job.memory.trouble is not None
     if not in_trouble and judgement.verdict not in FOR_A_PERSON | (UNPOLLED if run.is_job else frozenset()):

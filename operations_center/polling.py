@@ -24,6 +24,7 @@ from operations_center.in_flight_reconcile.jobs import (
     ending_found,
     job_of,
     note_of,
+    note_unclaimed,
     record_doubt,
     record_findings,
     record_health,
@@ -75,6 +76,10 @@ class _Followed:
     told_to_end: bool = False
 
 
+class _Changed(Exception):
+    """Somebody has changed the run since it was read. It may be ours all the same, as with a stop: look again."""
+
+
 @dataclass(frozen=True)
 class _Answered:
     followed: _Followed
@@ -91,6 +96,7 @@ class Poller:
         self._answers: SimpleQueue[_Answered] = SimpleQueue()
         self._unrecorded: list[_Answered] = []
         self._record_at: int | None = None
+        self._submitting = 0
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._requests = _Requests()
 
@@ -118,8 +124,8 @@ class Poller:
 
     @property
     def is_submitting(self) -> bool:
-        """Whether an answer is awaited, or not yet recorded, that must not be lost."""
-        return any(each.submitting for each in self._followed.values())
+        """Whether an answer is awaited, or not yet recorded, that must not be lost, whatever became of its run."""
+        return self._submitting > 0
 
     def turn(self, *, begin: bool = True) -> bool:
         """Record what was answered, and begin what is due; whether a run has ended.
@@ -130,12 +136,16 @@ class Poller:
         ended = False
         while self._unrecorded and self._is_due(self._record_at or 0):
             self._record_at = self._now() + RECORD_AGAIN_MS
-            ended |= self._record(self._unrecorded[0])
-            del self._unrecorded[0]
+            try:
+                ended |= self._record(self._unrecorded[0])
+                del self._unrecorded[0]
+            except _Changed:
+                pass
             self._record_at = 0 if self._unrecorded else None
         for followed in list(self._followed.values()) if begin else ():
             if not followed.busy and followed.next_at is not None and self._is_due(followed.next_at):
-                self._begin(followed)
+                with suppress(_Changed):
+                    self._begin(followed)
         return ended
 
     def close(self) -> None:
@@ -197,6 +207,9 @@ class Poller:
     def _submit(self, followed: _Followed, run: Run, backend: JobBackend) -> None:
         """The ledger knows first that the submission begins: whoever dies from here on leaves a doubt behind."""
         followed.again = run.submitting_at is not None
+        if not followed.again and run.stop_outcome is not None:
+            self._end(run, Ending(run.stop_outcome, Proof.NEVER_SUBMITTED, run.stop_reason), None)
+            return
         if followed.again and not backend.may_submit_again:
             # The next reconciliation judges it, and asks a person.
             followed.next_at = None
@@ -217,10 +230,10 @@ class Poller:
             started_at=run.started_at or now.wall,
         )
         if submitting is None:
-            self.forget(run.run_id)
-            return
+            raise _Changed
         followed.submissions += 1
         followed.submitting = True
+        self._submitting += 1
         again = followed.again
         self._request(followed, provider, lambda: provider.submit(order, again=again), InDoubt)
 
@@ -280,16 +293,19 @@ class Poller:
             self._record_doubt(followed, run, answer)
         elif not isinstance(answer, Job):
             ended = self._record_finding(followed, run, answer, answered.provider)
+        if followed.submitting:
+            self._submitting -= 1
         followed.busy = followed.submitting = False
         return ended
 
     def _record_job(self, followed: _Followed, run: Run | None, job: Job) -> None:
         """An id that no run takes any more is kept as an event: it may cost money, and a person can cancel it."""
         surroundings = self._surroundings
-        if run is not None and record_job(surroundings, run, job) is not None:
+        if run is None:
+            known = surroundings.ledger.run(followed.run_id)
+            note_unclaimed(surroundings, followed.run_id, known.backend if known is not None else None, job)
+        elif record_job(surroundings, run, job) is not None:
             record_health(surroundings, run.backend, None, None)
-        else:
-            surroundings.ledger.note("job.unclaimed", {"provider_job_id": job.job_id}, run_id=followed.run_id)
 
     def _record_refusal(self, followed: _Followed, run: Run, refused: NotSubmitted) -> bool:
         """Certain of this submission; of an earlier one in doubt it says nothing."""
@@ -321,8 +337,9 @@ class Poller:
 
     def _doubt(self, followed: _Followed, run: Run, reason: str) -> None:
         """From now on it waits for a person."""
+        if record_doubt(self._surroundings, run, reason) is None:
+            raise _Changed
         self.forget(followed.run_id)
-        record_doubt(self._surroundings, run, reason)
 
     def _record_finding(self, followed: _Followed, run: Run, finding: Finding, provider: Provider | None) -> bool:
         """``provider`` is None where it could not even be asked."""
@@ -366,10 +383,13 @@ class Poller:
         return deadline is not None and self._now() > deadline + run.grace_ms
 
     def _end(self, run: Run, ending: Ending, note: Mapping[str, Any] | None) -> bool:
-        """Settled with what the run is now; its board may be told later."""
+        """Settled as what the run is now; its board may be told later."""
+        settled = self._surroundings.settlement.settle(run, ending, self._surroundings.me, note)
+        if settled is None:
+            raise _Changed
         self.forget(run.run_id)
         try:
-            self._surroundings.settlement.end(run, ending, self._surroundings.me, note)
+            self._surroundings.settlement.finish_and_close([settled])
         except BoardUnreachable as error:
             _log.warning("%s", error)
         self._surroundings.wake_everybody()

@@ -14,6 +14,7 @@ from operations_center.in_flight_reconcile.jobs import (
     Asked,
     ending_found,
     look_after_all,
+    note_of,
     record_doubt,
     record_findings,
 )
@@ -167,7 +168,7 @@ def _settle(surroundings: Surroundings, batch: Sequence[Action], trigger: str) -
 def _ended(action: Action, trigger: str) -> Ended:
     assert action.ending is not None
     note = {"trigger": trigger, "rule": action.rule, "verdict": action.verdict, "evidence": action.reason}
-    return Ended(_run_of(action), action.ending, note)
+    return Ended(_run_of(action), action.ending, {**note, **action.note})
 
 
 def _remove_cgroup(surroundings: Surroundings, action: Action, run: Run) -> None:
@@ -226,7 +227,8 @@ def _act_on(
         action = replace(asked[each.run.run_id], run=each.run)
         ending = ending_found(each.run, each.finding, past_grace=_past_grace(surroundings, action))
         if ending is not None:
-            over.append(replace(action, deed=Deed.FREE, ending=ending, proof=ending.proof))
+            note = note_of(each.run, each.finding)
+            over.append(replace(action, deed=Deed.FREE, ending=ending, proof=ending.proof, note=note))
         elif isinstance(each.finding, Unsure):
             reports.append(ActionReport(action, Done.ERROR, each.finding.reason))
         else:

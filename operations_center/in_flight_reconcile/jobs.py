@@ -89,18 +89,19 @@ def _look_after(surroundings: Surroundings, run: Run, memory: JobMemory | None) 
 
 
 def record_job(surroundings: Surroundings, run: Run, job: Job) -> Run | None:
-    """The id that a submission has brought; None when somebody else has changed the run. Raises LedgerBusy.
-
-    An id that no run takes any more is kept as an event: it may cost money, and a person can cancel it.
-    """
+    """The id that a submission has brought; None when somebody else has changed the run. Raises LedgerBusy."""
     now = surroundings.clock.now()
     with surroundings.ledger.transaction():
         surroundings.ledger.remember_jobs({run.run_id: JobMemory(urls=job.urls, heard_at=now.wall)})
         submitted = surroundings.ledger.change_run(run, "run.submitted", provider_job_id=job.job_id)
         if submitted is None:
-            data = {"backend": run.backend, "provider_job_id": job.job_id}
-            surroundings.ledger.note("job.unclaimed", data, run_id=run.run_id)
+            note_unclaimed(surroundings, run.run_id, run.backend, job)
     return submitted
+
+
+def note_unclaimed(surroundings: Surroundings, run_id: str, backend: str | None, job: Job) -> None:
+    """An id that no run takes any more is kept as an event: it may cost money, and a person can cancel it."""
+    surroundings.ledger.note("job.unclaimed", {"backend": backend, "provider_job_id": job.job_id}, run_id=run_id)
 
 
 def record_doubt(surroundings: Surroundings, run: Run, reason: str) -> Run | None:

@@ -1,8 +1,9 @@
 """Verdicts in, actions out. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -44,6 +45,8 @@ class StopOrder:
 
 
 class Action(msgspec.Struct, frozen=True, gc=False):
+    """``note`` is what the log keeps of an end beside the verdict: what a job has made."""
+
     deed: Deed
     task_id: str
     reason: str
@@ -55,6 +58,7 @@ class Action(msgspec.Struct, frozen=True, gc=False):
     ending: Ending | None = None
     order: StopOrder | None = None
     claim: Claim | None = None
+    note: Mapping[str, Any] = {}
 
 
 def plan_actions(judgements: Iterable[Judgement], stale: Iterable[Claim]) -> list[Action]:
@@ -93,8 +97,7 @@ def _action_on_job(judgement: Judgement) -> Action | None:
     seen = judgement.evidence
     match judgement.verdict:
         case Verdict.ORPHAN:
-            ending = Ending(Outcome.NEVER_STARTED, Proof.NEVER_SUBMITTED, judgement.rule.reason)
-            return _freeing(judgement, ending)
+            return _freeing(judgement, _never_submitted(judgement))
         case Verdict.UNKNOWABLE if judgement.rule.proof is not None:
             return _freeing(judgement, Ending(Outcome.UNKNOWN, judgement.rule.proof, seen.run.doubt or _LATE))
         case Verdict.UNKNOWABLE:
@@ -181,6 +184,13 @@ def _never_started(judgement: Judgement) -> Ending:
     if run.signalled_at is not None:
         return Ending(Outcome.LOST, Proof.PROCESS_GONE, run.stop_reason)
     return Ending(Outcome.NEVER_STARTED, Proof.NEVER_STARTED, judgement.rule.reason)
+
+
+def _never_submitted(judgement: Judgement) -> Ending:
+    run = judgement.evidence.run
+    if run.stop_outcome is not None:
+        return Ending(run.stop_outcome, Proof.NEVER_SUBMITTED, run.stop_reason)
+    return Ending(Outcome.NEVER_STARTED, Proof.NEVER_SUBMITTED, judgement.rule.reason)
 
 
 def stop_order(judgement: Judgement) -> StopOrder:

@@ -7,15 +7,21 @@ Nothing here goes through the code that decides: the process table is read by th
     I3  a task never has two open runs
     I4  no task is lost
     I5  a run's outcome is recorded once, by its current holder, and with a proof
+
+A provider run has no process. Its slot is held as long as there may be a job: of I1 this is left that a submission was
+begun, that somebody looks after it or a person is asked, and that nothing it has made is missing or torn.
 """
 
+import hashlib
 import os
 import select
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 
-from operations_center.model import HOLDS_SLOT, OPEN, Event, Run, RunState, TaskState
+from operations_center.config import HttpJobSettings
+from operations_center.model import HOLDS_SLOT, OPEN, Event, Proof, Run, RunState, TaskState
 from operations_center.wiring import Center
 
 ALL_RUNS = 100_000
@@ -35,6 +41,7 @@ def broken_promises(center: Center) -> list[str]:
         *broken_history(center.ledger.events(), caps),
         *lost_tasks(center, runs),
         *unproven(runs),
+        *broken_jobs(center, runs),
         *center.ledger.verify(),
     ]
 
@@ -93,7 +100,7 @@ def broken_slots(runs: Iterable[Run], living: Mapping[str, Collection[int]]) -> 
     """I1, both ways. Processes of runs that this ledger does not know are somebody else's."""
     for run in runs:
         pids = sorted(living.get(run.run_id, ()))
-        if run.state in HOLDS_SLOT and not pids:
+        if run.state in HOLDS_SLOT and not pids and not run.is_job:
             yield f"I1: run {run.run_id} is {run.state} and holds a slot without a live process"
         if run.state not in HOLDS_SLOT and pids:
             yield f"I1: processes {pids} of run {run.run_id} are alive, and it is {run.state}"
@@ -159,3 +166,73 @@ def broken_witness(lines: Iterable[str]) -> Iterator[str]:
             yield f"I3: task {task_id} ran twice at once, the second time as run {run_id}"
         if word == "over":
             yield f"I2: run {run_id} ran beside more than its backend takes"
+
+
+def broken_jobs(center: Center, runs: Iterable[Run]) -> Iterator[str]:
+    """What is true of provider runs instead of I1."""
+    backends = center.config.backends
+    jobs = {run.run_id: run for run in runs if run.is_job}
+    tasks = center.board.states([run.task_id for run in jobs.values()]) if jobs else {}
+    for run in jobs.values():
+        if run.state in HOLDS_SLOT:
+            yield from _broken_slot_of_job(run, tasks.get(run.task_id), _may_submit_again(backends.get(run.backend)))
+        elif _contradicts(run):
+            yield f"I5: run {run.run_id} has ended with proof {run.proof}, and its job is {run.provider_job_id}"
+    again = {run_id for run_id, run in jobs.items() if _may_submit_again(backends.get(run.backend))}
+    yield from broken_submissions((event for event in center.ledger.events() if event.run_id in jobs), again)
+    yield from _broken_artifacts(center, jobs)
+
+
+def _may_submit_again(settings: object) -> bool:
+    return isinstance(settings, HttpJobSettings) and bool(settings.idempotency_header or settings.own_id)
+
+
+def _broken_slot_of_job(run: Run, task: TaskState | None, may_submit_again: bool) -> Iterator[str]:
+    if run.submitting_at is None:
+        if not _is_there(run.watcher_pid, run.watcher_ticks):
+            yield f"I1: run {run.run_id} holds a slot, and nobody is left who could submit it"
+    elif run.doubt is not None:
+        if task is TaskState.RUNNING:
+            yield f"I4: run {run.run_id} waits for a person, and its task is not blocked"
+    elif run.provider_job_id is None and not may_submit_again and not _is_there(run.watcher_pid, run.watcher_ticks):
+        yield f"I4: nobody can know whether run {run.run_id} has a job, and no person is asked"
+
+
+def _is_there(pid: int, start_ticks: int) -> bool:
+    fields = _stat(str(pid))
+    return bool(fields) and fields[0] not in _GONE and int(fields[19]) == start_ticks
+
+
+def _contradicts(run: Run) -> bool:
+    """A proof that cannot be one for a job that is known, or for one that is not."""
+    wrong = Proof.NEVER_SUBMITTED if run.provider_job_id is not None else Proof.PROVIDER_ANSWERED
+    return run.proof is wrong
+
+
+def broken_submissions(events: Iterable[Event], again: Collection[str]) -> Iterator[str]:
+    """Submitted once, but for the runs in ``again``, and never with a job's id known, which does not change."""
+    begun: Counter[str] = Counter()
+    known: dict[str, str] = {}
+    for event in events:
+        assert event.run_id is not None
+        if event.kind == "run.submitting":
+            begun[event.run_id] += 1
+            if begun[event.run_id] > 1 and event.run_id not in again:
+                yield f"run {event.run_id} is submitted once more by event {event.seq}, without a key"
+            if event.run_id in known:
+                yield f"run {event.run_id} is submitted by event {event.seq}, and has job {known[event.run_id]}"
+        if event.kind == "run.submitted":
+            job_id = event.data["run"].get("provider_job_id", known.get(event.run_id))
+            if known.setdefault(event.run_id, job_id) != job_id:
+                yield f"run {event.run_id} had job {known[event.run_id]}, and has {job_id} after event {event.seq}"
+
+
+def _broken_artifacts(center: Center, jobs: Mapping[str, Run]) -> Iterator[str]:
+    """What the log says that jobs have made is there, and as it was downloaded."""
+    for event in center.ledger.events():
+        if event.kind != "run.settled" or event.run_id not in jobs:
+            continue
+        for artifact in event.data.get("artifacts", ()):
+            path = Path(center.state.run(event.run_id), "artifacts", artifact["name"])
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != artifact["sha256"]:
+                yield f"run {event.run_id}: {path.name} is not what its job has made"

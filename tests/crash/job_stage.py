@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 # Imported before the watchers are forked: none of them pays for it.
 import httpx  # noqa: F401
+import msgspec
 
 import operations_center.polling
 import operations_center.providers.wire  # noqa: F401
@@ -76,6 +77,7 @@ FILES = ("a.mp4", "b.mp4")
 NAMES = {"output-1.mp4": "a.mp4", "output-2.mp4": "b.mp4", "thumbnail-1.jpg": "t.jpg"}
 SIZE = 5000
 SUCCEEDS = Course(polls=2, outputs=FILES, thumbnail="t.jpg", size=SIZE)
+ENDS_AT_ONCE = msgspec.structs.replace(SUCCEEDS, polls=1)
 FAILS = Course(polls=9, end="failed", error="no such model")
 """Polled longer, for nothing is fetched: where kinds rotate from point to point, none is to end long before others."""
 

@@ -23,13 +23,16 @@ from typing import NamedTuple
 import pytest
 
 from operations_center.errors import OperationsCenterError
-from operations_center.model import Outcome
+from operations_center.model import Outcome, Proof
+from operations_center.outcomes import Ending
 from operations_center.stopping.resolving import Resolution
 from operations_center.stopping.runs import cancel_task, stop_run
 from operations_center.wiring import Center
 from tests.crash.job_stage import (
+    ENDS_AT_ONCE,
     KINDS,
     NOBODY_DECIDES,
+    Kind,
     Stories,
     Story,
     after,
@@ -213,3 +216,43 @@ def test_a_watcher_that_stood_still_changes_nothing_that_was_decided_meanwhile(
     points = list(points_of(stories, kinds_of(life, place), LIVES[life], PLACES[place], part, overtaken_at))
     assert len({point.where for point in points}) >= 3
     assert len({point.deed for point in points}) >= 3
+
+
+# Between a look and a write
+
+
+BETWEEN: dict[str, tuple[str, dict[str, object], Outcome, int]] = {
+    "before it is submitted": ("Poller._order", {}, Outcome.STOPPED, 0),
+    "before its end is recorded": ("ending_found", {}, Outcome.SUCCEEDED, 1),
+    "before a doubt is recorded": ("record_health", {"vanish": True}, Outcome.FAILED, 1),
+}
+"""After which function the watcher stands still, the rule of the submission, how the run ends, and jobs in all."""
+
+
+@pytest.mark.parametrize("when", BETWEEN)
+def test_a_stop_that_comes_between_a_look_and_a_write_is_heeded(stories: Stories, when: str) -> None:
+    function, rule, outcome, jobs = BETWEEN[when]
+    with stories.begin(Kind(course=ENDS_AT_ONCE)) as story:
+        if rule:
+            story.remote.rule("submit", **rule)
+        watcher = story.stage.stepped(story.stage.watch, 1, is_step=after(function))
+        with story.stage.center() as center:
+            stop(center, story, Resolution.FAILED)
+        goes_to_its_end(watcher)
+        story.come_to_the_end(Resolution.FAILED)
+        assert [run.outcome for run in story.runs()] == [outcome]
+        assert len(story.remote.jobs()) == jobs
+        story.assert_it_ended_well(SOMEBODY_DECIDES)
+
+
+def test_a_watcher_waits_for_the_answer_of_a_submission_that_a_person_has_given_up(stories: Stories) -> None:
+    with stories.begin(KINDS["takes no key"]) as story:
+        story.remote.rule("submit", delay=1.0)
+        watcher = story.stage.stepped(story.stage.watch, 1, is_step=after("Poller._submit"))
+        with story.stage.center() as center:
+            (run,) = center.ledger.open_runs()
+            assert center.settlement.end(run, Ending(Outcome.FAILED, Proof.RESOLVED, "looked it up"), center.me)
+        story.decided[run.run_id] = Resolution.FAILED
+        goes_to_its_end(watcher)
+        story.assert_late_ids_are_reported()
+        story.assert_it_ended_well()

@@ -30,6 +30,7 @@ from operations_center.presentation import task_as_json
 from operations_center.stopping.resolving import Resolution
 from operations_center.wiring import Center
 from tests.crash.job_stage import (
+    ENDS_AT_ONCE,
     FAILS,
     KEY,
     KINDS,
@@ -53,7 +54,7 @@ from tests.syscalls import EVERY_POINT
 
 pytestmark = pytest.mark.timeout(3600 if EVERY_POINT else 300)
 
-SHARE = 1 if EVERY_POINT else 12
+SHARE = 1 if EVERY_POINT else 18
 
 LATE_MS = 60_000
 
@@ -72,7 +73,7 @@ class Point(NamedTuple):
 # What a dead watcher has left
 
 JOBS: dict[str, tuple[str, Course | None]] = {
-    "t1": ("submitted", Course(polls=1, outputs=SUCCEEDS.outputs, thumbnail=SUCCEEDS.thumbnail, size=SUCCEEDS.size)),
+    "t1": ("submitted", ENDS_AT_ONCE),
     "t2": ("submitted", SUCCEEDS),
     "t3": ("submitted", Course(polls=1, end=FAILS.end, error=FAILS.error)),
     "t4": ("submitting", SUCCEEDS),

@@ -83,6 +83,13 @@ def test_row_4_a_reservation_is_freed_when_its_watcher_takes_too_long() -> None:
     assert verdict(POLLED, RESERVED_RUN) == (4, Verdict.ORPHAN, Proof.NEVER_SUBMITTED)
 
 
+def test_row_4_a_reservation_that_a_person_stopped_is_not_run_again() -> None:
+    stopped = replace(RESERVED_RUN, stop_outcome=Outcome.STOPPED, stop_reason="enough")
+    (action,) = plan_actions(judge([replace(LEFT, run=stopped)]), ())
+    assert action.ending is not None
+    assert (action.ending.outcome, action.ending.proof) == (Outcome.STOPPED, Proof.NEVER_SUBMITTED)
+
+
 def test_row_4_a_reservation_of_before_a_reboot_is_freed() -> None:
     assert verdict(LEFT, RESERVED_RUN, place=Place.OTHER_BOOT) == (4, Verdict.ORPHAN, Proof.NEVER_SUBMITTED)
 

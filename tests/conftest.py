@@ -8,7 +8,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"tests.{name}"
-        for name in ("cli", "crash", "fleet", "keeper", "model", "providers", "releases", "runs", "syscalls")
+        for name in ("cli", "crash", "fleet", "keeper", "model", "providers", "ray", "releases", "runs", "syscalls")
     )
 )
 

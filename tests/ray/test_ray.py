@@ -36,8 +36,6 @@ max_concurrent = 2
 timeout = "10m"
 """
 
-SHORT_S, LONG_S = 3, 600
-
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
@@ -64,8 +62,13 @@ def add(fleet: Fleet, command: str) -> None:
         center.board.add([NewTask(command, "goal")])
 
 
-def prints(mark: str, seconds: float) -> str:
-    return f"echo begin-{mark}; sleep {seconds}; echo end-{mark}"
+def prints(mark: str, meanwhile: str = "sleep 1") -> str:
+    return f"echo begin-{mark}; {meanwhile}; echo end-{mark}"
+
+
+def until_let_go(fleet: Fleet) -> str:
+    """``fleet.let_go()`` reaches the jobs of a cluster on this machine, too."""
+    return f"until [ -e '{fleet.root}/go' ]; do sleep 0.1; done"
 
 
 def the_run(fleet: Fleet) -> Run:
@@ -85,8 +88,16 @@ def events(fleet: Fleet, kind: str) -> list[Event]:
         return [event for event in center.ledger.events() if event.kind == kind]
 
 
-def is_done(fleet: Fleet) -> bool:
-    return the_task(fleet).state is TaskState.DONE
+def is_submitted(fleet: Fleet) -> bool:
+    return bool(events(fleet, "run.submitted"))
+
+
+def is_closed(fleet: Fleet) -> bool:
+    return bool(events(fleet, "run.closed"))
+
+
+def words(cluster: Cluster, mark: str) -> list[str]:
+    return [job["status"] for job in cluster.jobs(mark)]
 
 
 def logs(fleet: Fleet) -> list[str]:
@@ -106,14 +117,14 @@ def assert_one_job_whose_log_was_fetched_once(fleet: Fleet, cluster: Cluster, re
     assert log.splitlines().count(f"end-{mark}") == 1
     assert relay.asked("GET", "/logs") == 1
     assert len(events(fleet, "run.settled")) == 1
-    assert is_done(fleet)
+    assert the_task(fleet).state is TaskState.DONE
     assert not fleet.broken_promises()
 
 
 def test_a_task_is_a_job_under_our_id_and_its_log_is_the_artifact(
     fleet: Fleet, cluster: Cluster, relay: Relay, mark: str
 ) -> None:
-    add(fleet, prints(mark, SHORT_S))
+    add(fleet, prints(mark))
     fleet.run("watch", "--role", "goal", "--once")
     assert_one_job_whose_log_was_fetched_once(fleet, cluster, relay, mark)
     assert relay.asked("POST", "/api/jobs/") == 1
@@ -122,13 +133,15 @@ def test_a_task_is_a_job_under_our_id_and_its_log_is_the_artifact(
 def test_everything_is_killed_in_the_middle_of_a_job_and_the_result_is_fetched_once(
     fleet: Fleet, cluster: Cluster, relay: Relay, mark: str
 ) -> None:
-    add(fleet, prints(mark, SHORT_S))
+    add(fleet, prints(mark, until_let_go(fleet)))
     fleet.up()
-    wait_until(lambda: [job["status"] for job in cluster.jobs(mark)] == ["RUNNING"], "the job runs")
+    wait_until(lambda: words(cluster, mark) == ["RUNNING"], "the job runs")
     kill_everything(fleet)
     assert the_run(fleet).state is RunState.RUNNING
     fleet.up()
-    wait_until(lambda: is_done(fleet), "the task is done")
+    wait_until(lambda: events(fleet, "run.adopted"), "the adoption")
+    fleet.let_go()
+    wait_until(lambda: is_closed(fleet), "the run is closed")
     assert len(events(fleet, "run.adopted")) == 1
     assert relay.asked("POST", "/api/jobs/") == 1
     assert_one_job_whose_log_was_fetched_once(fleet, cluster, relay, mark)
@@ -137,24 +150,21 @@ def test_everything_is_killed_in_the_middle_of_a_job_and_the_result_is_fetched_o
 def test_a_job_that_ends_while_nobody_lives_is_fetched_once(
     fleet: Fleet, cluster: Cluster, relay: Relay, mark: str
 ) -> None:
-    add(fleet, prints(mark, SHORT_S))
+    add(fleet, prints(mark, until_let_go(fleet)))
     fleet.up()
-    wait_until(lambda: submitted(fleet), "the submission")
+    wait_until(lambda: is_submitted(fleet), "the submission")
     kill_everything(fleet)
-    wait_until(lambda: [job["status"] for job in cluster.jobs(mark)] == ["SUCCEEDED"], "the job has ended")
+    fleet.let_go()
+    wait_until(lambda: words(cluster, mark) == ["SUCCEEDED"], "the job has ended")
     assert relay.asked("GET", "/logs") == 0
     fleet.up()
-    wait_until(lambda: is_done(fleet), "the task is done")
+    wait_until(lambda: is_closed(fleet), "the run is closed")
     assert_one_job_whose_log_was_fetched_once(fleet, cluster, relay, mark)
 
 
 def kill_everything(fleet: Fleet) -> None:
     """KILL to supervisor, fork server, watcher and watchdog; a job of Ray's is none of the fleet's processes."""
     fleet.clean_up()
-
-
-def submitted(fleet: Fleet) -> bool:
-    return the_run(fleet).provider_job_id is not None
 
 
 # A watcher is killed around its submission.
@@ -165,7 +175,7 @@ def test_a_submission_without_an_answer_becomes_one_job(
     fleet: Fleet, cluster: Cluster, relay: Relay, mark: str, keep: Callable[[Relay], Kept]
 ) -> None:
     kept = keep(relay)
-    kill_the_submitter(fleet, kept, prints(mark, SHORT_S))
+    kill_the_submitter(fleet, kept, prints(mark))
     assert (the_run(fleet).state, the_run(fleet).provider_job_id) == (RunState.RUNNING, None)
     assert len(cluster.jobs(mark)) == (1 if kept.is_answer else 0)
     fleet.run("watch", "--role", "goal", "--once")
@@ -180,14 +190,14 @@ def test_a_submission_that_arrives_just_before_it_is_sent_again_is_found(
     fleet: Fleet, cluster: Cluster, relay: Relay, mark: str
 ) -> None:
     first = relay.keep_next_submission()
-    kill_the_submitter(fleet, first, prints(mark, SHORT_S))
+    kill_the_submitter(fleet, first, prints(mark))
     second = relay.keep_next_submission()
     watcher = fleet.popen("watch", "--role", "goal")
     assert second.arrived.wait(PATIENCE_S)
     assert not cluster.jobs(mark)
     assert first.let_go() == 200
     assert second.let_go() == 500
-    wait_until(lambda: is_done(fleet), "the task is done")
+    wait_until(lambda: is_closed(fleet), "the run is closed")
     assert watcher.poll() is None
     assert_one_job_whose_log_was_fetched_once(fleet, cluster, relay, mark)
 
@@ -196,7 +206,7 @@ def test_a_submission_that_arrives_just_before_it_is_sent_again_is_found(
 def test_a_watcher_that_is_killed_about_when_its_submission_is_answered_leaves_one_job(
     fleet: Fleet, cluster: Cluster, relay: Relay, mark: str, delay_ms: int
 ) -> None:
-    add(fleet, prints(mark, 0))
+    add(fleet, prints(mark, "true"))
     kept = relay.keep_answer_to_next_submission()
     watcher = fleet.popen("watch", "--role", "goal")
     assert kept.arrived.wait(PATIENCE_S)
@@ -231,13 +241,15 @@ def test_a_job_that_fails_blocks_its_task_with_the_message_of_ray(
     assert the_run(fleet).outcome is Outcome.FAILED
     task = the_task(fleet)
     assert task.state is TaskState.BLOCKED
-    assert "exit code 3" in (task.reason or "")
+    said = " ".join(job["message"].split())
+    assert said.startswith("Job entrypoint command failed with exit code 3")
+    assert said[:200] in (task.reason or "")
 
 
 def test_a_stop_stops_the_job_and_blocks_its_task(fleet: Fleet, cluster: Cluster, relay: Relay, mark: str) -> None:
-    add(fleet, prints(mark, LONG_S))
+    add(fleet, prints(mark, until_let_go(fleet)))
     fleet.popen("watch", "--role", "goal")
-    wait_until(lambda: [job["status"] for job in cluster.jobs(mark)] == ["RUNNING"], "the job runs")
+    wait_until(lambda: words(cluster, mark) == ["RUNNING"], "the job runs")
     fleet.run("stop", the_run(fleet).run_id, "--reason", "too dear")
     assert (the_run(fleet).outcome, the_task(fleet).state) == (Outcome.STOPPED, TaskState.BLOCKED)
-    assert [job["status"] for job in cluster.jobs(mark)] == ["STOPPED"]
+    assert words(cluster, mark) == ["STOPPED"]

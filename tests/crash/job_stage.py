@@ -50,7 +50,7 @@ job_id = "id"
 error = "error"
 outputs = "outputs[].url"
 thumbnails = "thumbnail_url"
-max_concurrent = 9
+max_concurrent = {cap}
 timeout = "1h"
 grace = "1s"
 [backends.video.submit]
@@ -108,8 +108,8 @@ class Kind(NamedTuple):
     def provider(self) -> Provider:
         return Provider(idempotent="idempotency" in self.key, own_ids="own_id" in self.key, course=self.course)
 
-    def config(self, remote: Remote) -> str:
-        return CONFIG.format(url=remote.url, more=self.key, field=self.field)
+    def config(self, remote: Remote, cap: int) -> str:
+        return CONFIG.format(url=remote.url, more=self.key, field=self.field, cap=cap)
 
 
 KEY = Kind('idempotency_header = "Idempotency-Key"')
@@ -368,7 +368,7 @@ def reconcile(center: Center) -> Report:
 
 @dataclass
 class Stories:
-    """Each begins with one task, and with a provider of the kind that is wanted, without rules of earlier ones."""
+    """Each begins with some tasks, and a provider of the kind that is wanted, which takes as many runs and no more."""
 
     root: Path
     remote: Remote
@@ -391,4 +391,4 @@ class Stories:
     def _make(self, kind: Kind) -> Template:
         root = self.root / f"template {len(self._templates)}"
         root.mkdir()
-        return Template.make(root, tasks=self.tasks, config=kind.config(self.remote))
+        return Template.make(root, tasks=self.tasks, config=kind.config(self.remote, cap=self.tasks))

@@ -49,7 +49,6 @@ from tests.syscalls import EVERY_POINT
 
 pytestmark = pytest.mark.timeout(3600 if EVERY_POINT else 300)
 
-SHARE = 1 if EVERY_POINT else 12
 PARTS = 2 if EVERY_POINT else 1
 
 LATE_MS = 60_000
@@ -99,21 +98,23 @@ LIVES: dict[str, Scenario] = {
     "the next one, after the first answer": partial(next_watcher, "Poller._record"),
 }
 
-PLACES = {"in the loop": in_the_loop, "in a request": in_requests}
+PLACES = {"in the loop": (in_the_loop, 17), "in a request": (in_requests, 9)}
+"""What the points are, and of how many the suite takes one."""
 
 
 def points_of(
     stories: Stories,
     kinds: Collection[str],
     scenario: Scenario,
-    is_step: IsStep,
+    place: str,
     part: int,
     story_at: Callable[[Story, Stepped, int], str],
 ) -> Iterator[Point]:
     """A story for each point of a part, of one kind after the other, until one of them ends before its step."""
+    is_step, share = PLACES[place]
     rotations = [[kind] for kind in kinds] if EVERY_POINT else [[*kinds]]
     for rotation in rotations:
-        for number, step in enumerate(itertools.count(1 + part, PARTS * SHARE)):
+        for number, step in enumerate(itertools.count(1 + part, PARTS * (1 if EVERY_POINT else share))):
             kind = rotation[number % len(rotation)]
             with stories.begin(KINDS[kind]) as story:
                 watcher = scenario(story, step, is_step)
@@ -153,7 +154,7 @@ def kinds_of(life: str, place: str) -> Collection[str]:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("life", LIVES)
 def test_a_provider_run_survives_every_death_of_its_watcher(stories: Stories, life: str, place: str, part: int) -> None:
-    points = list(points_of(stories, kinds_of(life, place), LIVES[life], PLACES[place], part, killed_at))
+    points = list(points_of(stories, kinds_of(life, place), LIVES[life], place, part, killed_at))
     assert len({point.where for point in points}) >= 3
     assert len({point.kind for point in points}) >= 3
 
@@ -213,7 +214,7 @@ def overtaken_at(story: Story, watcher: Stepped, number: int) -> str:
 def test_a_watcher_that_stood_still_changes_nothing_that_was_decided_meanwhile(
     stories: Stories, life: str, place: str, part: int
 ) -> None:
-    points = list(points_of(stories, kinds_of(life, place), LIVES[life], PLACES[place], part, overtaken_at))
+    points = list(points_of(stories, kinds_of(life, place), LIVES[life], place, part, overtaken_at))
     assert len({point.where for point in points}) >= 3
     assert len({point.deed for point in points}) >= 3
 

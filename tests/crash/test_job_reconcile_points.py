@@ -54,7 +54,7 @@ from tests.syscalls import EVERY_POINT
 
 pytestmark = pytest.mark.timeout(3600 if EVERY_POINT else 300)
 
-SHARE = 1 if EVERY_POINT else 18
+SHARE = 1 if EVERY_POINT else 24
 
 LATE_MS = 60_000
 
@@ -214,7 +214,7 @@ def test_what_a_person_says_counts_once_whatever_becomes_of_who_said_it(stories:
 def resolvers_stopped_everywhere(stories: Stories, fate: str) -> Iterator[Point]:
     rotations = [[each] for each in Resolution] if EVERY_POINT else [[*Resolution]]
     for rotation in rotations:
-        for number, step in enumerate(itertools.count(1, max(SHARE // 3, 1))):
+        for number, step in enumerate(itertools.count(1, max(SHARE // 4, 1))):
             where = resolver_stopped_at(stories, rotation[number % len(rotation)], fate, step)
             if where is None:
                 break

@@ -273,7 +273,12 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # Whoever sent it was killed in the midst of it: this is no request.
+            self.close_connection = True
+            return
         if self.path.startswith("/control/"):
             self._send(self.memory.control(self.command, self.path.removeprefix("/control/"), body), None)
             return

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ def submit(provider: Remote, body: Any = None, **headers: str) -> str:
     status, job = ask("POST", f"{provider.url}/jobs", body or {}, **headers)
     assert status in (200, 201)
     return str(job["id"])
+
+
+def test_a_submission_that_breaks_off_is_none(provider: Remote) -> None:
+    address = urlsplit(provider.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(b'POST /jobs HTTP/1.1\r\nHost: provider\r\nContent-Length: 20\r\n\r\n{"prompt"')
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+    assert provider.jobs() == []
 
 
 def test_a_job_goes_its_course_and_makes_its_files(provider: Remote) -> None:

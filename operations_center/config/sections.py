@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from operations_center.admission import Limits
 from operations_center.model import TaskState
 
 UNIT_SUFFIXES = re.compile(r"_(ms|bytes)\Z")
@@ -176,6 +177,15 @@ class Backend(Section, frozen=True, kw_only=True):
     min_available_memory_bytes: Size | None = None
     timeout_ms: PositiveDuration | None = None
     grace_ms: Duration = 10_000
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            max_concurrent=self.max_concurrent,
+            max_per_hour=self.max_per_hour,
+            max_per_day=self.max_per_day,
+            min_available_memory=self.min_available_memory_bytes,
+        )
 
     @property
     def longest_submission_ms(self) -> int:

@@ -24,12 +24,7 @@ class HttpJobBackend:
 
     @property
     def limits(self) -> Limits:
-        return Limits(
-            max_concurrent=self.settings.max_concurrent,
-            max_per_hour=self.settings.max_per_hour,
-            max_per_day=self.settings.max_per_day,
-            min_available_memory=self.settings.min_available_memory_bytes,
-        )
+        return self.settings.limits
 
     @property
     def timeout_ms(self) -> int | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from operations_center import config
-from operations_center.admission import Limits, Obstacle, Refusal, refusals
+from operations_center.admission import Obstacle, Refusal, refusals
 from operations_center.fleet import look_at
 from operations_center.model import Task, TaskState
 from operations_center.wiring import Center
@@ -52,13 +52,8 @@ def _refused(center: Center, task: Task, role: config.Role, backend: str) -> lis
     settings = center.config.backends.get(backend)
     if settings is None:
         return [Refusal(Obstacle.NO_ROLE, f"there is no backend {backend} in the configuration")]
-    limits = Limits(
-        max_concurrent=settings.max_concurrent,
-        max_per_hour=settings.max_per_hour,
-        max_per_day=settings.max_per_day,
-        min_available_memory=settings.min_available_memory_bytes,
-    )
-    return refusals(center.ledger.admission_facts(task.task_id, role.name, backend, limits), limits, backend)
+    facts = center.ledger.admission_facts(task.task_id, role.name, backend, settings.limits)
+    return refusals(facts, settings.limits, backend)
 
 
 def _concurrency(center: Center, role: config.Role) -> list[Refusal]:

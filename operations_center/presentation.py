@@ -47,7 +47,7 @@ def run_as_json(run: Run) -> dict[str, Any]:
         "closed_at": rfc3339(run.closed_at),
         "deadline_at": rfc3339(run.deadline_at),
         "exit_code": run.exit_code,
-        "reason": run.reason,
+        "reason": run.reason or run.doubt,
         "stop_reason": run.stop_reason,
         "release": run.release,
     }

@@ -111,7 +111,8 @@ def record_doubt(surroundings: Surroundings, run: Run, reason: str) -> Run | Non
     """
     doubted: Run | None = run
     if run.doubt is None:
-        doubted = surroundings.ledger.change_run(run, "run.in_doubt", holder=run.holder + 1, doubt=reason)
+        doubt = reason.rstrip(".")
+        doubted = surroundings.ledger.change_run(run, "run.in_doubt", holder=run.holder + 1, doubt=doubt)
     if doubted is not None:
         finish = Finish(TaskState.BLOCKED, f"{doubted.doubt}; see `operations-center resolve {run.run_id}`")
         surroundings.board.block(run.task_id, run.run_id, finish)

@@ -133,6 +133,8 @@ def test_a_submission_without_an_answer_is_held_for_a_person_and_never_sent_agai
     with fleet.center() as center:
         assert center.ledger.slots_held() == {"video": 1}
     assert "resolve" in the_task(fleet).reason
+    (shown,) = fleet.json("runs", "--open", "--json")["runs"]
+    assert shown["reason"] == run.doubt
 
 
 @pytest.mark.parametrize(

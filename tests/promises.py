@@ -230,7 +230,7 @@ def broken_submissions(events: Iterable[Event], again: Collection[str]) -> Itera
 def _broken_artifacts(center: Center, jobs: Mapping[str, Run]) -> Iterator[str]:
     """What the log says that jobs have made is there, and as it was downloaded."""
     for event in center.ledger.events():
-        if event.kind != "run.settled" or event.run_id not in jobs:
+        if event.kind != "run.settled" or event.run_id is None or event.run_id not in jobs:
             continue
         for artifact in event.data.get("artifacts", ()):
             path = Path(center.state.run(event.run_id), "artifacts", artifact["name"])

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -284,8 +285,21 @@ def _adopt(surroundings: Surroundings, action: Action) -> bool:
         keeper_ticks=keeper.start_ticks if keeper else None,
         cgroup=str(tree.query.cgroup) if tree and tree.query.cgroup else run.cgroup,
         started_at=run.started_at or surroundings.clock.now().wall,
+        **(_brought_here(surroundings, run) if run.is_job else {}),
     )
     return adopted is not None
+
+
+def _brought_here(surroundings: Surroundings, run: Run) -> dict[str, Any]:
+    """A job outlives its boot and its host: from now on its poller, and its deadline's clock, are those of this one."""
+    host, now = surroundings.host, surroundings.clock.now()
+    return {
+        "host_id": host.host_id,
+        "boot_id": host.boot_id,
+        "pid_namespace": host.pid_namespace,
+        "host": host.name,
+        "deadline_mono": now.monotonic + run.deadline_at - now.wall if run.deadline_at is not None else None,
+    }
 
 
 def _requeue(surroundings: Surroundings, action: Action) -> bool:

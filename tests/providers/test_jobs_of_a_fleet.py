@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from operations_center.boards.local import NewTask
+from operations_center.in_flight_reconcile import Trigger, Verdict, clear_orphaned_in_flight, explain_run
 from operations_center.model import Outcome, Proof, Run, RunState, TaskState
 from tests.fleet import Fleet, wait_until
 from tests.providers.remote import Remote, provider_process
@@ -389,3 +391,15 @@ def test_words_that_nobody_knows_are_counted_in_the_log(fleet: Fleet, remote: Re
     with fleet.center() as center:
         words = [event.data["word"] for event in center.ledger.events() if event.kind == "job.unknown_word"]
     assert words == ["pondering"]
+
+
+def test_a_job_that_is_adopted_after_a_reboot_is_polled_here_from_then_on(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    polled_by_nobody(fleet, remote)
+    with fleet.center() as center:
+        rebooted = replace(center.surroundings, host=replace(center.host, boot_id="another"))
+        clear_orphaned_in_flight(rebooted, trigger=Trigger.STARTUP, adopt_role="goal")
+        explained = explain_run(rebooted, the_run(fleet).run_id)
+        assert explained is not None
+        assert (the_run(fleet).boot_id, explained[0].verdict) == ("another", Verdict.KEEP)
+        assert center.ledger.verify() == []

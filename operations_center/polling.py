@@ -148,9 +148,6 @@ class Poller:
                     self._begin(followed)
         return ended
 
-    def close(self) -> None:
-        os.close(self._event)
-
     def _take_answers(self) -> None:
         with suppress(BlockingIOError):
             os.eventfd_read(self._event)

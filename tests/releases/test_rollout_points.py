@@ -16,6 +16,9 @@ from tests.crash.test_supervisor_points import PARTS, Life, begin_anew, steps_of
 from tests.fleet import Fleet, wait_until
 from tests.releases.staged import CONFIG, stage
 from tests.releases.test_rollout import assert_executors_did_not_notice, is_at_rest, releases_run, running, state_of
+from tests.syscalls import EVERY_POINT
+
+pytestmark = pytest.mark.timeout(7200 if EVERY_POINT else 300)
 
 MODULES = ("supervisor", "supervisor.deploying", "supervisor.spawner", "supervisor.image", "releases.deployment")
 LEAST_STEPS = 1000

@@ -40,7 +40,7 @@ from operations_center.providers.looking import Finding, Going, Unsure, look_aft
 _log = logging.getLogger(__name__)
 
 THREADS = 16
-"""Requests and downloads at the same time."""
+"""Questions and downloads at the same time, and submissions beside them."""
 
 RECORD_AGAIN_MS = 1_000
 """After an answer that could not be recorded."""
@@ -98,7 +98,9 @@ class Poller:
         self._record_at: int | None = None
         self._submitting = 0
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._requests = _Requests()
+        # Apart from the others: their time runs, and one that waits behind downloads would be left in doubt.
+        self._submissions = _Requests()
+        self._questions = _Requests()
 
     def fileno(self) -> int:
         return self._event
@@ -232,7 +234,7 @@ class Poller:
         followed.submitting = True
         self._submitting += 1
         again = followed.again
-        self._request(followed, provider, lambda: provider.submit(order, again=again), InDoubt)
+        self._request(self._submissions, followed, provider, lambda: provider.submit(order, again=again), InDoubt)
 
     def _order(self, run: Run) -> Order:
         """As the run was given it: the task may have been edited since."""
@@ -251,10 +253,17 @@ class Poller:
         artifacts, end = artifacts_of(self._surroundings, run), run.stop_outcome is not None
         followed.asks += 1
         followed.told_to_end = end
-        self._request(followed, provider, lambda: look_after(provider, job, artifacts, end=end), Unsure)
+        self._request(
+            self._questions, followed, provider, lambda: look_after(provider, job, artifacts, end=end), Unsure
+        )
 
     def _request(
-        self, followed: _Followed, provider: Provider, request: Callable[[], Answer], defect: Callable[[str], Answer]
+        self,
+        requests: "_Requests",
+        followed: _Followed,
+        provider: Provider,
+        request: Callable[[], Answer],
+        defect: Callable[[str], Answer],
     ) -> None:
         """``defect`` makes an answer of an exception: a request is never without one."""
         followed.busy = True
@@ -268,7 +277,7 @@ class Poller:
             self._answers.put(_Answered(followed, provider, got))
             os.eventfd_write(self._event, 1)
 
-        self._requests.put(answer)
+        requests.put(answer)
 
     # Recording
 

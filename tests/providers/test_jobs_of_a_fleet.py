@@ -11,6 +11,7 @@ import pytest
 from operations_center.boards.local import NewTask
 from operations_center.in_flight_reconcile import Trigger, Verdict, clear_orphaned_in_flight, explain_run
 from operations_center.model import Outcome, Proof, Run, RunState, TaskState
+from operations_center.polling import THREADS
 from tests.fleet import Fleet, wait_until
 from tests.providers.remote import Remote, provider_process
 from tests.providers.script import Course, Provider
@@ -353,6 +354,16 @@ def test_a_watcher_that_is_told_to_stop_waits_for_the_answer_to_its_submission(f
     watcher.terminate()
     assert watcher.wait() == 0
     assert len(submitted(fleet)) == 1
+
+
+def test_a_submission_does_not_wait_for_downloads(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, cap=THREADS + 1)
+    remote.rule("download", drip=3600.0)
+    add(fleet, THREADS)
+    fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: len(remote.requests("download")) == THREADS, "the downloads")
+    fleet.run("task", "add", "film", "--kind", "goal")
+    wait_until(lambda: len(submitted(fleet)) == THREADS + 1, "the submission")
 
 
 def test_explain_says_what_is_known_of_a_job_and_what_would_change_that(fleet: Fleet, remote: Remote) -> None:

@@ -21,7 +21,7 @@ from operations_center.releases.deployment import Version
 from operations_center.state_directory import PULL, SUPERVISOR, WATCHDOG
 from operations_center.supervisor.crew import Crew
 from operations_center.supervisor.deploying import Deploying
-from operations_center.supervisor.image import INSTALLED_CODE, end_for_good, execute, why_not_start
+from operations_center.supervisor.image import INSTALLED_CODE, end_for_good, execute, loop_turned, why_not_start
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
 from operations_center.supervisor.pulling import Pulling
 from operations_center.supervisor.rollout import Become, Exchange, Fleet, Wait
@@ -143,6 +143,7 @@ class Supervisor:
         self._announce()
         self._replace_stalled_watchdog()
         self._deploy()
+        loop_turned(on_trial=self._is_deploying)
 
     # Starting
 

@@ -20,10 +20,36 @@ CHECK_WITHIN_S = 10.0
 
 _NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
-# Given as text, so that no release brings its own: whatever the next image raises, this process goes on as before.
+HANGS_MS = 25_000
+CERTAIN_MS = 5_000
+"""A loop on trial that does not turn for the first, and then not for the second either, hangs."""
+
+# Given as text, so that no release brings its own: whether the next image raises or hangs, this process goes on as
+# before. A process that was stopped is told once that its time is up, however long ago that was, and has the second
+# time to turn its loop.
 _LAUNCH = """
-import json, os, runpy, sys, traceback
+import json, os, runpy, signal, sys, time, traceback
 before = json.loads(sys.argv.pop(1))
+me, told_at = os.getpid(), None
+def go_on_as_before(reason):
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        os.set_inheritable(before["lock"], True)
+    except (OSError, TypeError):
+        pass
+    for name, value in before["environment"].items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    os.execv(before["argv"][0], [*before["argv"], "--handed-back", reason])
+def too_late(*_):
+    global told_at
+    last, told_at = told_at, time.monotonic()
+    if os.getpid() == me and last is not None and told_at - last < 2 * before["certain_s"]:
+        traceback.print_stack()
+        go_on_as_before("its supervisor does not turn its loop")
+signal.signal(signal.SIGALRM, too_late)
+signal.setitimer(signal.ITIMER_REAL, before["hangs_s"], before["certain_s"])
 class Heard:
     said = ""
     def write(self, text):
@@ -44,21 +70,24 @@ except SystemExit as end:
 except BaseException as error:
     traceback.print_exc()
     reason = f"its supervisor ended: {type(error).__name__}: {error}"
-try:
-    os.set_inheritable(before["lock"], True)
-except (OSError, TypeError):
-    pass
-for name, value in before["environment"].items():
-    os.environ.pop(name, None)
-    if value is not None:
-        os.environ[name] = value
-os.execv(before["argv"][0], [*before["argv"], "--handed-back", reason])
+go_on_as_before(reason)
 """
 
 
 def end_for_good() -> None:
     """This image is about to end because that is its task now, and not because it cannot go on."""
     os.environ["OPERATIONS_CENTER_SUPERVISOR_ENDS"] = "1"
+    _set_timer(0)
+
+
+def loop_turned(*, on_trial: bool) -> None:
+    """To be said with each turn of its loop by an image that was executed; not on trial, it is trusted from then on."""
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        _set_timer(HANGS_MS if on_trial else 0)
+
+
+def _set_timer(milliseconds: int) -> None:
+    signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000, CERTAIN_MS / 1000 if milliseconds else 0)
 
 
 def why_not_start(runtime: Runtime, config_file: Path, copy: Path | None) -> str | None:
@@ -96,9 +125,17 @@ def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Se
     environment = runtime.environment(os.environ)
     # Only what is changed: everybody may read the command line of a process, and it may not be long.
     changed = {name: os.environ.get(name) for name in CHANGED}
-    back = {"argv": [*before, *handed_on], "environment": changed, "lock": lock}
+    back = {
+        "argv": [*before, *handed_on],
+        "environment": changed,
+        "lock": lock,
+        "hangs_s": HANGS_MS / 1000,
+        "certain_s": CERTAIN_MS / 1000,
+    }
     argv = runtime.script(_LAUNCH, json.dumps(back), *words, *handed_on)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # It would go on in the next image, and end it before that can take a signal.
+    _set_timer(0)
     _hand_on(lock, True)
     try:
         os.execve(argv[0], argv, environment)

@@ -129,6 +129,13 @@ SUPERVISOR_RAISES = (
     "supervisor/__init__.py",
     ("        self._begin_to_deploy()\n", "        raise ValueError('no way')\n"),
 )
+SUPERVISOR_HANGS = (
+    "supervisor/__init__.py",
+    (
+        "        self._announce()\n",
+        "        if self._announced:\n            __import__('time').sleep(3600)\n        self._announce()\n",
+    ),
+)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +157,7 @@ SUPERVISOR_RAISES = (
             id="supervisor-raises",
         ),
         pytest.param(SUPERVISOR_RETURNS, "its supervisor ended with exit code 0", [], id="supervisor-returns"),
+        pytest.param(SUPERVISOR_HANGS, "its supervisor does not turn its loop", [], id="supervisor-hangs"),
     ],
 )
 def test_a_release_that_does_not_work_is_taken_back_and_no_executor_notices(

@@ -23,6 +23,7 @@ LONGEST_URL = 8_192
 _PLAIN = re.compile(
     r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#][\x21-\x7e]*)?", re.IGNORECASE
 )
+_DOTS = re.compile(r"[^?#]*/\.{1,2}(?:[/?#]|\Z)")
 _RELATIVE = re.compile(r"\.{0,2}/(?!/)")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -72,6 +73,11 @@ def origin_of(url: str) -> Origin | None:
     scheme, host, port = found.groups()
     number = int(port) if port else {"http": 80, "https": 443}[scheme.lower()]
     return Origin(scheme.lower(), _bare(host), number) if number <= 65535 else None
+
+
+def names_one_page(url: str) -> bool:
+    """Whether a template that was filled in leads to where it says; no escape keeps ``..`` from leading elsewhere."""
+    return origin_of(url) is not None and not _DOTS.match(url)
 
 
 def found_at(base: str, text: str) -> str:

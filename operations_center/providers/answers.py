@@ -31,6 +31,9 @@ from operations_center.providers.addresses import found_at
 
 LONGEST_WORD = 60
 
+DEEPEST = 20
+"""Levels of lists and tables that are looked into."""
+
 MISSING = frozenset({404, 410})
 UNAUTHORIZED = frozenset({401, 403})
 THROTTLED = 429
@@ -40,7 +43,8 @@ UNSURE = frozenset({408, 409, 425})
 OF_THE_ACCOUNT = frozenset({401, 402, 403})
 """Refusals that say nothing of the request itself: the same one is taken once the account is in order."""
 
-_JOB_ID = re.compile(r"[\x21-\x7e]{1,200}")
+# Not "." nor "..": no escape keeps these from leading to another page.
+_JOB_ID = re.compile(r"(?!\.{1,2}\Z)[\x21-\x7e]{1,200}")
 _EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})\Z")
 _TELLING = ("message", "detail", "error", "msg", "title", "reason", "description", "code")
 
@@ -170,9 +174,13 @@ class Answers:
 
     def _progress(self, value: Any) -> float | None:
         found = _search(self._settings.progress, value)
-        if not isinstance(found, int | float) or isinstance(found, bool) or not math.isfinite(found):
+        if not isinstance(found, int | float) or isinstance(found, bool):
             return None
-        return min(max(found / self._settings.progress_scale, 0.0), 1.0)
+        try:
+            part = found / self._settings.progress_scale
+        except OverflowError:
+            return None
+        return min(max(part, 0.0), 1.0) if math.isfinite(part) else None
 
     def _outputs(self, said: Said, kind: Kind) -> Iterator[Output]:
         expression = self._settings.outputs if kind is Kind.OUTPUT else self._settings.thumbnails
@@ -220,24 +228,24 @@ def _word(found: Any) -> str | None:
             return None
 
 
-def _texts(found: Any) -> Iterator[str]:
+def _texts(found: Any, left: int = DEEPEST) -> Iterator[str]:
     match found:
         case str():
             yield found
-        case list():
+        case list() if left:
             for each in found:
-                yield from _texts(each)
+                yield from _texts(each, left - 1)
 
 
-def _told(found: Any) -> str | None:
+def _told(found: Any, left: int = DEEPEST) -> str | None:
     """What is meant for people in an error, however it is wrapped up; nothing that may be the request itself."""
     match found:
         case str():
             return found.strip() or None
-        case list():
-            return next((told for told in map(_told, found) if told), None)
-        case Mapping():
-            return next((told for key in _TELLING if (told := _told(found.get(key)))), None)
+        case list() if left:
+            return next((told for each in found if (told := _told(each, left - 1))), None)
+        case Mapping() if left:
+            return next((told for key in _TELLING if (told := _told(found.get(key), left - 1))), None)
         case _:
             return None
 

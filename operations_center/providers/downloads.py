@@ -33,8 +33,8 @@ def refused_status(status: int, retry_after_ms: int | None) -> Missed | None:
 
 def refused_headers(headers: Mapping[str, str], types: tuple[str, ...], largest: int) -> Missed | None:
     """Whether a file is refused for what its headers say; None if not."""
-    encoding = headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
+    encoding = headers.get("content-encoding", "").lower()
+    if encoding not in ("", "identity"):
         return Missed(f"it is encoded as {encoding[:40]}, which was not asked for", final=True)
     size = headers.get("content-length", "")
     if size.isdigit() and int(size) > largest:
@@ -47,7 +47,7 @@ def refused_headers(headers: Mapping[str, str], types: tuple[str, ...], largest:
 
 def save(chunks: Iterator[bytes], output: Output, directory: Path, largest: int) -> Artifact | Missed:
     """Raises OSError; whatever ``chunks`` raises is passed on. Nothing is left behind but the file itself."""
-    _remove_leftovers(directory, output.name)
+    remove_leftovers(directory)
     digest, size = hashlib.sha256(), 0
     with _temporary_file(directory, output.name) as (file, path):
         for chunk in chunks:
@@ -61,6 +61,13 @@ def save(chunks: Iterator[bytes], output: Output, directory: Path, largest: int)
         path.replace(directory / output.name)
         _sync_directory(directory)
     return Artifact(output.name, output.kind, size, digest.hexdigest())
+
+
+def remove_leftovers(directory: Path) -> None:
+    """What killed processes have left, and nobody writes any more. Raises OSError."""
+    for path in directory.glob(".*.part"):
+        if not is_locked(path):
+            path.unlink(missing_ok=True)
 
 
 def _too_large(largest: int) -> Missed:
@@ -82,13 +89,6 @@ def _temporary_file(directory: Path, name: str) -> Iterator[tuple[BinaryIO, Path
             yield file, path
     finally:
         path.unlink(missing_ok=True)
-
-
-def _remove_leftovers(directory: Path, name: str) -> None:
-    """What killed processes have left of this file."""
-    for path in directory.glob(f".{name}.*.part"):
-        if not is_locked(path):
-            path.unlink(missing_ok=True)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -33,7 +33,7 @@ from operations_center.providers import (
     Submission,
     Trouble,
 )
-from operations_center.providers.addresses import Reach, redirected
+from operations_center.providers.addresses import Reach, names_one_page, redirected
 from operations_center.providers.answers import Answers, Said, read_json
 from operations_center.providers.downloads import MOST_REDIRECTS, REDIRECTS, refused_headers, refused_status, save
 from operations_center.providers.schedule import pause_ms, retry_after_ms
@@ -133,6 +133,8 @@ class HttpProvider:
 
         settings = self._settings.submit
         url = self._filled_url(settings.url, values)
+        if not names_one_page(url):
+            return NotSubmitted("the URL that its task is put into is too long, or leads to another page", final=True)
         headers = fill(settings.headers or {}, {**values, "secret": self._secret.value() or ""})
         if self._settings.idempotency_header is not None:
             headers[self._settings.idempotency_header] = run_id
@@ -208,7 +210,7 @@ class HttpProvider:
 
     def _filled_url(self, template: str, values: Mapping[str, str]) -> str:
         known = {"base_url": (self._settings.base_url or "").rstrip("/"), **values}
-        return str(fill(template, known, lambda value: quote(value, safe="")))
+        return str(fill(template, known, lambda value: quote(value, safe="", errors="replace")))
 
     def _standing_headers(self) -> dict[str, str]:
         """The headers of a submission that are the same for all jobs: they go with every request to the API."""

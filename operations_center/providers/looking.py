@@ -6,6 +6,7 @@ has its name only when it is whole.
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -53,6 +54,13 @@ Finding = Going | Over | Unsure
 
 def look_after(provider: Provider, job: Job, artifacts: Path, *, end: bool = False) -> Finding:
     """``end``: cancel the job if it has not ended, and ask again. What it has made goes into ``artifacts``."""
+    finding = _look_after(provider, job, artifacts, end)
+    if isinstance(finding, Over):
+        _remove_leftovers(artifacts)
+    return finding
+
+
+def _look_after(provider: Provider, job: Job, artifacts: Path, end: bool) -> Finding:
     heard = provider.ask(job)
     if end and isinstance(heard, Heard) and heard.state not in ENDED:
         trouble = provider.cancel(job)
@@ -78,7 +86,9 @@ def _fetch(provider: Provider, job: Job, heard: Heard, directory: Path) -> Findi
             fresh = provider.ask(job)
             if isinstance(fresh, Trouble):
                 return _unsure(fresh)
-            got = _fetch_all(provider, fresh.outputs, directory)
+            # Fewer than before: something is still missing, and the next look hears what the provider makes of it.
+            if len(fresh.outputs) >= len(heard.outputs):
+                got = _fetch_all(provider, fresh.outputs, directory)
     except OSError as error:
         return Unsure(f"cannot write what the job has made: {error.strerror or error}")
     if not isinstance(got, Missed):
@@ -94,6 +104,14 @@ def _fetch_all(provider: Provider, outputs: Sequence[Output], directory: Path) -
             return artifact
         fetched.append(artifact)
     return fetched
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """What killed processes have left half-written."""
+    from operations_center.providers.downloads import remove_leftovers  # noqa: PLC0415 - as below
+
+    with suppress(OSError):
+        remove_leftovers(directory)
 
 
 def _there_already(output: Output, directory: Path) -> Artifact | None:

@@ -32,9 +32,9 @@ def retry_after_ms(headers: Mapping[str, str], now_ms: int) -> int | None:
     """What ``retry-after-ms`` or ``Retry-After`` say, in seconds or as a date (RFC 9110, 10.2.3); None if nothing."""
     for name, unit in (("retry-after-ms", 1), ("retry-after", 1000)):
         text = headers.get(name, "").strip()
-        milliseconds = _number(text)
-        if milliseconds is not None:
-            return min(max(round(milliseconds * unit), 0), LONGEST_WAIT_MS)
+        number = _number(text)
+        if number is not None:
+            return round(min(max(number * unit, 0.0), LONGEST_WAIT_MS))
     date = _date_ms(headers.get("retry-after", ""))
     return None if date is None else min(max(date - now_ms, 0), LONGEST_WAIT_MS)
 

@@ -7,6 +7,7 @@ It also knows whether any byte of a request may have left, which decides between
 Importing this module imports httpx, which is slow: only what sends a request does so.
 """
 
+import logging
 import socket
 import ssl
 import threading
@@ -25,6 +26,9 @@ from operations_center.providers.addresses import Address, literal_address
 USER_AGENT = "operations-center"
 KEPT_CONNECTIONS = 20
 KEPT_FOR_S = 30.0
+
+# It tells each URL, and whoever has that of an output has the output.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 Refusal = Callable[[str, Address], bool]
 

@@ -216,6 +216,31 @@ def test_an_id_cannot_lead_to_another_page(remote: Remote, client: Client) -> No
     assert remote.requests()[-1].path == "/jobs/..%2Fcontrol%2Fjobs%3Fx%23y"
 
 
+@pytest.mark.parametrize("progress", [f"1{'0' * 400}", f"-1{'0' * 400}", "1e999", "NaN", "true"])
+def test_a_progress_that_is_no_sensible_number_is_none(remote: Remote, client: Client, progress: str) -> None:
+    submitted(remote)
+    remote.rule("poll", body=f'{{"status": "running", "progress": {progress}}}')
+    assert client().ask(JOB) == Heard(JobState.RUNNING, "running")
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"message":', "}")])
+def test_an_error_that_is_nested_without_end_is_a_failure_without_a_reason(
+    remote: Remote, client: Client, opened: str, closed: str
+) -> None:
+    submitted(remote)
+    remote.rule("poll", body=f'{{"status": "failed", "error": {opened * 700}1{closed * 700}}}')
+    assert client().ask(JOB) == Heard(JobState.FAILED, "failed")
+
+
+def test_outputs_that_are_nested_without_end_are_none(remote: Remote, client: Client) -> None:
+    submitted(remote)
+    remote.rule("poll", body=f'{{"status": "succeeded", "outputs": [{{"url": {"[" * 700}"/a"{"]" * 700}}}]}}')
+    heard = client().ask(JOB)
+    assert isinstance(heard, Heard)
+    assert (heard.state, heard.outputs) == (JobState.SUCCEEDED, ())
+    assert heard.reason
+
+
 def test_a_running_job_is_cancelled(remote: Remote, client: Client) -> None:
     job = submitted(remote, Course(polls=5))
     provider = client()

@@ -46,6 +46,7 @@ def missed(got: Artifact | Missed) -> Missed:
 def test_a_file_arrives_whole_and_nothing_else_is_left(remote: Remote, client: Client, artifacts: Path) -> None:
     (artifacts / NAME).write_text("an earlier one")
     (artifacts / f".{NAME}.12345678.part").write_text("of a killed process")
+    (artifacts / ".output-2.png.12345678.part").write_text("of a killed process")
     got = client().download(made(remote, size=100_000), artifacts)
     content = content_of("job-1", "film.mp4", 100_000)
     assert got == Artifact(NAME, Kind.OUTPUT, 100_000, hashlib.sha256(content).hexdigest())
@@ -96,6 +97,13 @@ def test_what_goes_wrong_leaves_no_file(
     got = missed(client(("max_concurrent = 4", limits)).download(output, artifacts))
     assert (got.expired, got.final) == (expired, final)
     assert os.listdir(artifacts) == []
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity"])
+def test_an_encoding_that_is_none_is_taken(remote: Remote, client: Client, artifacts: Path, encoding: str) -> None:
+    output = made(remote)
+    remote.rule("download", headers={"Content-Encoding": encoding})
+    assert isinstance(client().download(output, artifacts), Artifact)
 
 
 def test_a_file_that_is_too_large_is_not_even_begun(remote: Remote, client: Client, artifacts: Path) -> None:

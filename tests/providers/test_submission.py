@@ -57,6 +57,8 @@ def test_a_refusal_is_certain(remote: Remote, client: Client, status: int, final
         ({"retry-after-ms": "250", "Retry-After": "1"}, 250),
         ({"Retry-After": "99999999999"}, 3_600_000),
         ({"Retry-After": "-1"}, 0),
+        ({"Retry-After": "1e308"}, 3_600_000),
+        ({"Retry-After": "inf"}, None),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "Wed, 99 Oct"}, None),
         ({}, None),
@@ -76,6 +78,40 @@ def test_the_wait_may_be_given_as_a_date(remote: Remote, client: Client) -> None
     submission = client().submit(ORDER, again=False)
     assert isinstance(submission, NotSubmitted)
     assert 0 < (submission.retry_after_ms or 0) <= 1_000_000
+
+
+def test_no_header_of_an_answer_loses_the_jobs_id(remote: Remote, client: Client) -> None:
+    remote.rule("submit", headers={"Retry-After": "1e308"})
+    assert client().submit(ORDER, again=False) == Job("job-1")
+
+
+@pytest.mark.parametrize("job_id", [".", "..", "a b", "a\r\nb", "", "x" * 201, True, None, ["x"]])
+def test_an_id_that_cannot_stand_in_a_url_is_none(remote: Remote, client: Client, job_id: object) -> None:
+    remote.rule("submit", body={"id": job_id})
+    assert isinstance(client().submit(ORDER, again=False), InDoubt)
+
+
+@pytest.mark.parametrize("title", [".", "..", "x" * 9_000])
+def test_a_task_cannot_lead_its_submission_to_another_page(remote: Remote, client: Client, title: str) -> None:
+    provider = client(('url = "{base_url}/jobs"', 'url = "{base_url}/jobs/{title}/new"'))
+    submission = provider.submit(replace(ORDER, title=title), again=False)
+    assert isinstance(submission, NotSubmitted)
+    assert submission.final
+    assert remote.requests() == []
+
+
+def test_a_title_that_is_no_unicode_may_stand_in_a_url(remote: Remote, client: Client) -> None:
+    client(('url = "{base_url}/jobs"', 'url = "{base_url}/jobs/{title}/new"')).submit(
+        replace(ORDER, title="a\udcff/b"), again=False
+    )
+    assert remote.requests()[-1].path == "/jobs/a%3F%2Fb/new"
+
+
+def test_a_refusal_that_is_nested_without_end_is_certain(remote: Remote, client: Client) -> None:
+    remote.rule("submit", status=422, body=f'{{"error": {"[" * 700}{"]" * 700}}}')
+    submission = client().submit(ORDER, again=False)
+    assert isinstance(submission, NotSubmitted)
+    assert submission.final
 
 
 @pytest.mark.parametrize(

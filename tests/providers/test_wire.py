@@ -1,6 +1,7 @@
 """Requests end in time and go only where they may, whatever the network does."""
 
 import json
+import logging
 import shutil
 import socket
 import ssl
@@ -146,6 +147,13 @@ def test_proxies_of_the_environment_are_not_asked(
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert client().submit(ORDER, again=False) == Job("job-1")
+
+
+def test_no_url_is_logged(remote: Remote, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        client().ask(Job("job-1"))
+    assert remote.requests()
+    assert remote.url not in caplog.text
 
 
 def test_cookies_are_not_kept(remote: Remote, client: Client) -> None:

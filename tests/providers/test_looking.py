@@ -1,0 +1,52 @@
+"""What comes of looking after a job: nothing is over while something of it is missing, and nothing half-made stays."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operations_center.providers import Job, JobState
+from operations_center.providers.looking import Going, Over, Unsure, look_after
+from tests.providers.conftest import Client
+from tests.providers.remote import Remote
+from tests.providers.script import Course
+
+JOB = Job("job-1")
+
+
+@pytest.mark.parametrize(
+    ("fresh", "then"),
+    [
+        ({"status": "running"}, Going),
+        ({"status": "succeeded", "outputs": []}, Over),
+        ({"status": "succeeded"}, Over),
+        ({"status": "succeeded", "outputs": [{"url": "/files/job-1/film.mp4?v=1"}]}, Unsure),
+    ],
+    ids=str,
+)
+def test_a_job_is_not_over_while_its_provider_has_no_fresh_url(
+    remote: Remote, client: Client, tmp_path: Path, fresh: dict[str, Any], then: type
+) -> None:
+    remote.goes(Course(expired=1))
+    remote.post({})
+    remote.rule("poll", skip=1, body=fresh)
+    provider = client()
+    assert isinstance(look_after(provider, JOB, tmp_path / "artifacts"), Unsure)
+    finding = look_after(provider, JOB, tmp_path / "artifacts")
+    assert isinstance(finding, then)
+    if isinstance(finding, Over):
+        assert finding.heard.reason == "the answer names no output"
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
+def test_what_a_killed_process_has_left_half_written_goes_with_the_jobs_end(
+    remote: Remote, client: Client, tmp_path: Path, end: str
+) -> None:
+    remote.goes(Course(end=end, outputs=() if end != "succeeded" else ("film.mp4",)))
+    remote.post({})
+    left = tmp_path / ".output-9.mov.12345678.part"
+    left.write_text("half")
+    finding = look_after(client(), JOB, tmp_path)
+    assert isinstance(finding, Over)
+    assert finding.heard.state is JobState(end)
+    assert not left.exists()

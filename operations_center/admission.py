@@ -88,7 +88,10 @@ def refusals(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
         reason = f"backend {backend} cools down until {rfc3339(facts.cooldown_until)}: its provider takes no more"
         found.append(Refusal(Obstacle.COOLDOWN, reason))
     if facts.broken_until is not None and facts.broken_until > facts.now:
-        reason = f"backend {backend} is not used until {rfc3339(facts.broken_until)}: its provider fails"
+        reason = (
+            f"backend {backend} is not used until {rfc3339(facts.broken_until)}: its last requests have failed; "
+            f"see `operations-center runs --backend {backend}`"
+        )
         found.append(Refusal(Obstacle.BREAKER, reason))
     found += _budget(facts.in_last_hour, limits.max_per_hour, backend, "hour")
     found += _budget(facts.in_last_day, limits.max_per_day, backend, "day")

@@ -69,7 +69,10 @@ def _print(document: dict[str, Any]) -> None:
         + (f", release {shortened(watchdog['release']) or '-'}" if release else "")
     )
     click.echo()
-    _print_table("name held max_concurrent pause_reason", document["backends"])
+    backends = document["backends"]
+    left_alone = any(each["cooldown_until"] or each["breaker"] != "closed" for each in backends)
+    health = " breaker cooldown_until" if left_alone else ""
+    _print_table(f"name held max_concurrent{health} pause_reason", backends)
     if document["runs"]:
         click.echo()
         _print_table("run_id task_id role backend state started_at", document["runs"])

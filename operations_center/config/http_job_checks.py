@@ -56,8 +56,11 @@ class _Check:
             self._report(("base_url",), "it is missing (give the URL that {base_url} stands for)")
 
     def urls(self) -> None:
-        if self._settings.base_url is not None:
-            self._url(("base_url",), self._settings.base_url)
+        base_url = self._settings.base_url
+        if base_url is not None:
+            self._url(("base_url",), base_url)
+            for name in sorted(placeholders_in(base_url)):
+                self._report(("base_url",), f"{{{name}}} cannot stand here (it is no template)")
         for key, template in self._templates():
             if key[-1] == "url":
                 self._url(key, fill(template, {"base_url": self._settings.base_url or "http://base"} | _NOTHING))
@@ -113,6 +116,8 @@ class _Check:
             asked = getattr(settings, part)
             if asked is not None and asked.url is None and getattr(settings.urls, url) is None:
                 self._report((part, "url"), f"it is missing (give it, or urls.{url})")
+            if asked is not None and asked.url is not None and "job_id" not in placeholders_in(asked.url):
+                self._report((part, "url"), "it is the same for all jobs (put {job_id} into it)")
 
     def _templates(self) -> Iterator[tuple[Key, Any]]:
         settings = self._settings

@@ -12,6 +12,9 @@ from operations_center.providers import Ill
 COOLDOWN_MS = 30_000
 """After "too many requests" without a word about when to come again."""
 
+LEAST_COOLDOWN_MS = 1_000
+"""However soon a provider says that it may be asked again: it has just said that it is too often."""
+
 LONGEST_COOLDOWN_MS = 3_600_000
 """However long a provider asks for."""
 
@@ -30,10 +33,13 @@ OF_THE_PROVIDER = frozenset({Ill.FAILING, Ill.UNREADABLE})
 def after_answer(before: Health | None, ill: Ill | None, retry_after_ms: int | None, now: int) -> Health | None:
     """``now`` in wall-clock ms; None is well. ``ill`` None is an answer as it should be."""
     if ill is Ill.THROTTLED:
-        wait = min(COOLDOWN_MS if retry_after_ms is None else retry_after_ms, LONGEST_COOLDOWN_MS)
+        wanted = COOLDOWN_MS if retry_after_ms is None else retry_after_ms
+        wait = min(max(wanted, LEAST_COOLDOWN_MS), LONGEST_COOLDOWN_MS)
         return Health(before.failures if before else 0, now, now + wait, before.broken_until if before else None)
     if ill not in OF_THE_PROVIDER:
         return None if ill is None else before
+    if before and breaker_of(before, now) == "open":
+        return before  # it was asked before the breaker opened, and tells nothing that is not known
     failures = before.failures + 1 if before else 1
     broken = min(BROKEN_MS * 2 ** min(failures - BREAKS_AT, 20), LONGEST_BROKEN_MS) if failures >= BREAKS_AT else None
     return Health(failures, now, before.cooldown_until if before else None, now + broken if broken else None)

@@ -192,6 +192,16 @@ def test_too_many_requests_cool_the_backend_down_and_the_task_runs_later(fleet: 
     assert the_task(fleet).attempts == 1
 
 
+def test_status_tells_a_person_that_a_provider_is_left_alone(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    assert "COOLDOWN" not in fleet.run("status", expect=3).stdout
+    remote.rule("submit", status=429, headers={"Retry-After": "3000"})
+    add(fleet)
+    watch(fleet)
+    (backend,) = fleet.json("status", "--json", expect=3)["backends"]
+    assert backend["cooldown_until"] in fleet.run("status", expect=3).stdout
+
+
 def test_a_request_that_is_refused_fails_and_costs_no_job(fleet: Fleet, remote: Remote) -> None:
     configure(fleet, remote)
     remote.rule("submit", status=422, body={"error": "no such model"})

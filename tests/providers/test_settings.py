@@ -155,6 +155,17 @@ def test_the_states_of_a_job_are_those_of_the_interface() -> None:
         ('job_id = "id"', 'own_id = "{run_id}"', "own_id: it is submitted nowhere (put {job_id} into submit)"),
         ("{title}", "{job_id}", "submit: {job_id} is not known before the answer (give own_id)"),
         ('url = "https://api.example.org/jobs/{job_id}", ', "", "poll.url: it is missing (give it, or urls.status)"),
+        ("jobs/{job_id}", "jobs", "poll.url: it is the same for all jobs (put {job_id} into it)"),
+        (
+            'error = "error"',
+            'cancel = { url = "https://api.example.org/cancel" }',
+            "cancel.url: it is the same for all jobs (put {job_id} into it)",
+        ),
+        (
+            'error = "error"',
+            'base_url = "https://api.example.org/{task_id}"',
+            "base_url: {task_id} cannot stand here (it is no template)",
+        ),
         ('error = "error"', 'cancel = { method = "PUT" }', "cancel.url: it is missing (give it, or urls.cancel)"),
         ("{title}", '", at = 2026-01-01, x = "', "submit.json: it holds what JSON cannot (give strings, numbers"),
         ('["cdn.example.org"]', '["https://cdn"]', 'output_hosts[0]: got "https://cdn" (give a list of hosts'),

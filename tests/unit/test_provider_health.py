@@ -1,0 +1,54 @@
+"""How long a provider is left alone: as long as it asks for, and longer the longer it fails, not the more are waiting."""
+
+import pytest
+
+from operations_center.model import Health
+from operations_center.providers import Ill
+from operations_center.providers.health import (
+    BREAKS_AT,
+    BROKEN_MS,
+    COOLDOWN_MS,
+    LEAST_COOLDOWN_MS,
+    LONGEST_COOLDOWN_MS,
+    after_answer,
+    not_before,
+)
+
+NOW = 1_000_000
+
+
+def after_failures(count: int, health: Health | None = None, *, now: int = NOW) -> Health | None:
+    for _ in range(count):
+        health = after_answer(health, Ill.FAILING, None, now)
+    return health
+
+
+def test_failures_in_a_row_open_the_breaker() -> None:
+    assert not_before(after_failures(BREAKS_AT - 1), NOW) is None
+    assert not_before(after_failures(BREAKS_AT), NOW) == NOW + BROKEN_MS
+
+
+def test_what_was_asked_before_the_breaker_opened_does_not_keep_it_open_longer() -> None:
+    assert not_before(after_failures(BREAKS_AT + 50), NOW) == NOW + BROKEN_MS
+
+
+def test_each_further_try_that_fails_opens_it_for_twice_as_long() -> None:
+    again = NOW + BROKEN_MS
+    assert not_before(after_failures(1, after_failures(BREAKS_AT), now=again), again) == again + 2 * BROKEN_MS
+
+
+def test_an_answer_closes_it() -> None:
+    assert after_answer(after_failures(BREAKS_AT + 3), None, None, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "waited"),
+    [
+        (None, COOLDOWN_MS),
+        (0, LEAST_COOLDOWN_MS),
+        (5_000, 5_000),
+        (10**12, LONGEST_COOLDOWN_MS),
+    ],
+)
+def test_too_many_requests_are_followed_by_a_pause(wanted: int | None, waited: int) -> None:
+    assert not_before(after_answer(None, Ill.THROTTLED, wanted, NOW), NOW) == NOW + waited

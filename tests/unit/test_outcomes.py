@@ -17,31 +17,13 @@ from operations_center.model import (
     Outcome,
     Proof,
     Run,
-    RunState,
     TaskState,
 )
 from operations_center.outcomes import Ending, ending_of, finish_of
+from tests.unit import samples
+from tests.unit.samples import RUN
 
-NOW = 1_760_000_000_000
-RUN = Run(
-    run_id="r1-abcdef",
-    task_id="t1",
-    role="goal",
-    backend="agent",
-    attempt=1,
-    fence=1,
-    holder=1,
-    state=RunState.RUNNING,
-    host_id="h",
-    boot_id="b",
-    pid_namespace=1,
-    host="here",
-    watcher_pid=10,
-    watcher_ticks=20,
-    reserved_at=NOW,
-    reserved_mono=1,
-    grace_ms=1_000,
-)
+NOW = samples.NOW.wall
 STOPPED = replace(RUN, stop_outcome=Outcome.STOPPED, stop_reason="enough")
 TASK = FollowUp("Build it", "goal", "from bricks")
 WANTED = ResultFollowUp("Test it", "test", "well")

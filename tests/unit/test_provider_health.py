@@ -1,4 +1,4 @@
-"""How long a provider is left alone: as long as it asks for, and longer the longer it fails, not the more are waiting."""
+"""How long a provider is left alone: as long as it asks for, and longer the longer it fails, not the more that wait."""
 
 import pytest
 

@@ -7,33 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from operations_center.clock import Now
 from operations_center.in_flight_reconcile.facts import Evidence, JobFacts, LeaseState, Place, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import PROVIDER_RUN, judge, judge_one
 from operations_center.in_flight_reconcile.plan import Deed, plan_actions
 from operations_center.model import HOLDS_SLOT, Outcome, Proof, Run, RunState, TaskState
+from tests.unit.samples import NOW, RUN
 
-NOW = Now(wall=1_760_000_000_000, monotonic=100_000_000)
 ALIVE, GONE, UNKNOWN = Sighting.ALIVE, Sighting.GONE, Sighting.UNKNOWN
 
-POLLED_RUN = Run(
-    run_id="r1-abcdef",
-    task_id="t1",
-    role="goal",
+POLLED_RUN = replace(
+    RUN,
     backend="video",
-    attempt=1,
-    fence=1,
-    holder=1,
-    state=RunState.RUNNING,
-    host_id="h",
-    boot_id="b",
-    pid_namespace=1,
-    host="here",
-    watcher_pid=10,
-    watcher_ticks=20,
-    reserved_at=NOW.wall - 60_000,
-    reserved_mono=NOW.monotonic - 60_000,
-    grace_ms=1_000,
     deadline_at=NOW.wall + 3_600_000,
     deadline_mono=NOW.monotonic + 3_600_000,
     kind="http_job",

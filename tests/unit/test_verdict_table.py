@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from operations_center.clock import Now
 from operations_center.identity import Process
 from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, SETTLING_RUN, judge, judge_one
@@ -15,33 +14,14 @@ from operations_center.in_flight_reconcile.plan import Deed, plan_actions
 from operations_center.keeper.inspect import ExitRecord, GateState, Tree, TreeQuery, UnreadableExit
 from operations_center.keeper.result import Result, UnreadableResult
 from operations_center.model import Outcome, Proof, Run, RunState, TaskState
+from tests.unit import samples
+from tests.unit.samples import NOW
 
-NOW = Now(wall=1_760_000_000_000, monotonic=1_000_000)
 KEEPER = Process(4711, 99)
 ALIVE, GONE, UNKNOWN = Sighting.ALIVE, Sighting.GONE, Sighting.UNKNOWN
 SUCCEEDED = Result("succeeded", "", None, (), ())
 
-RUN = Run(
-    run_id="r1-abcdef",
-    task_id="t1",
-    role="goal",
-    backend="agent",
-    attempt=1,
-    fence=1,
-    holder=1,
-    state=RunState.RUNNING,
-    host_id="h",
-    boot_id="b",
-    pid_namespace=1,
-    host="here",
-    watcher_pid=10,
-    watcher_ticks=20,
-    reserved_at=NOW.wall - 60_000,
-    reserved_mono=NOW.monotonic - 60_000,
-    grace_ms=1_000,
-    keeper_pid=KEEPER.pid,
-    keeper_ticks=KEEPER.start_ticks,
-)
+RUN = replace(samples.RUN, keeper_pid=KEEPER.pid, keeper_ticks=KEEPER.start_ticks)
 RESERVED = replace(RUN, state=RunState.RESERVED, keeper_pid=None, keeper_ticks=None)
 STOPPED = replace(RUN, stop_outcome=Outcome.STOPPED, stop_reason="enough", stop_then=TaskState.BLOCKED)
 LATE = replace(RUN, deadline_mono=NOW.monotonic - 1)

@@ -30,6 +30,7 @@ from operations_center.in_flight_reconcile.jobs import (
     record_health,
     record_job,
 )
+from operations_center.in_flight_reconcile.plan import LATE
 from operations_center.keeper.inspect import read_file_of
 from operations_center.model import HOLDS_SLOT, Outcome, Proof, Run, RunState
 from operations_center.outcomes import Ending
@@ -41,6 +42,9 @@ _log = logging.getLogger(__name__)
 
 THREADS = 16
 """Questions and downloads at the same time, and submissions beside them."""
+
+SUBMIT_LATER_MS = 100
+"""While as many are under way as there may be: what the ledger knows as being submitted leaves at once."""
 
 RECORD_AGAIN_MS = 1_000
 """After an answer that could not be recorded."""
@@ -173,13 +177,18 @@ class Poller:
         if backend is None:
             self._record_finding(followed, run, Unsure(f"there is no backend {run.backend} any more"), None)
             return
+        if run.provider_job_id is None and run.submitting_at is not None and self._is_overdue(run):
+            self._end(run, Ending(Outcome.UNKNOWN, Proof.DEADLINE_PASSED, LATE), None)
+            return
         wait_ms = self._pause_before(run, followed)
         if wait_ms is not None:
             followed.next_at = self._now() + wait_ms
-        elif run.provider_job_id is None:
+        elif run.provider_job_id is not None:
+            self._ask(followed, run, backend)
+        elif self._submitting < THREADS:
             self._submit(followed, run, backend)
         else:
-            self._ask(followed, run, backend)
+            followed.next_at = self._now() + SUBMIT_LATER_MS
 
     def _present(self, followed: _Followed) -> Run | None:
         """The run as it is now; None when it is not ours to go on with."""
@@ -383,6 +392,9 @@ class Poller:
             self._surroundings.ledger.note(
                 "job.unknown_word", {"backend": run.backend, "word": word}, run_id=run.run_id
             )
+
+    def _is_overdue(self, run: Run) -> bool:
+        return run.deadline_mono is not None and self._now() > run.deadline_mono
 
     def _past_grace(self, run: Run) -> bool:
         deadline = run.deadline_mono

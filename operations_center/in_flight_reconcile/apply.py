@@ -292,14 +292,22 @@ def _adopt(surroundings: Surroundings, action: Action) -> bool:
 
 def _brought_here(surroundings: Surroundings, run: Run) -> dict[str, Any]:
     """A job outlives its boot and its host: from now on its poller, and its deadline's clock, are those of this one."""
-    host, now = surroundings.host, surroundings.clock.now()
+    host = surroundings.host
     return {
         "host_id": host.host_id,
         "boot_id": host.boot_id,
         "pid_namespace": host.pid_namespace,
         "host": host.name,
-        "deadline_mono": now.monotonic + run.deadline_at - now.wall if run.deadline_at is not None else None,
+        "deadline_mono": run.deadline_mono if run.boot_id == host.boot_id else _deadline_here(surroundings, run),
     }
+
+
+def _deadline_here(surroundings: Surroundings, run: Run) -> int | None:
+    """By the wall clock, which is all that two boots share; no later than if the run began now, should it be wrong."""
+    now = surroundings.clock.now()
+    if run.deadline_at is None:
+        return None
+    return now.monotonic + min(run.deadline_at - now.wall, run.deadline_at - run.reserved_at)
 
 
 def _requeue(surroundings: Surroundings, action: Action) -> bool:

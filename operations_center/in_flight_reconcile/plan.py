@@ -99,7 +99,7 @@ def _action_on_job(judgement: Judgement) -> Action | None:
         case Verdict.ORPHAN:
             return _freeing(judgement, _never_submitted(judgement))
         case Verdict.UNKNOWABLE if judgement.rule.proof is not None:
-            return _freeing(judgement, Ending(Outcome.UNKNOWN, judgement.rule.proof, seen.run.doubt or _LATE))
+            return _freeing(judgement, Ending(Outcome.UNKNOWN, judgement.rule.proof, seen.run.doubt or LATE))
         case Verdict.UNKNOWABLE:
             told = seen.run.doubt is not None and seen.task is not TaskState.RUNNING
             return None if told else _plain(Deed.DOUBT, judgement)
@@ -114,7 +114,7 @@ def _action_on_job(judgement: Judgement) -> Action | None:
     raise AssertionError(f"no rule for a provider run says {judgement.verdict}")
 
 
-_LATE = "nobody has said within its timeout whether there is a job"
+LATE = "nobody has said within its timeout whether there is a job"
 
 
 def _order_for_job(seen: Evidence) -> StopOrder:

@@ -4,97 +4,23 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from operations_center.boards.local import NewTask
 from operations_center.in_flight_reconcile import Trigger, Verdict, clear_orphaned_in_flight, explain_run
-from operations_center.model import Outcome, Proof, Run, RunState, TaskState
+from operations_center.model import Outcome, Proof, RunState, TaskState
 from operations_center.polling import THREADS
 from tests.fleet import Fleet, wait_until
+from tests.providers.jobs import add, configure, polled_by_nobody, submitted, the_run, the_task, watch, watched
 from tests.providers.remote import Remote, provider_process
 from tests.providers.script import Course, Provider
-
-CONFIG = """
-[center]
-cgroup = "off"
-[roles.goal]
-backend = "video"
-concurrency = 50
-poll_interval = "10s"
-retry_backoff = {{ initial = "0s" }}
-[backends.video]
-kind = "http_job"
-base_url = "{url}"
-submit_timeout = "2s"
-job_id = "id"
-error = "error"
-progress = "progress"
-outputs = "outputs[].url"
-thumbnails = "thumbnail_url"
-max_concurrent = {cap}
-timeout = "{timeout}"
-grace = "1s"
-{more}
-[backends.video.submit]
-url = "{{base_url}}/jobs"
-headers = {{ X-Run = "{{run_id}}" }}
-json = {{ prompt = "{{prompt}}" }}
-[backends.video.poll]
-url = "{{base_url}}/jobs/{{job_id}}"
-status = "status"
-timeout = "2s"
-initial = "{initial}"
-max = "{initial}"
-[backends.video.cancel]
-url = "{{base_url}}/jobs/{{job_id}}/cancel"
-[backends.video.status]
-queued = "queued"
-running = "running"
-succeeded = "succeeded"
-failed = "failed"
-cancelled = "cancelled"
-"""
-
-
-def configure(
-    fleet: Fleet, remote: Remote, more: str = "", cap: int = 4, timeout: str = "1h", initial: str = "20ms"
-) -> None:
-    fleet.configure(CONFIG.format(url=remote.url, cap=cap, timeout=timeout, more=more, initial=initial))
 
 
 @pytest.fixture
 def remote(tmp_path: Path) -> Iterator[Remote]:
     with provider_process(tmp_path / "provider") as remote:
         yield remote
-
-
-def watch(fleet: Fleet) -> None:
-    fleet.run("watch", "--role", "goal", "--once")
-
-
-def watched(fleet: Fleet) -> Any:
-    """The task after a watcher has looked once more."""
-    watch(fleet)
-    return the_task(fleet)
-
-
-def the_run(fleet: Fleet) -> Any:
-    with fleet.center() as center:
-        (run,) = center.ledger.recent_runs(task_id=None, backend=None, limit=10)
-        return run
-
-
-def the_task(fleet: Fleet) -> Any:
-    with fleet.center() as center:
-        (task,) = center.board.tasks()
-        return task
-
-
-def add(fleet: Fleet, count: int = 1) -> None:
-    with fleet.center() as center:
-        center.board.add([NewTask(f"film {number}", "goal", "of a cat") for number in range(count)])
 
 
 def test_a_job_is_submitted_polled_fetched_and_its_task_is_done(fleet: Fleet, remote: Remote) -> None:
@@ -210,21 +136,6 @@ def test_a_request_that_is_refused_fails_and_costs_no_job(fleet: Fleet, remote: 
     run = the_run(fleet)
     assert (run.outcome, run.proof) == (Outcome.FAILED, Proof.NEVER_SUBMITTED)
     assert not remote.jobs()
-
-
-def polled_by_nobody(fleet: Fleet, remote: Remote, count: int = 1, polls: int = 1_000_000) -> None:
-    """Jobs at the provider, whose watcher was killed while it polled them."""
-    remote.goes(Course(polls=polls))
-    add(fleet, count)
-    watcher = fleet.popen("watch", "--role", "goal")
-    wait_until(lambda: len(submitted(fleet)) == count, "the submissions")
-    watcher.kill()
-    watcher.wait()
-
-
-def submitted(fleet: Fleet) -> list[Run]:
-    with fleet.center() as center:
-        return [run for run in center.ledger.open_runs() if run.provider_job_id is not None]
 
 
 def test_the_next_watcher_polls_on_what_a_killed_one_has_left(fleet: Fleet, remote: Remote) -> None:

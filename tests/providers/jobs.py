@@ -1,0 +1,105 @@
+"""A fleet whose tasks are jobs at the provider's server, and what a test does with it and asks of it."""
+
+from typing import Any
+
+from operations_center.boards.local import NewTask
+from operations_center.model import Run
+from tests.fleet import Fleet, wait_until
+from tests.providers.remote import Remote
+from tests.providers.script import Course
+
+CONFIG = """
+[center]
+cgroup = "off"
+[roles.goal]
+backend = "video"
+concurrency = 50
+poll_interval = "10s"
+retry_backoff = {{ initial = "0s" }}
+[backends.video]
+kind = "http_job"
+base_url = "{url}"
+submit_timeout = "{submit_timeout}"
+job_id = "id"
+error = "error"
+progress = "progress"
+outputs = "outputs[].url"
+thumbnails = "thumbnail_url"
+max_concurrent = {cap}
+timeout = "{timeout}"
+grace = "1s"
+{more}
+[backends.video.submit]
+url = "{{base_url}}/jobs"
+headers = {{ X-Run = "{{run_id}}" }}
+json = {{ prompt = "{{prompt}}" }}
+[backends.video.poll]
+url = "{{base_url}}/jobs/{{job_id}}"
+status = "status"
+timeout = "2s"
+initial = "{initial}"
+max = "{initial}"
+[backends.video.cancel]
+url = "{{base_url}}/jobs/{{job_id}}/cancel"
+[backends.video.status]
+queued = "queued"
+running = "running"
+succeeded = "succeeded"
+failed = "failed"
+cancelled = "cancelled"
+"""
+
+
+def configure(
+    fleet: Fleet,
+    remote: Remote,
+    more: str = "",
+    cap: int = 4,
+    timeout: str = "1h",
+    initial: str = "20ms",
+    submit_timeout: str = "2s",
+) -> None:
+    given = {"cap": cap, "timeout": timeout, "more": more, "initial": initial, "submit_timeout": submit_timeout}
+    fleet.configure(CONFIG.format(url=remote.url, **given))
+
+
+def watch(fleet: Fleet) -> None:
+    fleet.run("watch", "--role", "goal", "--once")
+
+
+def watched(fleet: Fleet) -> Any:
+    """The task after a watcher has looked once more."""
+    watch(fleet)
+    return the_task(fleet)
+
+
+def the_run(fleet: Fleet) -> Any:
+    with fleet.center() as center:
+        (run,) = center.ledger.recent_runs(task_id=None, backend=None, limit=10)
+        return run
+
+
+def the_task(fleet: Fleet) -> Any:
+    with fleet.center() as center:
+        (task,) = center.board.tasks()
+        return task
+
+
+def add(fleet: Fleet, count: int = 1) -> None:
+    with fleet.center() as center:
+        center.board.add([NewTask(f"film {number}", "goal", "of a cat") for number in range(count)])
+
+
+def polled_by_nobody(fleet: Fleet, remote: Remote, count: int = 1, polls: int = 1_000_000) -> None:
+    """Jobs at the provider, whose watcher was killed while it polled them."""
+    remote.goes(Course(polls=polls))
+    add(fleet, count)
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: len(submitted(fleet)) == count, "the submissions")
+    watcher.kill()
+    watcher.wait()
+
+
+def submitted(fleet: Fleet) -> list[Run]:
+    with fleet.center() as center:
+        return [run for run in center.ledger.open_runs() if run.provider_job_id is not None]

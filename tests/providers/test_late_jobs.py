@@ -1,0 +1,84 @@
+"""Jobs against deadlines and clocks: none is held or sent for ever, and none is given up too early."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from operations_center.clock import Clock, Now
+from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
+from operations_center.model import Outcome, Proof, TaskState
+from operations_center.polling import THREADS
+from tests.fleet import Fleet, wait_until
+from tests.providers.jobs import add, configure, polled_by_nobody, the_run, the_task, watch
+from tests.providers.remote import Remote, provider_process
+from tests.providers.script import Provider
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[Remote]:
+    with provider_process(tmp_path / "provider") as remote:
+        yield remote
+
+
+@dataclass(frozen=True)
+class SetForward:
+    """A clock whose wall clock somebody has set forward."""
+
+    clock: Clock
+    by_ms: int
+
+    def now(self) -> Now:
+        now = self.clock.now()
+        return msgspec.structs.replace(now, wall=now.wall + self.by_ms)
+
+
+def test_a_submission_is_not_sent_again_after_its_deadline(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, more='idempotency_header = "Idempotency-Key"', timeout="1s")
+    remote.is_now(Provider(idempotent=True))
+    remote.rule("submit", status=500)
+    add(fleet)
+    watch(fleet)
+    run = the_run(fleet)
+    assert (run.outcome, run.proof) == (Outcome.UNKNOWN, Proof.DEADLINE_PASSED)
+    assert the_task(fleet).state is TaskState.BLOCKED
+    assert len(remote.requests("submit")) == 1
+    assert not fleet.broken_promises()
+
+
+def test_what_the_ledger_knows_as_being_submitted_has_a_thread(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, cap=2 * THREADS, submit_timeout="1h")
+    remote.rule("submit", delay=3600.0)
+    add(fleet, THREADS + 1)
+    fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: len(remote.requests("submit")) == THREADS, "the submissions")
+    with fleet.center() as center:
+        wait_until(lambda: len(center.ledger.open_runs()) > THREADS, "the admissions")
+        assert sum(run.submitting_at is not None for run in center.ledger.open_runs()) == THREADS
+
+
+def test_a_clock_that_is_set_forward_takes_no_time_from_a_job_that_is_adopted(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    polled_by_nobody(fleet, remote)
+    left = the_run(fleet)
+    with fleet.center() as center:
+        surroundings = replace(center.surroundings, clock=SetForward(center.clock, 2 * HOUR_MS))
+        clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, adopt_role="goal")
+    adopted = the_run(fleet)
+    assert adopted.watcher_pid != left.watcher_pid
+    assert adopted.deadline_mono == left.deadline_mono
+
+
+def test_a_clock_that_was_set_back_in_a_reboot_lengthens_no_deadline(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    polled_by_nobody(fleet, remote)
+    with fleet.center() as center:
+        host, clock = replace(center.host, boot_id="another"), SetForward(center.clock, -1000 * HOUR_MS)
+        surroundings = replace(center.surroundings, host=host, clock=clock)
+        clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, adopt_role="goal")
+        assert the_run(fleet).boot_id == "another"
+        assert the_run(fleet).deadline_mono <= center.clock.now().monotonic + HOUR_MS

@@ -23,6 +23,7 @@ from operations_center.in_flight_reconcile.jobs import (
     artifacts_of,
     ending_found,
     job_of,
+    no_backend,
     note_of,
     note_unclaimed,
     record_doubt,
@@ -175,7 +176,7 @@ class Poller:
             followed.next_at = None
             return
         if backend is None:
-            self._record_finding(followed, run, Unsure(f"there is no backend {run.backend} any more"), None)
+            self._record_finding(followed, run, no_backend(run), None)
             return
         if run.provider_job_id is None and run.submitting_at is not None and self._is_overdue(run):
             self._end(run, Ending(Outcome.UNKNOWN, Proof.DEADLINE_PASSED, LATE), None)
@@ -358,17 +359,19 @@ class Poller:
 
     def _record_finding(self, followed: _Followed, run: Run, finding: Finding, provider: Provider | None) -> bool:
         """``provider`` is None where it could not even be asked."""
-        ending = ending_found(run, finding, past_grace=self._past_grace(run))
+        memory = None
+        if not isinstance(finding, Going):
+            memory = record_findings(self._surroundings, [Asked(run, finding)]).get(run.run_id)
+        ending = ending_found(run, finding, memory, past_grace=self._past_grace(run))
         if ending is not None:
-            record_health(self._surroundings, run.backend, None, None)
             return self._end(run, ending, note_of(run, finding))
-        if isinstance(finding, Unsure):
-            memory = record_findings(self._surroundings, [Asked(run, finding)])[run.run_id]
-            wait_ms = max(pause_after_ms(memory.failures), finding.retry_after_ms or 0)
-        else:
-            assert isinstance(finding, Going)
+        if isinstance(finding, Going):
             assert provider is not None
             wait_ms = self._heard(followed, run, finding, provider)
+        else:
+            assert isinstance(finding, Unsure)
+            assert memory is not None
+            wait_ms = max(pause_after_ms(memory.failures), finding.retry_after_ms or 0)
         # A stop that came while the provider was asked has not reached it yet.
         is_to_be_told = run.stop_outcome is not None and not followed.told_to_end
         followed.next_at = self._now() + (0 if is_to_be_told else wait_ms)

@@ -25,7 +25,7 @@ from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import GateState, TreeQuery, find_trees
 from operations_center.keeper.launch import revoke
 from operations_center.locks import is_locked
-from operations_center.model import Proof, Run, RunState
+from operations_center.model import JobMemory, Proof, Run, RunState
 from operations_center.providers.looking import Unsure
 from operations_center.settlement import Ended
 
@@ -203,8 +203,8 @@ def _ask(surroundings: Surroundings, actions: Sequence[Action], trigger: str) ->
     asked = {run.run_id: action for action, run in stored if run is not None}
     reports = [ActionReport(action, Done.LOST_RACE) for action, run in stored if run is None]
     for found in look_after_all(surroundings, [run for _, run in stored if run is not None]):
-        record_findings(surroundings, found, {"trigger": trigger})
-        reports += _act_on(surroundings, found, asked, trigger)
+        memories = record_findings(surroundings, found, {"trigger": trigger})
+        reports += _act_on(surroundings, found, memories, asked, trigger)
     return reports
 
 
@@ -221,12 +221,17 @@ def _with_stop_stored(surroundings: Surroundings, action: Action) -> Run | None:
 
 
 def _act_on(
-    surroundings: Surroundings, found: Sequence[Asked], asked: Mapping[str, Action], trigger: str
+    surroundings: Surroundings,
+    found: Sequence[Asked],
+    memories: Mapping[str, JobMemory],
+    asked: Mapping[str, Action],
+    trigger: str,
 ) -> list[ActionReport]:
     reports, over = [], []
     for each in found:
         action = replace(asked[each.run.run_id], run=each.run)
-        ending = ending_found(each.run, each.finding, past_grace=_past_grace(surroundings, action))
+        memory = memories.get(each.run.run_id)
+        ending = ending_found(each.run, each.finding, memory, past_grace=_past_grace(surroundings, action))
         if ending is not None:
             note = note_of(each.run, each.finding)
             over.append(replace(action, deed=Deed.FREE, ending=ending, proof=ending.proof, note=note))

@@ -27,6 +27,9 @@ BATCH_S = 0.05
 
 BEAT_S = 1.0
 
+ASKS_IN_VAIN = 7
+"""In a row, before a job is given up after its time. With the pauses between them a timer asks for five minutes."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +76,7 @@ def look_after_all(surroundings: Surroundings, runs: Sequence[Run]) -> Iterator[
 def _look_after(surroundings: Surroundings, run: Run, memory: JobMemory | None) -> Finding:
     backend = surroundings.job_backends.get(run.backend)
     if backend is None:
-        return Unsure(f"there is no backend {run.backend} any more")
+        return no_backend(run)
     try:
         job, artifacts = job_of(run, memory), artifacts_of(surroundings, run)
         return look_after(backend.provider, job, artifacts, end=run.stop_outcome is not None)
@@ -83,6 +86,10 @@ def _look_after(surroundings: Surroundings, run: Run, memory: JobMemory | None) 
         # A defect in one job's answer must not keep the others from theirs.
         _log.exception("the request for run %s failed", run.run_id)
         return Unsure(f"{type(error).__name__} in the request")
+
+
+def no_backend(run: Run) -> Unsure:
+    return Unsure(f"there is no backend {run.backend} any more", may_pass=False)
 
 
 # Recording
@@ -177,11 +184,15 @@ def _said(asked: Asked) -> dict[str, Any]:
 # What follows
 
 
-def ending_found(run: Run, finding: Finding, *, past_grace: bool) -> Ending | None:
-    """The run's end, if that is what was found, or if there is no time left to find it."""
+def ending_found(run: Run, finding: Finding, memory: JobMemory | None, *, past_grace: bool) -> Ending | None:
+    """The run's end, if that is what was found, or if there is no time left to find it.
+
+    A job may have ended well while nobody could ask: no single question decides that it is given up.
+    """
     if isinstance(finding, Over):
         return ending_of_job(run, finding)
-    if isinstance(finding, Unsure) and past_grace:
+    in_vain = memory is not None and memory.failures >= ASKS_IN_VAIN
+    if isinstance(finding, Unsure) and past_grace and (in_vain or not finding.may_pass):
         reason = f"its provider has not said in time what became of its job: {finding.reason}"
         return Ending(Outcome.UNKNOWN, Proof.DEADLINE_PASSED, reason)
     return None

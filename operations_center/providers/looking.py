@@ -42,11 +42,15 @@ class Over(msgspec.Struct, frozen=True):
 
 
 class Unsure(msgspec.Struct, frozen=True):
-    """Nothing was learned, or not everything is there yet. ``ill`` is None when the provider itself is well."""
+    """Nothing was learned, or not everything is there yet. ``ill`` is None when the provider itself is well.
+
+    ``may_pass``: what was in the way may be gone the next time.
+    """
 
     reason: str
     ill: Ill | None = None
     retry_after_ms: int | None = None
+    may_pass: bool = True
 
 
 Finding = Going | Over | Unsure
@@ -75,7 +79,8 @@ def _look_after(provider: Provider, job: Job, artifacts: Path, end: bool) -> Fin
 
 
 def _unsure(trouble: Trouble, what: str = "") -> Unsure:
-    return Unsure(f"{what}{trouble.reason}", trouble.ill, trouble.retry_after_ms)
+    may_pass = trouble.ill is not Ill.NOT_FOUND
+    return Unsure(f"{what}{trouble.reason}", trouble.ill, trouble.retry_after_ms, may_pass)
 
 
 def _fetch(provider: Provider, job: Job, heard: Heard, directory: Path) -> Finding:

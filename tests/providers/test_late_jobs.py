@@ -9,6 +9,7 @@ import pytest
 
 from operations_center.clock import Clock, Now
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
+from operations_center.in_flight_reconcile.jobs import ASKS_IN_VAIN
 from operations_center.model import Outcome, Proof, TaskState
 from operations_center.polling import THREADS
 from tests.fleet import Fleet, wait_until
@@ -82,3 +83,38 @@ def test_a_clock_that_was_set_back_in_a_reboot_lengthens_no_deadline(fleet: Flee
         clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, adopt_role="goal")
         assert the_run(fleet).boot_id == "another"
         assert the_run(fleet).deadline_mono <= center.clock.now().monotonic + HOUR_MS
+
+
+def long_after_its_deadline(fleet: Fleet, remote: Remote) -> None:
+    """A job that has succeeded while nobody asked."""
+    configure(fleet, remote, timeout="1s", initial="1h")
+    polled_by_nobody(fleet, remote, polls=1)
+    run = the_run(fleet)
+    with fleet.center() as center:
+        wait_until(lambda: center.clock.now().wall > run.deadline_at + run.grace_ms, "the deadline")
+
+
+@pytest.mark.parametrize(
+    ("what", "answer"), [("poll", {"status": 503}), ("download", {"truncate": 10}), ("download", {"status": 503})]
+)
+def test_what_a_job_has_made_is_not_given_up_for_one_bad_answer_after_its_deadline(
+    fleet: Fleet, remote: Remote, what: str, answer: dict[str, int]
+) -> None:
+    long_after_its_deadline(fleet, remote)
+    remote.rule(what, times=1, **answer)
+    fleet.run("reconcile", expect=1)
+    assert the_run(fleet).outcome is None
+    fleet.run("reconcile")
+    run = the_run(fleet)
+    assert run.outcome is Outcome.SUCCEEDED
+    assert (fleet.state.run(run.run_id) / "artifacts" / "output-1.mp4").stat().st_size == 1000
+
+
+def test_a_job_that_cannot_be_asked_about_is_given_up_in_the_end(fleet: Fleet, remote: Remote) -> None:
+    long_after_its_deadline(fleet, remote)
+    remote.rule("poll", status=503)
+    asked = len(remote.requests("poll"))
+    wait_until(lambda: fleet.run("reconcile", expect=None) and the_run(fleet).outcome, "the end of patience")
+    assert len(remote.requests("poll")) - asked == ASKS_IN_VAIN
+    assert (the_run(fleet).outcome, the_run(fleet).proof) == (Outcome.UNKNOWN, Proof.DEADLINE_PASSED)
+    assert the_task(fleet).state is TaskState.BLOCKED

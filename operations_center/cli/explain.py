@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.config.wording import on_one_line
 from operations_center.errors import NotFound
 from operations_center.store import Access
 from operations_center.views.explanation import explain
@@ -64,4 +65,4 @@ def _in_words(value: Any) -> str:
         case list():
             return ", ".join(map(str, value)) or "none"
         case _:
-            return str(value)
+            return on_one_line(str(value))

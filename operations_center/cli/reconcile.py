@@ -77,5 +77,7 @@ def _print(document: dict[str, Any]) -> None:
 def _line(action: dict[str, Any]) -> str:
     subject = f"run {action['run_id']}" if action["run_id"] else f"task {action['task_id']}"
     proof = f"proof {action['proof']}: " if action["proof"] else ""
+    outcome = f"; outcome {action['outcome']}" if action["outcome"] else ""
+    said = f"; its provider says {action['said']}" if action["said"] else ""
     error = f"; {action['error']}" if action["error"] else ""
-    return f"{action['action']}  {action['rule']}  {subject}  {proof}{action['reason']}{error}"
+    return f"{action['action']}  {action['rule']}  {subject}  {proof}{action['reason']}{outcome}{said}{error}"

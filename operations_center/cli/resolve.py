@@ -9,6 +9,12 @@ from operations_center.presentation import run_as_json
 from operations_center.stopping.resolving import Resolution, resolve_run
 
 
+def _not_blank(_context: click.Context, _parameter: click.Parameter, reason: str) -> str:
+    if not reason.strip():
+        raise click.BadParameter("say how you know")
+    return reason
+
+
 @click.command("resolve")
 @click.argument("run_id", metavar="RUN")
 @click.option(
@@ -18,7 +24,13 @@ from operations_center.stopping.resolving import Resolution, resolve_run
     required=True,
     help="What became of it; `resubmit` submits it once more.",
 )
-@click.option("--reason", required=True, metavar="TEXT", help="Kept with the run, together with who you are.")
+@click.option(
+    "--reason",
+    required=True,
+    callback=_not_blank,
+    metavar="TEXT",
+    help="Kept with the run, together with who you are.",
+)
 @config_option
 @json_option
 def command(run_id: str, resolution: str, reason: str, config_file: Path | None, as_json: bool) -> int:

@@ -26,7 +26,7 @@ from operations_center.keeper.inspect import GateState, TreeQuery, find_trees
 from operations_center.keeper.launch import revoke
 from operations_center.locks import is_locked
 from operations_center.model import JobMemory, Proof, Run, RunState
-from operations_center.providers.looking import Unsure
+from operations_center.providers.looking import Going, Unsure
 from operations_center.settlement import Ended
 
 BATCH = 1000
@@ -238,7 +238,8 @@ def _act_on(
         elif isinstance(each.finding, Unsure):
             reports.append(ActionReport(action, Done.ERROR, each.finding.reason))
         else:
-            reports.append(ActionReport(action, Done.APPLIED))
+            said = each.finding.heard.word if isinstance(each.finding, Going) else None
+            reports.append(ActionReport(action, Done.APPLIED, said=said))
     return reports + (_settle_and_finish(surroundings, over, trigger) if over else [])
 
 

@@ -48,9 +48,12 @@ class Done(StrEnum):
 
 
 class ActionReport(msgspec.Struct, frozen=True, gc=False):
+    """``said``: the word of a provider that was asked, for a job that goes on."""
+
     action: Action
     done: Done
     error: str | None = None
+    said: str | None = None
 
     @property
     def summary(self) -> str:
@@ -69,6 +72,8 @@ class ActionReport(msgspec.Struct, frozen=True, gc=False):
             "verdict": action.verdict,
             "proof": action.proof,
             "reason": action.reason,
+            "outcome": action.ending.outcome if action.ending else None,
+            "said": self.said,
             "action": self.done,
             "error": self.error,
         }

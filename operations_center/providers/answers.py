@@ -31,6 +31,9 @@ from operations_center.providers.addresses import found_at
 
 LONGEST_WORD = 60
 
+LONGEST_TEXT = 10_000
+"""Of what may become a reason: more is not even looked at."""
+
 DEEPEST = 20
 """Levels of lists and tables that are looked into."""
 
@@ -162,7 +165,7 @@ class Answers:
         return self._line(text, LONGEST_REASON)
 
     def _line(self, text: str, longest: int) -> str:
-        line = on_one_line(" ".join(self._hide(text).split()))
+        line = on_one_line(" ".join(self._hide(text)[:LONGEST_TEXT].split()))
         return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
     def _error(self, said: Said) -> str | None:

@@ -83,6 +83,7 @@ def test_a_person_decides_what_became_of_a_doubt_and_is_recorded(
     add(fleet)
     watch(fleet)
     run_id = the_run(fleet).run_id
+    assert fleet.run("resolve", run_id, "--as", resolution, "--reason", " ", expect=2).stderr.startswith("cannot run")
     fleet.run("resolve", run_id, "--as", resolution, "--reason", "looked it up")
     run = the_run(fleet)
     assert (run.outcome, run.proof, the_task(fleet).state) == (outcome, Proof.RESOLVED, state)
@@ -91,6 +92,7 @@ def test_a_person_decides_what_became_of_a_doubt_and_is_recorded(
         assert not center.ledger.slots_held()
         (settled,) = [event for event in center.ledger.events(run_id=run_id) if event.kind == "run.settled"]
     assert settled.data["why"] == "looked it up"
+    assert "looked it up" in fleet.run("explain", run_id).stdout
     assert f"(user {os.getuid()})" in settled.data["resolved_by"]
     assert not fleet.broken_promises()
 
@@ -160,7 +162,7 @@ def test_a_person_reconciles_what_nobody_polls(fleet: Fleet, remote: Remote) -> 
     assert {job["eligible"] for job in told["jobs"]} == {False}
     assert len(remote.requests("poll")) == asked_before
     done = fleet.json("reconcile", "--json", "--limit", "2")
-    assert [action["action"] for action in done["actions"]] == ["applied", "applied"]
+    assert [(action["action"], action["outcome"]) for action in done["actions"]] == [("applied", "succeeded")] * 2
     assert len(submitted(fleet)) == 3
     fleet.run("reconcile")
     assert not submitted(fleet)
@@ -170,6 +172,15 @@ def test_a_person_reconciles_what_nobody_polls(fleet: Fleet, remote: Remote) -> 
     assert {run.outcome for run in runs} == {Outcome.SUCCEEDED}
     assert [each["trigger"] for each in asked] == ["cli"] * 5
     assert not fleet.broken_promises()
+
+
+def test_a_person_who_reconciles_is_told_what_the_provider_says(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, initial="1h")
+    polled_by_nobody(fleet, remote)
+    remote.rule("poll", word="rendering")
+    (action,) = fleet.json("reconcile", "--json")["actions"]
+    assert (action["action"], action["outcome"], action["said"]) == ("applied", None, "rendering")
+    assert "rendering" in fleet.run("reconcile").stdout
 
 
 def test_a_stop_cancels_the_job_and_blocks_its_task(fleet: Fleet, remote: Remote) -> None:
@@ -294,6 +305,19 @@ def test_explain_says_what_is_known_of_a_job_and_what_would_change_that(fleet: F
     assert (document["verdict"], document["row"]) == ("ask_provider", 12)
     assert document["evidence"]["provider_job_id"] == remote.jobs()[0].job_id
     assert "ask its provider" in fleet.run("explain", the_run(fleet).run_id).stdout
+
+
+def test_a_reason_of_several_lines_is_shown_on_one(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.rule("submit", vanish=True, times=1)
+    add(fleet)
+    watch(fleet)
+    run = the_run(fleet)
+    fleet.run("resolve", run.run_id, "--as", "failed", "--reason", "looked\n  outcome     succeeded")
+    for words in (("explain", run.run_id), ("task", "show", run.task_id)):
+        shown = fleet.run(*words).stdout
+        assert "looked\\n" in shown
+        assert "\n  outcome     succeeded" not in shown
 
 
 def test_explain_says_that_a_doubt_waits_for_a_person(fleet: Fleet, remote: Remote) -> None:

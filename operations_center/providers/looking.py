@@ -70,7 +70,10 @@ def _look_after(provider: Provider, job: Job, artifacts: Path, end: bool) -> Fin
         trouble = provider.cancel(job)
         if trouble is not None:
             return _unsure(trouble, "cannot cancel the job: ")
-        heard = provider.ask(job)
+        ran, heard = heard, provider.ask(job)
+        if isinstance(heard, Trouble) and heard.ill is Ill.NOT_FOUND:
+            # There was a job a moment ago: some providers cancel by deleting.
+            return Over(Heard(JobState.CANCELLED, ran.word, ran.known))
     if isinstance(heard, Trouble):
         return _unsure(heard)
     if heard.state is JobState.SUCCEEDED:

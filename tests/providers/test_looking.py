@@ -38,6 +38,23 @@ def test_a_job_is_not_over_while_its_provider_has_no_fresh_url(
         assert finding.heard.reason == "the answer names no output"
 
 
+def test_a_job_that_its_cancellation_deletes_is_cancelled(remote: Remote, client: Client, tmp_path: Path) -> None:
+    remote.goes(Course(polls=5))
+    remote.post({})
+    remote.rule("cancel", forget=True, status=200)
+    finding = look_after(client(), JOB, tmp_path, end=True)
+    assert isinstance(finding, Over)
+    assert finding.heard.state is JobState.CANCELLED
+
+
+def test_a_job_that_is_not_found_is_not_taken_for_cancelled(remote: Remote, client: Client, tmp_path: Path) -> None:
+    remote.goes(Course(polls=5))
+    remote.post({})
+    remote.rule("poll", forget=True)
+    assert isinstance(look_after(client(), JOB, tmp_path, end=True), Unsure)
+    assert not remote.requests("cancel")
+
+
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
 def test_what_a_killed_process_has_left_half_written_goes_with_the_jobs_end(
     remote: Remote, client: Client, tmp_path: Path, end: str

@@ -96,11 +96,16 @@ def no_backend(run: Run) -> Unsure:
 
 
 def record_job(surroundings: Surroundings, run: Run, job: Job) -> Run | None:
-    """The id that a submission has brought; None when somebody else has changed the run. Raises LedgerBusy."""
+    """The id that a submission has brought; None when somebody else has changed the run. Raises LedgerBusy.
+
+    It ends a doubt, and whoever was about to record one is too late.
+    """
     now = surroundings.clock.now()
     with surroundings.ledger.transaction():
         surroundings.ledger.remember_jobs({run.run_id: JobMemory(urls=job.urls, heard_at=now.wall)})
-        submitted = surroundings.ledger.change_run(run, "run.submitted", provider_job_id=job.job_id)
+        submitted = surroundings.ledger.change_run(
+            run, "run.submitted", holder=run.holder + 1, provider_job_id=job.job_id, doubt=None
+        )
         if submitted is None:
             note_unclaimed(surroundings, run.run_id, run.backend, job)
     return submitted

@@ -98,11 +98,6 @@ def _known(center: Center, run_id: str) -> Run:
     run = center.ledger.run(run_id)
     if run is None:
         raise NotFound(f"cannot stop run {run_id}: there is no such run; see `operations-center runs`")
-    if run.doubt is not None and run.state in HOLDS_SLOT:
-        raise OperationsCenterError(
-            f"cannot stop run {run_id}: {run.doubt}; ask its provider, then say what became of it with "
-            f"`operations-center resolve {run_id}`"
-        )
     return run
 
 
@@ -110,6 +105,7 @@ def _end_run(center: Center, run: Run, order: StopOrder, *, wait: bool) -> Run:
     """Until it is closed; without ``wait``, until the stop is stored and reconciliation will carry it out."""
     until = time.monotonic() + _patience_s(run)
     while run.state is not RunState.CLOSED:
+        _refuse_doubt(run)
         run = _begin_to_end(center, run, order)
         if run.state is RunState.CLOSED or (not wait and run.stop_reason is not None):
             break
@@ -117,6 +113,14 @@ def _end_run(center: Center, run: Run, order: StopOrder, *, wait: bool) -> Run:
             raise OperationsCenterError(_still_alive(center, run))
         wait_for_change(center, [run], until)
     return run
+
+
+def _refuse_doubt(run: Run) -> None:
+    if run.doubt is not None and run.state in HOLDS_SLOT:
+        raise OperationsCenterError(
+            f"cannot stop run {run.run_id}: {run.doubt}; ask its provider, then say what became of it with "
+            f"`operations-center resolve {run.run_id}`"
+        )
 
 
 def _begin_to_end(center: Center, run: Run, order: StopOrder) -> Run:

@@ -320,6 +320,22 @@ def test_a_reason_of_several_lines_is_shown_on_one(fleet: Fleet, remote: Remote)
         assert "\n  outcome     succeeded" not in shown
 
 
+def test_a_task_is_cancelled_at_once_whose_run_is_in_doubt_and_the_run_waits_for_a_person(
+    fleet: Fleet, remote: Remote
+) -> None:
+    configure(fleet, remote)
+    remote.rule("submit", vanish=True)
+    add(fleet)
+    watch(fleet)
+    run_id = the_run(fleet).run_id
+    refused = fleet.run("task", "cancel", the_task(fleet).task_id, expect=1)
+    assert f"operations-center resolve {run_id}" in refused.stderr
+    assert the_task(fleet).state is TaskState.CANCELLED
+    assert (the_run(fleet).outcome, the_run(fleet).stop_outcome) == (None, None)
+    fleet.run("resolve", run_id, "--as", "lost", "--reason", "there is no such job")
+    assert (the_run(fleet).outcome, the_task(fleet).state) == (Outcome.LOST, TaskState.CANCELLED)
+
+
 def test_explain_says_that_a_doubt_waits_for_a_person(fleet: Fleet, remote: Remote) -> None:
     configure(fleet, remote)
     remote.rule("submit", vanish=True)

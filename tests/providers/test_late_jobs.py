@@ -118,3 +118,21 @@ def test_a_job_that_cannot_be_asked_about_is_given_up_in_the_end(fleet: Fleet, r
     assert len(remote.requests("poll")) - asked == ASKS_IN_VAIN
     assert (the_run(fleet).outcome, the_run(fleet).proof) == (Outcome.UNKNOWN, Proof.DEADLINE_PASSED)
     assert the_task(fleet).state is TaskState.BLOCKED
+
+
+def test_an_id_that_comes_after_all_ends_the_doubt_about_its_run(fleet: Fleet, remote: Remote) -> None:
+    """As of a container that was frozen for longer than its lease, while it submitted."""
+    configure(fleet, remote, submit_timeout="1h")
+    remote.rule("submit", delay=5.0)
+    add(fleet)
+    fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: remote.requests("submit"), "the submission")
+    with fleet.center() as center:
+        host, clock = replace(center.host, pid_namespace=1), SetForward(center.clock, HOUR_MS // 2)
+        elsewhere = replace(center.surroundings, host=host, clock=clock)
+        clear_orphaned_in_flight(elsewhere, trigger=Trigger.WATCHDOG)
+        assert the_run(fleet).doubt is not None
+        assert the_task(fleet).state is TaskState.BLOCKED
+        wait_until(lambda: the_task(fleet).state is TaskState.DONE, "the end of its job")
+        assert (the_run(fleet).outcome, the_run(fleet).doubt) == (Outcome.SUCCEEDED, None)
+        assert center.ledger.verify() == []

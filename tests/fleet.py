@@ -194,8 +194,8 @@ def kill_if_there(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         pass
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
-    """For what no descriptor tells of: a row of the ledger, a line in a file."""
+def wait_until(condition: Callable[..., Any], what: str, seconds: float = PATIENCE_S) -> Any:
+    """For what no descriptor tells of: a row of the ledger, a line in a file. All of its parameters have defaults."""
     deadline = time.monotonic() + seconds
     while True:
         answer = condition()

@@ -20,6 +20,7 @@ from operations_center.care.manifest import manifest_of
 from operations_center.care.restore import UNKNOWN_NUMBERS, restore
 from operations_center.clock import SystemClock
 from operations_center.config import load_config
+from operations_center.errors import Unavailable
 from operations_center.keeper.inspect import ProcessTable, TreeQuery, tree_of
 from operations_center.keeper.launch import LaunchPlan, prepare, start
 from operations_center.keeper.stop import kill
@@ -28,6 +29,7 @@ from operations_center.locks import take_lock
 from operations_center.model import Run
 from operations_center.store import Store
 from tests.cli.command_line import CommandLine
+from tests.cli.spoiling import replace_by_fifo
 from tests.fleet import PATIENCE_S, wait_until
 
 WRITER = """
@@ -187,7 +189,7 @@ def test_a_process_that_has_a_replaced_ledger_open_cannot_write_it(line: Command
     line.task()
     with line.center() as center:
         line.state.ledger.rename(line.state.root / "away")
-        with pytest.raises(restore_module.Unavailable, match="was removed"):
+        with pytest.raises(Unavailable, match="was removed"):
             center.ledger.note("test", {})
 
 
@@ -206,6 +208,7 @@ def test_restore_under_a_writer_leaves_a_sound_ledger_that_he_goes_on_writing(
 
 
 def foreign_database(path: Path) -> None:
+    path.unlink()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE theirs (x)")
         connection.commit()
@@ -233,10 +236,10 @@ def damaged_ledger(path: Path) -> None:
     [
         (Path.unlink, "No such file"),
         (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "is not a file"),
+        (replace_by_fifo, "is not a file"),
         (lambda path: path.write_bytes(b""), "no ledger of this program"),
         (lambda path: path.write_bytes(b"rubbish" * 5000), "not a database"),
-        (lambda path: (path.unlink(), foreign_database(path)), "no ledger of this program"),
+        (foreign_database, "no ledger of this program"),
         (newer_ledger, "newer"),
         (inconsistent_ledger, "does not agree"),
         (damaged_ledger, "cannot restore"),

@@ -17,6 +17,7 @@ from operations_center.care.manifest import artifacts_of, manifest_of
 from operations_center.model import Run
 from operations_center.store.sqlite import SCHEMA
 from tests.cli.command_line import CommandLine
+from tests.cli.spoiling import replace_by_fifo, replace_by_link
 
 
 def artifacts_of_run(line: CommandLine, run: Run) -> Path:
@@ -232,11 +233,11 @@ def forge(change: Callable[[Any], object]) -> Callable[[Path, Path], object]:
         (lambda _, taken: shutil.rmtree(taken.parent), "/film is missing (and 1 more)"),
         (lambda _, taken: append(taken / "note"), "/note has 5 bytes, not 4"),
         (lambda _, taken: flip(taken / "note"), "/note has the sha256 "),
-        (lambda _, taken: ((taken / "note").unlink(), os.mkfifo(taken / "note")), "/note cannot be read: it is a FIFO"),
-        (lambda _, taken: ((taken / "note").rename(taken / "x"), (taken / "note").symlink_to("x")), "it is a link"),
+        (lambda _, taken: replace_by_fifo(taken / "note"), "/note cannot be read: it is a FIFO"),
+        (lambda _, taken: replace_by_link(taken / "note"), "it is a link"),
         (lambda copy, _: manifest_of(copy).write_text('{"schema": 1'), "cannot be read"),
         (lambda copy, _: manifest_of(copy).write_text("[" * 100_000), "nested too deeply"),
-        (lambda copy, _: (manifest_of(copy).unlink(), os.mkfifo(manifest_of(copy))), "it is a FIFO"),
+        (lambda copy, _: replace_by_fifo(manifest_of(copy)), "it is a FIFO"),
         (forge(lambda told: told.update(schema=2)), "cannot be read"),
         (forge(lambda told: told["artifacts"]["files"][0].update(name="../../../made")), "cannot be read"),
         (forge(lambda told: told["artifacts"]["files"][0].update(name="..")), "cannot be read"),

@@ -46,7 +46,7 @@ def unwritable(directory: Path) -> Iterator[None]:
         subprocess.run(["mount", "--bind", directory, directory], check=True)
         try:
             # Busy as long as somebody writes there at this very moment.
-            remount = ["mount", "-o", "remount,bind,ro", directory]
+            remount = ["mount", "-o", "remount,bind,ro", str(directory)]
             wait_until(lambda: subprocess.run(remount, check=False).returncode == 0, "the directory is read-only")
             yield
         finally:

@@ -153,7 +153,7 @@ def assert_it_ends_well(stage: Stage, killed: Collection[str]) -> None:
     assert [(task.kind, task.state) for task in tasks] == [("goal", TaskState.DONE), ("after", TaskState.READY)]
     assert {run.state for run in runs} == {RunState.CLOSED}
     assert runs[0].outcome is Outcome.SUCCEEDED
-    possible = {Outcome.SUCCEEDED}.union(*(POSSIBLE[name] for name in killed | {WATCHER}))
+    possible = {Outcome.SUCCEEDED}.union(*(POSSIBLE[name] for name in {*killed, WATCHER}))
     assert {run.outcome for run in runs} <= possible
     begun = set(stage.begun_runs())
     assert {run.run_id for run in runs if run.outcome in (Outcome.SUCCEEDED, Outcome.KILLED)} <= begun

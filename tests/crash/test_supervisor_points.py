@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -50,7 +50,7 @@ PARTS = 10
 
 
 @pytest.fixture
-def fleet(fleet: Fleet) -> Iterator[Fleet]:
+def fleet(fleet: Fleet) -> Fleet:
     fleet.configure(CONFIG.format(python=sys.executable))
     return fleet
 

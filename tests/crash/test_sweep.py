@@ -249,14 +249,18 @@ class DeadBoard:
         answer: Sequence[Claim] = self._ask().running()
         return answer
 
-    def claim(self, task_id: str, run_id: str) -> bool:
-        return bool(self._ask().claim(task_id, run_id))
+    def claim(self, task_id: str, run_id: str) -> Task | None:
+        task: Task | None = self._ask().claim(task_id, run_id)
+        return task
 
     def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
         self._ask().finish(finishes)
 
     def requeue(self, claim: Claim) -> bool:
         return bool(self._ask().requeue(claim))
+
+    def block(self, task_id: str, run_id: str, finish: Finish) -> None:
+        self._ask().block(task_id, run_id, finish)
 
 
 def with_board(center: Center, board: DeadBoard) -> Surroundings:

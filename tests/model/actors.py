@@ -137,6 +137,7 @@ class Actor:
 
     def _wait(self) -> None:
         """For whoever chooses the next step."""
+        assert self._life.parent is not None
         self._life.parent.switch()
 
     def _live(self) -> None:

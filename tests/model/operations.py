@@ -5,6 +5,7 @@ from pathlib import Path
 
 from operations_center.backends.command import CommandBackend
 from operations_center.care.retention import prune_closed_runs
+from operations_center.config import CommandSettings
 from operations_center.dispatch import Dispatcher, Started
 from operations_center.in_flight_reconcile import (
     Scope,
@@ -68,6 +69,7 @@ def poll(center: Center, role: str, cgroups: Path | None) -> object:
     backends = {
         name: CommandBackend(settings, center.config.directory, center.config.directory, {}, cgroups)
         for name, settings in center.config.backends.items()
+        if isinstance(settings, CommandSettings)
     }
     dispatcher = Dispatcher(center.surroundings, center.config.roles[role], backends)
     answer: object = None

@@ -1,9 +1,9 @@
 """A fleet that meets a damaged ledger: it waits, says why, and goes on after a restore."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +26,7 @@ PAGE = 4096
 
 
 @pytest.fixture
-def fleet(fleet: Fleet) -> Iterator[Fleet]:
+def fleet(fleet: Fleet) -> Fleet:
     fleet.configure(CONFIG)
     return fleet
 
@@ -82,8 +82,8 @@ def test_watchers_that_meet_damage_wait_longer_and_longer_and_a_restore_lets_the
     assert not fleet.broken_promises()
 
 
-def watcher(fleet: Fleet) -> dict[str, object]:
-    watchers: list[dict[str, object]] = fleet.json("status", expect=None)["watchers"]
+def watcher(fleet: Fleet) -> dict[str, Any]:
+    watchers: list[dict[str, Any]] = fleet.json("status", expect=None)["watchers"]
     return next(each for each in watchers if each["role"] == "goal")
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -34,7 +34,7 @@ every = "500ms"
 
 
 @pytest.fixture
-def fleet(fleet: Fleet) -> Iterator[Fleet]:
+def fleet(fleet: Fleet) -> Fleet:
     configure(fleet, seconds=0.4)
     return fleet
 
@@ -55,12 +55,13 @@ def begun(fleet: Fleet) -> Counter[str]:
     return Counter(each.task_id for each in fleet.witnessed("begin"))
 
 
-def running(fleet: Fleet, count: int) -> list[dict[str, object]]:
-    def look() -> list[dict[str, object]]:
+def running(fleet: Fleet, count: int) -> list[dict[str, Any]]:
+    def look() -> list[dict[str, Any]]:
         runs = fleet.json("runs", "--open")["runs"]
         return [run for run in runs if run["state"] == "running"] if len(fleet.witnessed("begin")) >= count else []
 
-    return wait_until(lambda: found if len(found := look()) == count else None, f"{count} runs are running")
+    wait_until(lambda: len(look()) == count, f"{count} runs are running")
+    return look()
 
 
 def test_twenty_four_tasks_of_two_roles_run_once_each_and_never_more_than_two_at_once(fleet: Fleet) -> None:
@@ -151,7 +152,7 @@ def executor_pids(keeper: int) -> list[int]:
         return [int(word) for word in file.read().split()]
 
 
-def fleet_events(fleet: Fleet) -> list[dict[str, str]]:
+def fleet_events(fleet: Fleet) -> Any:
     return fleet.json("events")["events"]
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ MEMBERS = ("goal", "test", WATCHDOG)
 
 
 @pytest.fixture
-def fleet(fleet: Fleet) -> Iterator[Fleet]:
+def fleet(fleet: Fleet) -> Fleet:
     fleet.configure(CONFIG.format(python=sys.executable))
     return fleet
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +45,7 @@ LEAVE_A_DAEMON = f"{UNTIL_LET_GO}; setsid sleep 300 & exit 0"
 
 
 @pytest.fixture
-def fleet(fleet: Fleet) -> Iterator[Fleet]:
+def fleet(fleet: Fleet) -> Fleet:
     configure(fleet, "exit 0")
     return fleet
 

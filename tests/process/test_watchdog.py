@@ -5,7 +5,6 @@ import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from tests.process.test_fleet import CONFIG
 
 
 @pytest.fixture
-def fleet(fleet: Fleet) -> Iterator[Fleet]:
+def fleet(fleet: Fleet) -> Fleet:
     fleet.configure(CONFIG.format(python=sys.executable, seconds=0))
     return fleet
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def fleet(fleet: Fleet) -> Iterator[Fleet]:
+def fleet(fleet: Fleet) -> Fleet:
     fleet.configure(CONFIG.format(python=sys.executable))
     return fleet
 
@@ -60,7 +59,7 @@ PARTS = 6
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_spawner_stopped_at_any_step_starts_nothing_after_its_run_was_given_away(fleet: Fleet, part: int) -> None:
-    stories = []
+    stories: list[Story] = []
     while not stories or stories[-1].where is not None:
         stories.append(Story(fleet, step=1 + part + PARTS * len(stories)))
 

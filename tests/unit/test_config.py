@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operations_center.config import (
+    CommandSettings,
+    Config,
     Role,
     find_config,
     format_duration,
@@ -95,14 +97,20 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def load(path: Path, text: str, **environ: str):
+def load(path: Path, text: str, **environ: str) -> Config:
     path.write_text(text)
     return load_config(path, environ)
 
 
+def agent_of(config: Config) -> CommandSettings:
+    agent = config.backends["agent"]
+    assert isinstance(agent, CommandSettings)
+    return agent
+
+
 def test_every_key_of_the_documentation_is_read(file: Path) -> None:
     config = load(file, EVERYTHING)
-    goal, agent = config.roles["goal"], config.backends["agent"]
+    goal, agent = config.roles["goal"], agent_of(config)
     assert config.file == file
     assert config.directory == file.parent
     assert config.center.state_dir == file.parent / ".operations_center"
@@ -122,7 +130,7 @@ def test_every_key_of_the_documentation_is_read(file: Path) -> None:
 
 def test_what_is_not_written_has_a_default(file: Path) -> None:
     config = load_config(file, {})
-    goal, agent = config.roles["goal"], config.backends["agent"]
+    goal, agent = config.roles["goal"], agent_of(config)
     assert config.center.state_dir == file.parent / ".operations_center"
     assert (config.center.ledger, config.center.cgroup, config.board.kind) == ("sqlite", "auto", "local")
     assert goal.task_kinds == ("goal",)
@@ -151,7 +159,7 @@ def test_roles_stand_in_the_order_of_the_file_and_are_found_by_kind(file: Path) 
 def test_relative_paths_count_from_the_file_and_a_tilde_is_the_home(file: Path) -> None:
     text = MINIMAL + 'working_directory = "work"\n[center]\nstate_dir = "~/state"\n'
     config = load(file, text, HOME="/home/somebody")
-    assert config.backends["agent"].working_directory == file.parent / "work"
+    assert agent_of(config).working_directory == file.parent / "work"
     assert config.center.state_dir == Path("/home/somebody/state")
     assert load(file, MINIMAL + '[center]\nstate_dir = "/var/x"').center.state_dir == Path("/var/x")
 
@@ -175,7 +183,7 @@ def test_the_template_loads_with_its_examples_too(file: Path) -> None:
     examples = [line.removeprefix("# ") for line in lines[agent:after]]
     rest = [line.removeprefix("# ") if line.startswith("#") else line for line in lines[after:]]
     config = load(file, "\n".join([*lines[:start], *examples, *rest]))
-    assert config.backends["agent"].argv[0] == "claude"
+    assert agent_of(config).argv[0] == "claude"
     assert config.inactive_sections == ("web",)
 
 

@@ -114,7 +114,12 @@ def test_row_9_a_job_is_left_to_its_living_poller() -> None:
 
 
 def test_row_9_a_job_of_another_host_is_left_to_it_while_its_lease_is_valid() -> None:
-    elsewhere = {"place": Place.ELSEWHERE, "watcher": UNKNOWN, "lease": LeaseState.VALID, "job": ASKABLE}
+    elsewhere: dict[str, Any] = {
+        "place": Place.ELSEWHERE,
+        "watcher": UNKNOWN,
+        "lease": LeaseState.VALID,
+        "job": ASKABLE,
+    }
     assert verdict(POLLED, **elsewhere) == (9, Verdict.KEEP, None)
 
 

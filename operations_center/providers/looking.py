@@ -57,7 +57,7 @@ Finding = Going | Over | Unsure
 
 
 def look_after(provider: Provider, job: Job, artifacts: Path, *, end: bool = False) -> Finding:
-    """``end``: cancel the job if it has not ended, and ask again. What it has made goes into ``artifacts``."""
+    """``end``: cancel it if it certainly has not ended, and ask again. What it has made goes into ``artifacts``."""
     finding = _look_after(provider, job, artifacts, end)
     if isinstance(finding, Over):
         _remove_leftovers(artifacts)
@@ -67,13 +67,16 @@ def look_after(provider: Provider, job: Job, artifacts: Path, *, end: bool = Fal
 def _look_after(provider: Provider, job: Job, artifacts: Path, end: bool) -> Finding:
     heard = provider.ask(job)
     if end and isinstance(heard, Heard) and heard.state not in ENDED:
+        if not heard.known:
+            reason = f"its provider says {heard.word}, which is not in status: it may have ended, and is not cancelled"
+            return Unsure(reason, may_pass=False)
         trouble = provider.cancel(job)
         if trouble is not None:
             return _unsure(trouble, "cannot cancel the job: ")
         ran, heard = heard, provider.ask(job)
         if isinstance(heard, Trouble) and heard.ill is Ill.NOT_FOUND:
             # There was a job a moment ago: some providers cancel by deleting.
-            return Over(Heard(JobState.CANCELLED, ran.word, ran.known))
+            return Over(Heard(JobState.CANCELLED, ran.word))
     if isinstance(heard, Trouble):
         return _unsure(heard)
     if heard.state is JobState.SUCCEEDED:

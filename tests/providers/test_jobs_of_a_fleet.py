@@ -228,6 +228,18 @@ def test_a_job_past_its_deadline_is_cancelled(fleet: Fleet, remote: Remote) -> N
     assert remote.requests("cancel")
 
 
+def test_a_job_past_its_deadline_that_may_have_ended_keeps_its_outputs(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, timeout="1s")
+    remote.is_now(Provider(course=Course(end="COMPLETE"), cancel_deletes=True))
+    add(fleet)
+    wait_until(lambda: watched(fleet).state is TaskState.BLOCKED, "the task is blocked")
+    run = the_run(fleet)
+    assert (run.outcome, run.proof) == (Outcome.UNKNOWN, Proof.DEADLINE_PASSED)
+    assert "COMPLETE" in run.reason
+    (job,) = remote.jobs()
+    assert (job.cancels, job.forgotten) == (0, False)
+
+
 def test_a_job_that_its_provider_has_forgotten_blocks_its_task_after_the_deadline(fleet: Fleet, remote: Remote) -> None:
     configure(fleet, remote, timeout="2s")
     polled_by_nobody(fleet, remote)

@@ -9,7 +9,7 @@ from operations_center.providers import Job, JobState
 from operations_center.providers.looking import Going, Over, Unsure, look_after
 from tests.providers.conftest import Client
 from tests.providers.remote import Remote
-from tests.providers.script import Course
+from tests.providers.script import Course, Provider
 
 JOB = Job("job-1")
 
@@ -45,6 +45,15 @@ def test_a_job_that_its_cancellation_deletes_is_cancelled(remote: Remote, client
     finding = look_after(client(), JOB, tmp_path, end=True)
     assert isinstance(finding, Over)
     assert finding.heard.state is JobState.CANCELLED
+
+
+def test_a_job_that_may_have_ended_is_not_cancelled(remote: Remote, client: Client, tmp_path: Path) -> None:
+    remote.is_now(Provider(course=Course(end="COMPLETE"), cancel_deletes=True))
+    remote.post({})
+    finding = look_after(client(), JOB, tmp_path, end=True)
+    assert isinstance(finding, Unsure)
+    assert "COMPLETE" in finding.reason
+    assert not remote.requests("cancel")
 
 
 def test_a_job_that_is_not_found_is_not_taken_for_cancelled(remote: Remote, client: Client, tmp_path: Path) -> None:

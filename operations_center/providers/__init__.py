@@ -84,7 +84,7 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """What a provider says of a job. ``progress`` is from 0 to 1; ``outputs`` only of one that has succeeded.
+    """What a provider says of a job. ``progress`` is from 0 to 1; ``outputs`` only of one that has ended.
 
     ``known`` is False for a word that the backend's map does not have.
     """

@@ -100,7 +100,7 @@ class Answers:
         return Job(job_id, urls)
 
     def heard(self, said: Said) -> Heard | Trouble:
-        """What the answer to a poll says of the job, but for what it has made."""
+        """What the answer to a poll says of the job, but for what one that has succeeded has made."""
         if not said.is_good:
             return self.trouble(said)
         word = _word(_search(self._settings.poll.status, said.value))
@@ -109,12 +109,14 @@ class Answers:
         state = self._states.get(word, JobState.RUNNING)
         if state is JobState.SUCCEEDED and self._is_failure(said):
             state = JobState.FAILED
+        is_lost = state in ENDED - {JobState.SUCCEEDED}
         return Heard(
             state=state,
             word=self._line(word, LONGEST_WORD),
             known=word in self._states,
             progress=self._progress(said.value),
-            reason=self._error(said) if state in ENDED - {JobState.SUCCEEDED} else None,
+            reason=self._error(said) if is_lost else None,
+            outputs=self._made(said)[: self._settings.most_outputs] if is_lost else (),
             retry_after_ms=said.retry_after_ms,
         )
 
@@ -129,12 +131,12 @@ class Answers:
             return Trouble(Ill.UNREADABLE, "the answer with what the job has made is not JSON", said.retry_after_ms)
         if self._is_failure(said):
             return _failed(heard, self._error(said))
-        outputs = [*self._outputs(said, Kind.OUTPUT), *self._outputs(said, Kind.THUMBNAIL)]
+        outputs = self._made(said)
         if len(outputs) > self._settings.most_outputs:
             return _failed(heard, f"it has made {len(outputs)} files, more than most_outputs")
         reason = "the answer names no output" if self._settings.outputs is not None and not outputs else None
         return Heard(
-            state=heard.state, word=heard.word, known=heard.known, progress=1.0, reason=reason, outputs=tuple(outputs)
+            state=heard.state, word=heard.word, known=heard.known, progress=1.0, reason=reason, outputs=outputs
         )
 
     def trouble(self, said: Said) -> Trouble:
@@ -184,6 +186,9 @@ class Answers:
         except OverflowError:
             return None
         return min(max(part, 0.0), 1.0) if math.isfinite(part) else None
+
+    def _made(self, said: Said) -> tuple[Output, ...]:
+        return (*self._outputs(said, Kind.OUTPUT), *self._outputs(said, Kind.THUMBNAIL))
 
     def _outputs(self, said: Said, kind: Kind) -> Iterator[Output]:
         expression = self._settings.outputs if kind is Kind.OUTPUT else self._settings.thumbnails

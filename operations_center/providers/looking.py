@@ -81,7 +81,7 @@ def _look_after(provider: Provider, job: Job, artifacts: Path, end: bool) -> Fin
         return _unsure(heard)
     if heard.state is JobState.SUCCEEDED:
         return _fetch(provider, job, heard, artifacts)
-    return Over(heard) if heard.state in ENDED else Going(heard)
+    return Over(heard, _fetch_part(provider, heard, artifacts)) if heard.state in ENDED else Going(heard)
 
 
 def _unsure(trouble: Trouble, what: str = "") -> Unsure:
@@ -105,6 +105,18 @@ def _fetch(provider: Provider, job: Job, heard: Heard, directory: Path) -> Findi
     if not isinstance(got, Missed):
         return Over(heard, tuple(got))
     return Over(heard, refused=got.reason) if got.final else Unsure(got.reason, retry_after_ms=got.retry_after_ms)
+
+
+def _fetch_part(provider: Provider, heard: Heard, directory: Path) -> tuple[Artifact, ...]:
+    """Of a job that has not succeeded: some leave a part of the results behind. Nothing waits for it."""
+    if not heard.outputs:
+        return ()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        got = _fetch_all(provider, heard.outputs, directory)
+    except OSError:
+        return ()
+    return () if isinstance(got, Missed) else tuple(got)
 
 
 def _fetch_all(provider: Provider, outputs: Sequence[Output], directory: Path) -> list[Artifact] | Missed:

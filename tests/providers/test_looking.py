@@ -38,6 +38,22 @@ def test_a_job_is_not_over_while_its_provider_has_no_fresh_url(
         assert finding.heard.reason == "the answer names no output"
 
 
+@pytest.mark.parametrize("status", [None, 404, 500])
+def test_what_a_job_that_has_not_succeeded_has_made_is_taken_along_where_it_can_be(
+    remote: Remote, client: Client, tmp_path: Path, status: int | None
+) -> None:
+    remote.goes(Course())
+    remote.post({})
+    remote.rule("poll", body={"status": "cancelled", "outputs": [{"url": "/files/job-1/film.mp4?v=1"}]})
+    if status is not None:
+        remote.rule("download", status=status)
+    finding = look_after(client(), JOB, tmp_path)
+    assert isinstance(finding, Over)
+    assert finding.heard.state is JobState.CANCELLED
+    assert [each.name for each in finding.artifacts] == ([] if status else ["output-1.mp4"])
+    assert [path.name for path in tmp_path.glob("output*")] == [each.name for each in finding.artifacts]
+
+
 def test_a_job_that_its_cancellation_deletes_is_cancelled(remote: Remote, client: Client, tmp_path: Path) -> None:
     remote.goes(Course(polls=5))
     remote.post({})

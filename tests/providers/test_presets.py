@@ -290,6 +290,23 @@ def test_openai_batches_end_without_output(spoken: Speak, batch: Any, state: Job
     assert (heard.state, heard.reason) == (state, reason)
 
 
+@pytest.mark.parametrize("word", ["expired", "cancelled"])
+def test_openai_batches_that_were_not_finished_leave_a_part_of_the_results(
+    spoken: Speak, tmp_path: Path, word: str
+) -> None:
+    batch = {"id": "b", "status": word, "errors": None, "output_file_id": "file-out", "error_file_id": "file-err"}
+    openai = spoken(
+        "openai-batch",
+        "",
+        ("GET /v1/batches/b", 200, batch),
+        ("GET /v1/files/file-out/content", 200, '{"a": 1}'),
+        ("GET /v1/files/file-err/content", 200, '{"b": 2}'),
+    )
+    heard = openai.ask(Job("b"))
+    assert heard.state is JobState(word)
+    assert downloaded(openai, heard, tmp_path) == [b'{"a": 1}', b'{"b": 2}']
+
+
 def test_ray_takes_an_id_of_ours_and_its_log_is_the_output(spoken: Speak, tmp_path: Path) -> None:
     job = {"type": "SUBMISSION", "job_id": None, "submission_id": RUN_ID, "entrypoint": "echo hello"}
     ray = spoken(

@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 THREADS = 16
 """Questions and downloads at the same time, and submissions beside them."""
 
-SUBMIT_LATER_MS = 100
-"""While as many are under way as there may be: what the ledger knows as being submitted leaves at once."""
+ROOM_LATER_MS = 100
+"""While no thread is free for a submission: what the ledger knows as being submitted leaves at once."""
 
 RECORD_AGAIN_MS = 1_000
 """After an answer that could not be recorded."""
@@ -72,7 +72,6 @@ class _Followed:
     run_id: str
     next_at: int | None = 0
     busy: bool = False
-    submitting: bool = False
     again: bool = False
     submissions: int = 0
     asks: int = 0
@@ -88,6 +87,7 @@ class _Changed(Exception):
 @dataclass(frozen=True)
 class _Answered:
     followed: _Followed
+    requests: "_Requests"
     provider: Provider
     answer: Answer
 
@@ -101,11 +101,10 @@ class Poller:
         self._answers: SimpleQueue[_Answered] = SimpleQueue()
         self._unrecorded: list[_Answered] = []
         self._record_at: int | None = None
-        self._submitting = 0
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Apart from the others: their time runs, and one that waits behind downloads would be left in doubt.
-        self._submissions = _Requests()
-        self._questions = _Requests()
+        self._submissions = _Requests(at_once=True)
+        self._questions = _Requests(at_once=False)
 
     def fileno(self) -> int:
         return self._event
@@ -132,7 +131,7 @@ class Poller:
     @property
     def is_submitting(self) -> bool:
         """Whether an answer is awaited, or not yet recorded, that must not be lost, whatever became of its run."""
-        return self._submitting > 0
+        return self._submissions.under_way > 0
 
     def turn(self, *, begin: bool = True) -> bool:
         """Record what was answered, and begin what is due; whether a run has ended.
@@ -182,14 +181,15 @@ class Poller:
             self._end(run, Ending(Outcome.UNKNOWN, Proof.DEADLINE_PASSED, LATE), None)
             return
         wait_ms = self._pause_before(run, followed)
+        requests = self._submissions if run.provider_job_id is None else self._questions
+        if wait_ms is None and not requests.has_room():
+            wait_ms = ROOM_LATER_MS
         if wait_ms is not None:
             followed.next_at = self._now() + wait_ms
-        elif run.provider_job_id is not None:
-            self._ask(followed, run, backend)
-        elif self._submitting < THREADS:
+        elif run.provider_job_id is None:
             self._submit(followed, run, backend)
         else:
-            followed.next_at = self._now() + SUBMIT_LATER_MS
+            self._ask(followed, run, backend)
 
     def _present(self, followed: _Followed) -> Run | None:
         """The run as it is now; None when it is not ours to go on with."""
@@ -241,8 +241,6 @@ class Poller:
         if submitting is None:
             raise _Changed
         followed.submissions += 1
-        followed.submitting = True
-        self._submitting += 1
         again = followed.again
         self._request(self._submissions, followed, provider, lambda: provider.submit(order, again=again), InDoubt)
 
@@ -284,7 +282,7 @@ class Poller:
             except Exception as error:
                 _log.exception("the request for run %s failed", followed.run_id)
                 got = defect(f"{type(error).__name__} in the request")
-            self._answers.put(_Answered(followed, provider, got))
+            self._answers.put(_Answered(followed, requests, provider, got))
             os.eventfd_write(self._event, 1)
 
         requests.put(answer)
@@ -309,9 +307,8 @@ class Poller:
             self._record_doubt(followed, run, answer)
         elif not isinstance(answer, Job):
             ended = self._record_finding(followed, run, answer, answered.provider)
-        if followed.submitting:
-            self._submitting -= 1
-        followed.busy = followed.submitting = False
+        answered.requests.under_way -= 1
+        followed.busy = False
         return ended
 
     def _record_job(self, followed: _Followed, run: Run | None, job: Job) -> None:
@@ -426,20 +423,38 @@ class Poller:
 
 
 class _Requests:
-    """Threads that end with their process, whatever a provider takes its time for."""
+    """Threads that end with their process, whatever a provider takes its time for.
 
-    def __init__(self) -> None:
+    ``at_once``: none of the requests waits for a thread. ``under_way`` are those whose answers are not recorded.
+    """
+
+    def __init__(self, *, at_once: bool) -> None:
+        self._at_once = at_once
         self._waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._threads = 0
-        self._idle = threading.Semaphore(0)
+        self.under_way = 0
+
+    def has_room(self) -> bool:
+        """Whether a request may be put; a thread more is started if need be, as far as the machine has one."""
+        if self.under_way < self._threads or self._start_thread():
+            return True
+        return self._threads > 0 and not self._at_once
 
     def put(self, request: Callable[[], None]) -> None:
+        self.under_way += 1
         self._waiting.put(request)
-        if not self._idle.acquire(blocking=False) and self._threads < THREADS:
-            self._threads += 1
+
+    def _start_thread(self) -> bool:
+        if self._threads == THREADS:
+            return False
+        try:
             threading.Thread(target=self._work, name=f"provider {self._threads}", daemon=True).start()
+        except RuntimeError as error:
+            _log.warning("cannot start a thread for provider runs: %s", error)
+            return False
+        self._threads += 1
+        return True
 
     def _work(self) -> None:
         while True:
             self._waiting.get()()
-            self._idle.release()

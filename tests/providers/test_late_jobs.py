@@ -1,6 +1,8 @@
 """Jobs against deadlines and clocks: none is held or sent for ever, and none is given up too early."""
 
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from operations_center.in_flight_reconcile.jobs import ASKS_IN_VAIN
 from operations_center.model import Outcome, Proof, TaskState
 from operations_center.polling import THREADS
 from tests.fleet import Fleet, wait_until
-from tests.providers.jobs import add, configure, polled_by_nobody, the_run, the_task, watch
+from tests.providers.jobs import add, configure, polled_by_nobody, the_run, the_task, watch, watched
 from tests.providers.remote import Remote, provider_process
 from tests.providers.script import Provider
 
@@ -136,3 +138,36 @@ def test_an_id_that_comes_after_all_ends_the_doubt_about_its_run(fleet: Fleet, r
         wait_until(lambda: the_task(fleet).state is TaskState.DONE, "the end of its job")
         assert (the_run(fleet).outcome, the_run(fleet).doubt) == (Outcome.SUCCEEDED, None)
         assert center.ledger.verify() == []
+
+
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """What is started meanwhile can have none: there is no room for their stacks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if hard != resource.RLIM_INFINITY:
+        pytest.skip("the stack's hard limit is not unlimited here")
+    resource.setrlimit(resource.RLIMIT_STACK, (1 << 58, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
+
+
+def test_a_machine_that_has_no_thread_leaves_no_doubt_behind(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    add(fleet)
+    with no_threads():
+        watcher = fleet.popen("watch", "--role", "goal")
+    with fleet.center() as center:
+        (run,) = wait_until(center.ledger.open_runs, "the admission")
+        for _ in range(2):
+            beat = fleet.pulse("goal").heartbeat_mono
+            wait_until(
+                lambda beat=beat: watcher.poll() is not None or fleet.pulse("goal").heartbeat_mono > beat, "a turn"
+            )
+        assert watcher.poll() is None
+        watcher.kill()
+        watcher.wait()
+        assert center.ledger.run(run.run_id).submitting_at is None
+    wait_until(lambda: watched(fleet).state is TaskState.DONE, "the task")
+    assert len(remote.requests("submit")) == 1

@@ -168,6 +168,6 @@ def test_a_machine_that_has_no_thread_leaves_no_doubt_behind(fleet: Fleet, remot
         assert watcher.poll() is None
         watcher.kill()
         watcher.wait()
-        assert center.ledger.run(run.run_id).submitting_at is None
+    assert the_run(fleet).submitting_at is None
     wait_until(lambda: watched(fleet).state is TaskState.DONE, "the task")
     assert len(remote.requests("submit")) == 1

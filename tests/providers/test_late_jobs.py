@@ -159,7 +159,7 @@ def test_a_machine_that_has_no_thread_leaves_no_doubt_behind(fleet: Fleet, remot
     with no_threads():
         watcher = fleet.popen("watch", "--role", "goal")
     with fleet.center() as center:
-        (run,) = wait_until(center.ledger.open_runs, "the admission")
+        wait_until(center.ledger.open_runs, "the admission")
         for _ in range(2):
             beat = fleet.pulse("goal").heartbeat_mono
             wait_until(

@@ -369,6 +369,7 @@ class Poller:
             assert isinstance(finding, Unsure)
             assert memory is not None
             wait_ms = max(pause_after_ms(memory.failures), finding.retry_after_ms or 0)
+            followed.remembered_at = -REMEMBER_EVERY_MS  # that it answers again is news, whatever it says
         # A stop that came while the provider was asked has not reached it yet.
         is_to_be_told = run.stop_outcome is not None and not followed.told_to_end
         followed.next_at = self._now() + (0 if is_to_be_told else wait_ms)

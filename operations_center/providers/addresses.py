@@ -26,6 +26,8 @@ _PLAIN = re.compile(
 _DOTS = re.compile(r"[^?#]*/\.{1,2}(?:[/?#]|\Z)")
 _RELATIVE = re.compile(r"\.{0,2}/(?!/)")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that is handed out of IPv6; outside of it lie old and local ways to write an IPv4 address."""
 
 
 class Origin(NamedTuple):
@@ -101,6 +103,8 @@ def is_public(address: Address) -> bool:
             return is_public(address.ipv4_mapped)
         if address in _NAT64:
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address not in _UNICAST or address.sixtofour is not None:
+            return False
     return address.is_global and not address.is_multicast
 
 

@@ -244,6 +244,11 @@ def open_below(directory: Path) -> dict[int, bool]:
         ("fd00::1", False),
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::a00:1", False),
+        ("64:ff9b:1::a00:1", False),
+        ("::10.0.0.1", False),
+        ("::ffff:0:10.0.0.1", False),
+        ("2002:a00:1::1", False),
+        ("fec0::1", False),
         ("64:ff9b::5db8:d822", True),
     ],
 )

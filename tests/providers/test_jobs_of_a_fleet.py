@@ -9,7 +9,7 @@ import pytest
 
 from operations_center.boards.local import NewTask
 from operations_center.in_flight_reconcile import Trigger, Verdict, clear_orphaned_in_flight, explain_run
-from operations_center.model import Outcome, Proof, RunState, TaskState
+from operations_center.model import Health, Outcome, Proof, RunState, TaskState
 from operations_center.polling import THREADS
 from tests.fleet import Fleet, wait_until
 from tests.providers.jobs import add, configure, polled_by_nobody, submitted, the_run, the_task, watch, watched
@@ -226,6 +226,26 @@ def test_a_job_past_its_deadline_is_cancelled(fleet: Fleet, remote: Remote) -> N
         first = center.ledger.recent_runs(task_id=None, backend=None, limit=10)[-1]
     assert first.outcome is Outcome.TIMED_OUT
     assert remote.requests("cancel")
+
+
+def test_a_provider_that_answers_again_is_well_whatever_it_says(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    remote.goes(Course(polls=1_000_000))
+    add(fleet)
+    fleet.up()
+    wait_until(lambda: len(remote.requests("poll")) > 5, "the job is polled")
+    remote.rule("poll", status=503, times=1)
+    wait_until(lambda: told_of(fleet)[1] == 1, "the failure is recorded")
+    asked = len(remote.requests("poll"))
+    wait_until(lambda: len(remote.requests("poll")) > asked + 2, "the job is polled again")
+    assert told_of(fleet) == (None, 0)
+
+
+def told_of(fleet: Fleet) -> tuple[Health | None, int]:
+    """What the ledger knows of the provider's health, and of failures of the run's job in a row."""
+    run = the_run(fleet)
+    with fleet.center() as center:
+        return center.ledger.health().get("video"), center.ledger.jobs([run.run_id])[run.run_id].failures
 
 
 def test_a_job_past_its_deadline_that_may_have_ended_keeps_its_outputs(fleet: Fleet, remote: Remote) -> None:

@@ -65,6 +65,7 @@ class Center:
             wake_everybody=self.wake_everybody,
             startup_lock=self.state.startup_lock,
             job_backends=self.job_backends,
+            roles=self.config.roles,
         )
 
     @property

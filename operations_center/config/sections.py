@@ -46,6 +46,9 @@ Duration = Annotated[int, Meta(ge=0, description='give a duration such as "500ms
 PositiveDuration = Annotated[
     int, Meta(ge=1, description='give a duration longer than 0, such as "500ms", "30s", "5m", "2h" or "7d"')
 ]
+LongerThanABeat = Annotated[
+    int, Meta(ge=5_000, description='give a duration of 5s or more, such as "30s": a heartbeat may be 4 s old')
+]
 Size = Annotated[
     int,
     Meta(ge=0, le=2**63 - 1, description='give a size such as "500MB" or "2GiB", or a number of bytes'),
@@ -210,7 +213,7 @@ class Watchdog(Section, frozen=True, kw_only=True):
     """
 
     every_ms: PositiveDuration = 30_000
-    stalled_after_ms: PositiveDuration = 30_000
+    stalled_after_ms: LongerThanABeat = 30_000
     min_free_disk_bytes: Size = 200 * 1024 * 1024
 
 

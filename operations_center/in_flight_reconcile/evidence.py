@@ -5,7 +5,7 @@ follows finds out.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,8 +54,9 @@ class Surroundings:
 
     ``me`` is this process; ``processes`` are all that it can see; ``directory_of`` maps a run id to its
     directory; ``wake_everybody`` tells the others that a slot or a task is free; ``job_backends`` are those whose
-    runs are jobs at a provider; ``beat`` is called while providers are waited for; ``childless_since`` remembers, for
-    as long as this process lives, since when (monotonic ms) a keeper has been seen without an executor.
+    runs are jobs at a provider, ``roles`` the names of those that have watchers; ``beat`` is called while providers
+    are waited for; ``childless_since`` remembers, for as long as this process lives, since when (monotonic ms) a
+    keeper has been seen without an executor.
     """
 
     ledger: Ledger
@@ -68,7 +69,8 @@ class Surroundings:
     directory_of: Callable[[str], str]
     wake_everybody: Callable[[], None]
     startup_lock: Path
-    job_backends: Mapping[str, JobBackend] = field(default_factory=dict)
+    job_backends: Mapping[str, JobBackend]
+    roles: Collection[str]
     beat: Callable[[], None] = lambda: None
     childless_since: dict[str, int] = field(default_factory=dict)
 
@@ -194,7 +196,7 @@ def _job_facts(surroundings: Surroundings, runs: Sequence[Run], asking: Asking |
         asked = partial(_may_be_asked, backend, health.get(run.backend), memory, heard_ms, now.wall)
         facts[run.run_id] = JobFacts(
             may_ask=asking is not None and asked(asking),
-            may_submit_again=backend.may_submit_again,
+            may_submit_again=backend.may_submit_again and run.role in surroundings.roles,
             submit_timeout_ms=backend.submit_timeout_ms,
             heard_ms=heard_ms,
             min_age_ms=backend.min_age_ms,

@@ -39,7 +39,8 @@ class JobFacts(msgspec.Struct, frozen=True, gc=False):
     """What is known of a provider run beside the run itself. Durations in milliseconds.
 
     ``may_ask``: the provider may be asked out of turn now, by this caller.
-    ``may_submit_again`` and ``submit_timeout_ms`` are its backend's; a backend that is gone may nothing.
+    ``may_submit_again``: its backend takes it twice, and its role has watchers to do it. ``submit_timeout_ms`` is its
+    backend's; a backend that is gone may nothing.
     ``heard_ms`` is how long ago its provider was last heard of it, ``memory`` what was heard. ``min_age_ms`` is its
     backend's; ``is_eligible``: a timer may ask about it now, if nobody polls it.
     """

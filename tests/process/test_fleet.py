@@ -179,7 +179,7 @@ def keeper(run: dict[str, object]) -> Process:
 
 
 def test_a_stopped_watcher_is_replaced_and_its_runs_are_not_touched(fleet: Fleet) -> None:
-    fleet.configure(CONFIG.format(python=sys.executable, seconds="go") + 'stalled_after = "3s"\n')
+    fleet.configure(CONFIG.format(python=sys.executable, seconds="go") + 'stalled_after = "5s"\n')
     fleet.add(2, "goal")
     fleet.up()
     running(fleet, 2)
@@ -195,7 +195,7 @@ def test_a_stopped_watcher_is_replaced_and_its_runs_are_not_touched(fleet: Fleet
 
 
 def test_a_stopped_watchdog_is_replaced_by_the_supervisor(fleet: Fleet) -> None:
-    fleet.configure(CONFIG.format(python=sys.executable, seconds=1) + 'stalled_after = "3s"\n')
+    fleet.configure(CONFIG.format(python=sys.executable, seconds=1) + 'stalled_after = "5s"\n')
     fleet.up()
     before = fleet.pulse(WATCHDOG)
 

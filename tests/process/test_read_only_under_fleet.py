@@ -10,7 +10,7 @@ from operations_center.identity import is_alive
 from tests.cli.test_read_only import unwritable
 from tests.fleet import Fleet, wait_until
 
-STALLED_AFTER_S = 4.0
+STALLED_AFTER_S = 5.0
 
 CONFIG = f"""
 [roles.goal]

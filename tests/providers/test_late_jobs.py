@@ -53,6 +53,22 @@ def test_a_submission_is_not_sent_again_after_its_deadline(fleet: Fleet, remote:
     assert not fleet.broken_promises()
 
 
+def test_a_submission_whose_role_is_gone_waits_for_a_person_though_it_has_a_key(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, more='idempotency_header = "Idempotency-Key"', submit_timeout="1h")
+    remote.rule("submit", delay=3600.0)
+    add(fleet)
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: remote.requests("submit"), "the request")
+    watcher.kill()
+    watcher.wait()
+    text = (fleet.root / "operations_center.toml").read_text()
+    fleet.configure(text.replace("[roles.goal]", '[roles.other]\ntask_kinds = ["goal"]'))
+    fleet.run("reconcile")
+    assert the_task(fleet).state is TaskState.BLOCKED
+    assert "resolve" in the_task(fleet).reason
+    assert the_run(fleet).doubt is not None
+
+
 def test_what_the_ledger_knows_as_being_submitted_has_a_thread(fleet: Fleet, remote: Remote) -> None:
     configure(fleet, remote, cap=2 * THREADS, submit_timeout="1h")
     remote.rule("submit", delay=3600.0)

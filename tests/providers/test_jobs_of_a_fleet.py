@@ -10,7 +10,7 @@ import pytest
 from operations_center.boards.local import NewTask
 from operations_center.in_flight_reconcile import Trigger, Verdict, clear_orphaned_in_flight, explain_run
 from operations_center.model import Health, Outcome, Proof, RunState, TaskState
-from operations_center.polling import THREADS
+from operations_center.polling.requests import THREADS
 from tests.fleet import Fleet, wait_until
 from tests.providers.jobs import add, configure, polled_by_nobody, submitted, the_run, the_task, watch, watched
 from tests.providers.remote import Remote, provider_process

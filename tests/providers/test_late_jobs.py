@@ -13,7 +13,7 @@ from operations_center.clock import Clock, Now
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.in_flight_reconcile.jobs import ASKS_IN_VAIN
 from operations_center.model import Outcome, Proof, TaskState
-from operations_center.polling import THREADS
+from operations_center.polling.requests import THREADS
 from tests.fleet import Fleet, wait_until
 from tests.providers.jobs import add, configure, polled_by_nobody, the_run, the_task, watch, watched
 from tests.providers.remote import Remote, provider_process

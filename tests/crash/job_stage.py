@@ -7,79 +7,28 @@ import hashlib
 import os
 import select
 import signal
-import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
 
 # Imported before the watchers are forked: none of them pays for it.
 import httpx  # noqa: F401
-import msgspec
 
-import operations_center.polling
+import operations_center.polling  # noqa: F401
 import operations_center.providers.wire  # noqa: F401
 from operations_center.in_flight_reconcile import Asking, Report, Trigger, clear_orphaned_in_flight
 from operations_center.model import OPEN, Outcome, Proof, Run, RunState, TaskState
 from operations_center.stopping.resolving import Resolution, resolve_run
 from operations_center.wiring import Center
+from tests.crash.job_kinds import NAMES, SIZE, Kind
+from tests.crash.job_steps import IN_A_THREAD
 from tests.crash.stage import Stage, Template
-from tests.points import OPENED, Stepped, effects
+from tests.points import Stepped
 from tests.providers.remote import Remote
-from tests.providers.script import Course, Provider, Submitted
+from tests.providers.script import Submitted
 from tests.providers.server import content_of
-
-CONFIG = """
-[center]
-cgroup = "off"
-[roles.goal]
-backend = "video"
-concurrency = 20
-poll_interval = "10s"
-retry_backoff = {{ initial = "0s" }}
-[backends.video]
-kind = "http_job"
-base_url = "{url}"
-submit_timeout = "20s"
-job_id = "id"
-{more}
-error = "error"
-outputs = "outputs[].url"
-thumbnails = "thumbnail_url"
-max_concurrent = {cap}
-timeout = "1h"
-grace = "1s"
-[backends.video.submit]
-url = "{{base_url}}/jobs"
-headers = {{ X-Run = "{{run_id}}" }}
-json = {{ prompt = "{{prompt}}"{field} }}
-[backends.video.poll]
-url = "{{base_url}}/jobs/{{job_id}}"
-status = "status"
-timeout = "20s"
-initial = "2ms"
-max = "5ms"
-[backends.video.cancel]
-url = "{{base_url}}/jobs/{{job_id}}/cancel"
-[backends.video.status]
-queued = "queued"
-running = "running"
-succeeded = "succeeded"
-failed = "failed"
-cancelled = "cancelled"
-"""
-
-FILES = ("a.mp4", "b.mp4")
-NAMES = {"output-1.mp4": "a.mp4", "output-2.mp4": "b.mp4", "thumbnail-1.jpg": "t.jpg"}
-SIZE = 5000
-SUCCEEDS = Course(polls=2, outputs=FILES, thumbnail="t.jpg", size=SIZE)
-ENDS_AT_ONCE = msgspec.structs.replace(SUCCEEDS, polls=1)
-FAILS = Course(polls=9, end="failed", error="no such model")
-"""Polled longer, for nothing is fetched: where kinds rotate from point to point, none is to end long before others."""
 
 PATIENCE_S = 60
 
@@ -90,87 +39,6 @@ AS = {
     Resolution.SUCCEEDED: Outcome.SUCCEEDED,
     Resolution.RESUBMIT: Outcome.RETRY,
 }
-
-
-class Kind(NamedTuple):
-    """What a provider takes, and how it goes there. ``vanishes``: it closes the connection after the first request."""
-
-    key: str = ""
-    field: str = ""
-    course: Course = SUCCEEDS
-    vanishes: bool = False
-
-    @property
-    def takes_again(self) -> bool:
-        return bool(self.key)
-
-    @property
-    def provider(self) -> Provider:
-        return Provider(idempotent="idempotency" in self.key, own_ids="own_id" in self.key, course=self.course)
-
-    def config(self, remote: Remote, cap: int) -> str:
-        return CONFIG.format(url=remote.url, more=self.key, field=self.field, cap=cap)
-
-
-KEY = Kind('idempotency_header = "Idempotency-Key"')
-OWN_ID = Kind('own_id = "run-{run_id}"', ', submission_id = "{job_id}"')
-KINDS = {
-    "takes no key": Kind(),
-    "takes a key": KEY,
-    "takes an id of ours": OWN_ID,
-    "fails the job": Kind(course=FAILS),
-    "vanishes after accepting": Kind(vanishes=True),
-    "takes a key and vanishes": KEY._replace(vanishes=True),
-    "takes an id of ours and vanishes": OWN_ID._replace(vanishes=True),
-}
-
-
-# Steps
-
-
-def _is_main_thread() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
-
-
-def in_the_loop(frame: FrameType, event: str, argument: Any) -> str | None:
-    """What the loop changes outside: ledger, board, files, locks. Threads are heard when they open files, too."""
-    return effects(frame, event, argument) if _is_main_thread() else None
-
-
-_IN_A_THREAD = "in a thread:"
-_ON_THE_WIRE = frozenset({"connect", "send", "recv"})
-
-
-def in_requests(frame: FrameType, event: str, argument: Any) -> str | None:
-    """What the threads that speak with the provider do: each call of a socket, and of a file that is downloaded."""
-    if _is_main_thread() or event not in ("c_call", OPENED):
-        return None
-    if event == "c_call" and argument.__name__ in _ON_THE_WIRE:
-        return f"{_IN_A_THREAD} {frame.f_code.co_qualname}: {argument.__name__}"
-    name = effects(frame, event, argument)
-    return f"{_IN_A_THREAD} {name}" if name is not None else None
-
-
-def also_in_threads(body: Callable[[], object]) -> Callable[[], None]:
-    """Threads that a body starts are observed as it is."""
-
-    def observed() -> None:
-        threading.setprofile(sys.getprofile())
-        body()
-
-    return observed
-
-
-def after(qualified_name: str) -> Callable[[FrameType, str, Any], str | None]:
-    """The return from one function."""
-
-    def name(frame: FrameType, event: str, _argument: Any) -> str | None:
-        return qualified_name if event == "return" and frame.f_code.co_qualname == qualified_name else None
-
-    return name
-
-
-# Stories
 
 
 @dataclass
@@ -358,7 +226,7 @@ def goes_to_its_end(stopped: Stepped) -> bool:
     status = stopped.wait()
     was_in_the_way = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     # Where a thread stands still, so does the loop, wherever that is just then.
-    assert status == 0 or (was_in_the_way and ("store." in str(stopped.where) or _IN_A_THREAD in str(stopped.where)))
+    assert status == 0 or (was_in_the_way and ("store." in str(stopped.where) or IN_A_THREAD in str(stopped.where)))
     return was_in_the_way
 
 

@@ -28,20 +28,9 @@ from operations_center.outcomes import Ending
 from operations_center.stopping.resolving import Resolution
 from operations_center.stopping.runs import cancel_task, stop_run
 from operations_center.wiring import Center
-from tests.crash.job_stage import (
-    ENDS_AT_ONCE,
-    KINDS,
-    NOBODY_DECIDES,
-    Kind,
-    Stories,
-    Story,
-    after,
-    also_in_threads,
-    goes_to_its_end,
-    in_requests,
-    in_the_loop,
-    reconcile,
-)
+from tests.crash.job_kinds import ENDS_AT_ONCE, KINDS, Kind
+from tests.crash.job_stage import NOBODY_DECIDES, Stories, Story, goes_to_its_end, reconcile
+from tests.crash.job_steps import after, also_in_threads, in_requests, in_the_loop
 from tests.crash.stage import LaterClock
 from tests.points import IsStep, Stepped
 from tests.providers.remote import provider_process

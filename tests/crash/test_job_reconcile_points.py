@@ -29,22 +29,9 @@ from operations_center.model import Outcome, Run, RunState, TaskState
 from operations_center.presentation import task_as_json
 from operations_center.stopping.resolving import Resolution
 from operations_center.wiring import Center
-from tests.crash.job_stage import (
-    ENDS_AT_ONCE,
-    FAILS,
-    KEY,
-    KINDS,
-    OWN_ID,
-    SUCCEEDS,
-    Kind,
-    Stories,
-    Story,
-    also_in_threads,
-    goes_to_its_end,
-    in_requests,
-    in_the_loop,
-    reconcile,
-)
+from tests.crash.job_kinds import ENDS_AT_ONCE, FAILS, KEY, KINDS, OWN_ID, SUCCEEDS, Kind
+from tests.crash.job_stage import Stories, Story, goes_to_its_end, reconcile
+from tests.crash.job_steps import also_in_threads, in_requests, in_the_loop
 from tests.crash.stage import LaterClock
 from tests.points import IsStep
 from tests.providers.remote import provider_process

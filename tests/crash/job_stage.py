@@ -16,7 +16,7 @@ from pathlib import Path
 # Imported before the watchers are forked: none of them pays for it.
 import httpx  # noqa: F401
 
-import operations_center.polling  # noqa: F401
+import operations_center.polling
 import operations_center.providers.wire  # noqa: F401
 from operations_center.in_flight_reconcile import Asking, Report, Trigger, clear_orphaned_in_flight
 from operations_center.model import OPEN, Outcome, Proof, Run, RunState, TaskState

@@ -229,6 +229,10 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     def is_job(self) -> bool:
         return self.kind is not None
 
+    def is_late(self, monotonic: int, by_ms: int = 0) -> bool:
+        """Whether its deadline is over, for more than ``by_ms``; on the boot that it runs on, whatever clocks show."""
+        return self.deadline_mono is not None and monotonic > self.deadline_mono + by_ms
+
     @property
     def watcher(self) -> Process:
         return Process(self.watcher_pid, self.watcher_ticks)

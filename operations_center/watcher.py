@@ -222,7 +222,7 @@ class Watcher:
         for run_id in needs_attention(self._surroundings, [run for run in runs if run not in untold]):
             self._settle(run_id)
         for run in runs:
-            if run.is_job and run.stop_outcome is not None and self._poller is not None:
+            if run.provider_job_id is not None and run.stop_outcome is not None and self._poller is not None:
                 self._poller.look_soon(run.run_id)
 
     # What can start

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile.escalation import escalate, request_stop
 from operations_center.in_flight_reconcile.evidence import Surroundings, cgroup_of
-from operations_center.in_flight_reconcile.facts import Sighting
+from operations_center.in_flight_reconcile.facts import Evidence, Sighting
 from operations_center.in_flight_reconcile.jobs import (
     Asked,
     ending_found,
@@ -130,6 +130,11 @@ def _query(surroundings: Surroundings, action: Action) -> TreeQuery:
     return TreeQuery(run.run_id, run.keeper, cgroup_of(run, surroundings.directory_of(run.run_id)))
 
 
+def _evidence_of(action: Action) -> Evidence:
+    assert action.evidence is not None
+    return action.evidence
+
+
 def _run_of(action: Action) -> Run:
     assert action.run is not None
     return action.run
@@ -231,7 +236,7 @@ def _act_on(
     for each in found:
         action = replace(asked[each.run.run_id], run=each.run)
         memory = memories.get(each.run.run_id)
-        ending = ending_found(each.run, each.finding, memory, past_grace=_past_grace(surroundings, action))
+        ending = ending_found(each.run, each.finding, memory, past_grace=_evidence_of(action).past_grace)
         if ending is not None:
             note = note_of(each.run, each.finding)
             over.append(replace(action, deed=Deed.FREE, ending=ending, proof=ending.proof, note=note))
@@ -241,13 +246,6 @@ def _act_on(
             said = each.finding.heard.word if isinstance(each.finding, Going) else None
             reports.append(ActionReport(action, Done.APPLIED, said=said))
     return reports + (_settle_and_finish(surroundings, over, trigger) if over else [])
-
-
-def _past_grace(surroundings: Surroundings, action: Action) -> bool:
-    run, seen = _run_of(action), action.evidence
-    assert seen is not None
-    deadline = run.deadline_at
-    return seen.overdue and deadline is not None and surroundings.clock.now().wall > deadline + run.grace_ms
 
 
 def _doubt(surroundings: Surroundings, action: Action) -> bool:

@@ -118,7 +118,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def past_deadline(self) -> bool:
-        return self.run.deadline_mono is not None and self.now.monotonic > self.run.deadline_mono
+        return self.run.is_late(self.now.monotonic)
 
     @property
     def poller(self) -> Sighting:
@@ -135,10 +135,19 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def overdue(self) -> bool:
-        """Of a job, whose deadline outlives a boot: by the wall clock where the monotonic one says nothing."""
+        """Of a job, whose deadline outlives a boot."""
+        return self._is_late_by(0)
+
+    @property
+    def past_grace(self) -> bool:
+        """Of a job: overdue for so long that its cancellation has had its time."""
+        return self._is_late_by(self.run.grace_ms)
+
+    def _is_late_by(self, milliseconds: int) -> bool:
+        """By the wall clock where the monotonic one says nothing."""
         if self.place is Place.HERE:
-            return self.past_deadline
-        return self.run.deadline_at is not None and self.now.wall > self.run.deadline_at
+            return self.run.is_late(self.now.monotonic, milliseconds)
+        return self.run.deadline_at is not None and self.now.wall > self.run.deadline_at + milliseconds
 
     @property
     def not_wanted(self) -> bool:

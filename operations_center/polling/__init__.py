@@ -149,9 +149,9 @@ class Poller:
             followed.next_at = None
             return
         if backend is None:
-            self._recorder.finding(followed, run, no_backend(run), None)
+            self._recorder.unsure(followed, run, no_backend(run))
             return
-        if run.provider_job_id is None and run.submitting_at is not None and _is_overdue(run, self._now()):
+        if run.provider_job_id is None and run.submitting_at is not None and run.is_late(self._now()):
             self._recorder.end(followed, run, Ending(Outcome.UNKNOWN, Proof.DEADLINE_PASSED, LATE))
             return
         wait_ms = self._pause_before(run, followed)
@@ -176,10 +176,15 @@ class Poller:
         if run.provider_job_id is None:
             paused = any(pause.name in ("*", run.role, run.backend) for pause in ledger.pauses())
             return LOOK_AGAIN_MS if paused else None
-        # What an earlier poller has learned, also that its job is to be left alone.
-        memory = ledger.jobs([run.run_id]).get(run.run_id) if followed.said is None and not run.stop_outcome else None
-        left_alone = memory.ask_at - now if memory is not None and memory.ask_at is not None else 0
-        return min(left_alone, LONGEST_PAUSE_MS) if left_alone > 0 and followed.asks == 0 else None
+        is_new_here = followed.said is None and followed.asks == 0
+        return self._left_alone_ms(run, now) if is_new_here and run.stop_outcome is None else None
+
+    def _left_alone_ms(self, run: Run, now: int) -> int | None:
+        """What an earlier poller has learned holds on: for how long its job is not to be asked for."""
+        memory = self._surroundings.ledger.jobs([run.run_id]).get(run.run_id)
+        if memory is None or memory.ask_at is None or memory.ask_at <= now:
+            return None
+        return min(memory.ask_at - now, LONGEST_PAUSE_MS)
 
     def _submit(self, followed: Followed, run: Run, backend: JobBackend) -> None:
         """The ledger knows first that the submission begins: whoever dies from here on leaves a doubt behind."""
@@ -223,7 +228,7 @@ class Poller:
         try:
             provider = backend.provider
         except OperationsCenterError as error:
-            self._recorder.finding(followed, run, Unsure(str(error)), None)
+            self._recorder.unsure(followed, run, Unsure(str(error)))
             return
         job = job_of(run, self._surroundings.ledger.jobs([run.run_id]).get(run.run_id))
         artifacts, end = artifacts_of(self._surroundings, run), run.stop_outcome is not None
@@ -262,7 +267,3 @@ class Poller:
 
     def _is_due(self, moment: int) -> bool:
         return self._now() >= moment
-
-
-def _is_overdue(run: Run, now: int) -> bool:
-    return run.deadline_mono is not None and now > run.deadline_mono

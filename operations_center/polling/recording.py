@@ -17,11 +17,11 @@ from operations_center.in_flight_reconcile.jobs import (
     record_job,
 )
 from operations_center.model import HOLDS_SLOT, Outcome, Proof, Run
-from operations_center.outcomes import Ending
+from operations_center.outcomes import Ending, ending_of_job
 from operations_center.polling.followed import Changed, Followed
 from operations_center.providers import Ill, InDoubt, Job, NotSubmitted, Provider, Submission
 from operations_center.providers.health import pause_after_ms
-from operations_center.providers.looking import Finding, Going, Unsure
+from operations_center.providers.looking import Finding, Going, Over, Unsure
 
 _log = logging.getLogger(__name__)
 
@@ -57,10 +57,15 @@ class Recorder:
             case NotSubmitted():
                 return self.refusal(followed, run, answer)
             case InDoubt():
-                self._in_doubt(followed, run, answer)
-                return False
-            case _:
-                return self.finding(followed, run, answer, provider)
+                return self._in_doubt(followed, run, answer)
+            case Going():
+                return self._going(followed, run, answer, provider)
+            case Unsure():
+                return self.unsure(followed, run, answer)
+            case Over():
+                return self._over(followed, run, answer)
+
+    # Of a submission
 
     def _job(self, followed: Followed, job: Job) -> None:
         """An id that no run takes any more is kept as an event: it may cost money, and a person can cancel it."""
@@ -77,31 +82,27 @@ class Recorder:
     def refusal(self, followed: Followed, run: Run, refused: NotSubmitted) -> bool:
         """Certain of this submission; of an earlier one in doubt it says nothing. True when the run has ended."""
         ill = Ill.THROTTLED if refused.throttled else None if refused.final else Ill.FAILING
-        if ill is not None:
-            record_health(self._surroundings, run.backend, ill, refused.retry_after_ms)
-        if followed.again:
-            if refused.final:
-                self._hold(followed, run, f"sent again, it was refused: {refused.reason}")
-            else:
-                followed.next_at = self._now() + max(pause_after_ms(followed.submissions), refused.retry_after_ms or 0)
-            return False
-        if run.stop_outcome is not None:
-            ending = Ending(run.stop_outcome, Proof.NEVER_SUBMITTED, run.stop_reason)
+        with self._surroundings.ledger.transaction():
+            if ill is not None:
+                record_health(self._surroundings, run.backend, ill, refused.retry_after_ms)
+            settled = None if followed.again else self._settled(run, _ending_of_refusal(run, refused), None)
+        if settled is not None:
+            self._finish(followed, settled)
         elif refused.final:
-            ending = Ending(Outcome.FAILED, Proof.NEVER_SUBMITTED, f"its provider refuses it: {refused.reason}")
+            self._hold(followed, run, f"sent again, it was refused: {refused.reason}")
         else:
-            wait_ms = refused.retry_after_ms or pause_after_ms(1)
-            ending = Ending(Outcome.NEVER_STARTED, Proof.NEVER_SUBMITTED, refused.reason, retry_after_ms=wait_ms)
-        self.end(followed, run, ending)
-        return True
+            followed.next_at = self._now() + max(pause_after_ms(followed.submissions), refused.retry_after_ms or 0)
+        return settled is not None
 
-    def _in_doubt(self, followed: Followed, run: Run, answer: InDoubt) -> None:
-        record_health(self._surroundings, run.backend, Ill.FAILING, None)
+    def _in_doubt(self, followed: Followed, run: Run, answer: InDoubt) -> bool:
         backend = self._surroundings.job_backends.get(run.backend)
         if backend is not None and backend.may_submit_again:
             followed.next_at = self._now() + pause_after_ms(followed.submissions)
         else:
             self._hold(followed, run, f"it may have been submitted: {answer.reason}")
+        # Last: a doubt that cannot be written yet is recorded again, and would count twice.
+        record_health(self._surroundings, run.backend, Ill.FAILING, None)
+        return False
 
     def _hold(self, followed: Followed, run: Run, reason: str) -> None:
         """From now on it waits for a person."""
@@ -109,30 +110,10 @@ class Recorder:
             raise Changed
         followed.is_over = True
 
-    def finding(self, followed: Followed, run: Run, finding: Finding, provider: Provider | None) -> bool:
-        """``provider`` is None where it could not even be asked. True when the run has ended."""
-        memory = None
-        if not isinstance(finding, Going):
-            memory = record_findings(self._surroundings, [Asked(run, finding)]).get(run.run_id)
-        ending = ending_found(run, finding, memory, past_grace=self._past_grace(run))
-        if ending is not None:
-            self.end(followed, run, ending, note_of(run, finding))
-            return True
-        if isinstance(finding, Going):
-            assert provider is not None
-            wait_ms = self._heard(followed, run, finding, provider)
-        else:
-            assert isinstance(finding, Unsure)
-            assert memory is not None
-            wait_ms = max(pause_after_ms(memory.failures), finding.retry_after_ms or 0)
-            followed.remembered_at = -REMEMBER_EVERY_MS  # that it answers again is news, whatever it says
-        # A stop that came while the provider was asked has not reached it yet.
-        is_to_be_told = run.stop_outcome is not None and not followed.told_to_end
-        followed.next_at = self._now() + (0 if is_to_be_told else wait_ms)
-        return False
+    # Of a job
 
-    def _heard(self, followed: Followed, run: Run, going: Going, provider: Provider) -> int:
-        """Recorded when it is new, and now and then; how long to wait."""
+    def _going(self, followed: Followed, run: Run, going: Going, provider: Provider) -> bool:
+        """Recorded when it is new, and now and then."""
         said = (going.heard.word, going.heard.progress)
         if said != followed.said:
             followed.asks = 1
@@ -140,7 +121,35 @@ class Recorder:
         if said != followed.said or self._now() >= followed.remembered_at + REMEMBER_EVERY_MS:
             record_findings(self._surroundings, [Asked(run, going)])
             followed.said, followed.remembered_at = said, self._now()
-        return provider.pause_ms(followed.asks, going.heard.retry_after_ms)
+        self._ask_after(followed, run, provider.pause_ms(followed.asks, going.heard.retry_after_ms))
+        return False
+
+    def unsure(self, followed: Followed, run: Run, unsure: Unsure) -> bool:
+        """True when the run has ended: there was no time left to learn more."""
+        with self._surroundings.ledger.transaction():
+            memory = record_findings(self._surroundings, [Asked(run, unsure)])[run.run_id]
+            late = run.is_late(self._now(), by_ms=run.grace_ms)
+            ending = ending_found(run, unsure, memory, past_grace=late)
+            settled = None if ending is None else self._settled(run, ending, note_of(run, unsure))
+        if settled is not None:
+            self._finish(followed, settled)
+            return True
+        followed.remembered_at = -REMEMBER_EVERY_MS  # that it answers again is news, whatever it says
+        self._ask_after(followed, run, max(pause_after_ms(memory.failures), unsure.retry_after_ms or 0))
+        return False
+
+    def _over(self, followed: Followed, run: Run, over: Over) -> bool:
+        ending = ending_of_job(run, over)
+        with self._surroundings.ledger.transaction():
+            record_findings(self._surroundings, [Asked(run, over)])
+            settled = self._settled(run, ending, note_of(run, over))
+        self._finish(followed, settled)
+        return True
+
+    def _ask_after(self, followed: Followed, run: Run, wait_ms: int) -> None:
+        """A stop that came while the provider was asked has not reached it yet, and waits for nothing."""
+        is_to_be_told = run.stop_outcome is not None and not followed.told_to_end
+        followed.next_at = self._now() + (0 if is_to_be_told else wait_ms)
 
     def _tell_of_unknown_word(self, followed: Followed, run: Run, going: Going) -> None:
         word = going.heard.word
@@ -150,11 +159,19 @@ class Recorder:
                 "job.unknown_word", {"backend": run.backend, "word": word}, run_id=run.run_id
             )
 
-    def end(self, followed: Followed, run: Run, ending: Ending, note: Mapping[str, Any] | None = None) -> None:
-        """Settled as what the run is now; its board may be told later."""
+    # Its end
+
+    def end(self, followed: Followed, run: Run, ending: Ending) -> None:
+        self._finish(followed, self._settled(run, ending, None))
+
+    def _settled(self, run: Run, ending: Ending, note: Mapping[str, Any] | None) -> Run:
         settled = self._surroundings.settlement.settle(run, ending, self._surroundings.me, note)
         if settled is None:
             raise Changed
+        return settled
+
+    def _finish(self, followed: Followed, settled: Run) -> None:
+        """Its board may be told later."""
         followed.is_over = True
         try:
             self._surroundings.settlement.finish_and_close([settled])
@@ -162,9 +179,14 @@ class Recorder:
             _log.warning("%s", error)
         self._surroundings.wake_everybody()
 
-    def _past_grace(self, run: Run) -> bool:
-        deadline = run.deadline_mono
-        return deadline is not None and self._now() > deadline + run.grace_ms
-
     def _now(self) -> int:
         return self._surroundings.clock.now().monotonic
+
+
+def _ending_of_refusal(run: Run, refused: NotSubmitted) -> Ending:
+    if run.stop_outcome is not None:
+        return Ending(run.stop_outcome, Proof.NEVER_SUBMITTED, run.stop_reason)
+    if refused.final:
+        return Ending(Outcome.FAILED, Proof.NEVER_SUBMITTED, f"its provider refuses it: {refused.reason}")
+    wait_ms = refused.retry_after_ms or pause_after_ms(1)
+    return Ending(Outcome.NEVER_STARTED, Proof.NEVER_SUBMITTED, refused.reason, retry_after_ms=wait_ms)

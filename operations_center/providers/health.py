@@ -31,13 +31,19 @@ OF_THE_PROVIDER = frozenset({Ill.FAILING, Ill.UNREADABLE})
 
 
 def after_answer(before: Health | None, ill: Ill | None, retry_after_ms: int | None, now: int) -> Health | None:
-    """``now`` in wall-clock ms; None is well. ``ill`` None is an answer as it should be."""
+    """``now`` in wall-clock ms; None is well. ``ill`` None is an answer as it should be.
+
+    It says nothing of a cooldown: others had been asked for before the provider wanted to be left alone.
+    """
+    if ill is None:
+        until = cools_down_until(before, now)
+        return Health(0, before.since, until) if before is not None and until is not None else None
     if ill is Ill.THROTTLED:
         wanted = COOLDOWN_MS if retry_after_ms is None else retry_after_ms
         wait = min(max(wanted, LEAST_COOLDOWN_MS), LONGEST_COOLDOWN_MS)
         return Health(before.failures if before else 0, now, now + wait, before.broken_until if before else None)
     if ill not in OF_THE_PROVIDER:
-        return None if ill is None else before
+        return before
     if before and breaker_of(before, now) == "open":
         return before  # it was asked before the breaker opened, and tells nothing that is not known
     failures = before.failures + 1 if before else 1

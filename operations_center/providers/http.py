@@ -66,13 +66,16 @@ class HttpProvider:
         until = time.monotonic() + self._settings.submit_timeout_ms / 1000
         values = _values_of(order)
         own_id = self._settings.own_id and str(fill(self._settings.own_id, values))
-        if self._secret.value() is None:
+        secret = self._secret.value()
+        if secret is None:
             return NotSubmitted(self._secret.obstacle, final=False)
         if again and own_id:
             found = self._look_up(own_id, until)
             if found is not None:
                 return found
-        submission = self._submit(values | ({"job_id": own_id} if own_id else {}), own_id, order.run_id, until)
+        if own_id:
+            values["job_id"] = own_id
+        submission = self._submit(values, secret, own_id, order.run_id, until)
         if again and own_id and isinstance(submission, NotSubmitted) and submission.final:
             # It may be refused because the earlier one has arrived meanwhile.
             return self._look_up(own_id, until) or submission
@@ -95,7 +98,7 @@ class HttpProvider:
     def cancel(self, job: Job) -> Trouble | None:
         settings = self._settings.cancel
         if not self._settings.can_cancel:
-            return Trouble(Ill.UNREADABLE, "the backend says of no way to cancel a job")
+            return Trouble(Ill.UNREADABLE, "the backend names no way to cancel a job")
         url = self._url("cancel", settings.url if settings is not None else None, job)
         said = self._get(url, settings.method if settings is not None else "POST")
         if isinstance(said, Trouble):
@@ -128,14 +131,16 @@ class HttpProvider:
             said = self._answers.trouble(said)
         return None if said.ill is Ill.NOT_FOUND else InDoubt(f"whether there is a job already: {said.reason}")
 
-    def _submit(self, values: Mapping[str, str], own_id: str | None, run_id: str, until: float) -> Submission:
+    def _submit(
+        self, values: Mapping[str, str], secret: str, own_id: str | None, run_id: str, until: float
+    ) -> Submission:
         from operations_center.providers.wire import NoAnswer  # noqa: PLC0415
 
         settings = self._settings.submit
         url = self._filled_url(settings.url, values)
         if not names_one_page(url):
             return NotSubmitted("the URL that its task is put into is too long, or leads to another page", final=True)
-        headers = fill(settings.headers or {}, {**values, "secret": self._secret.value() or ""})
+        headers = fill(settings.headers or {}, {**values, "secret": secret})
         if self._settings.idempotency_header is not None:
             headers[self._settings.idempotency_header] = run_id
         content = None

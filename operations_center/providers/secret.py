@@ -1,7 +1,7 @@
 """The secret that a provider knows us by: read anew for each request, and kept out of everything that is kept."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,11 +12,15 @@ HIDDEN = "***"
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """``variable`` is the environment's, ``file`` may be exchanged at any time; neither: there is no secret."""
+    """``variable`` is the environment's, ``file`` may be exchanged at any time; neither: there is no secret.
+
+    ``given`` are the values that were asked for: an answer to a request of before may still quote an old one.
+    """
 
     variable: str | None
     file: Path | None
     environment: Mapping[str, str]
+    given: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, settings: HttpJobSettings, environment: Mapping[str, str]) -> "Secret":
@@ -39,11 +43,15 @@ class Secret:
         else:
             return ""
         secret = text.strip()
-        return secret if secret and secret.isascii() and secret.isprintable() else None
+        if not (secret and secret.isascii() and secret.isprintable()):
+            return None
+        self.given.add(secret)
+        return secret
 
     def hide(self, text: str) -> str:
-        """The text with every mention of the secret replaced."""
-        value = self.value()
-        if not value:
-            return text
-        return text.replace(value, HIDDEN).replace(quote(value, safe=""), HIDDEN)
+        """The text with every mention of the secret replaced, as it is and as it was."""
+        self.value()
+        # The longest first: a new value may hold the old one. A copy, for other threads ask for values meanwhile.
+        for value in sorted(self.given.copy(), key=len, reverse=True):
+            text = text.replace(value, HIDDEN).replace(quote(value, safe=""), HIDDEN)
+        return text

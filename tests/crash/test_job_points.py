@@ -213,7 +213,7 @@ def test_a_watcher_that_stood_still_changes_nothing_that_was_decided_meanwhile(
 
 BETWEEN: dict[str, tuple[str, dict[str, object], Outcome, int]] = {
     "before it is submitted": ("Poller._order", {}, Outcome.STOPPED, 0),
-    "before its end is recorded": ("ending_found", {}, Outcome.SUCCEEDED, 1),
+    "before its end is recorded": ("ending_of_job", {}, Outcome.SUCCEEDED, 1),
     "before a doubt is recorded": ("record_health", {"vanish": True}, Outcome.FAILED, 1),
 }
 """After which function the watcher stands still, the rule of the submission, how the run ends, and jobs in all."""

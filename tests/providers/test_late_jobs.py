@@ -12,14 +12,21 @@ import pytest
 from operations_center.clock import Clock, Now
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.in_flight_reconcile.jobs import ASKS_IN_VAIN
-from operations_center.model import Outcome, Proof, TaskState
+from operations_center.model import Outcome, Proof, RunState, TaskState
+from operations_center.polling.followed import Changed, Followed
+from operations_center.polling.recording import Recorder
 from operations_center.polling.requests import THREADS
+from operations_center.providers.health import pause_after_ms
+from operations_center.providers.looking import Unsure
+from operations_center.stopping.runs import stop_run
 from tests.fleet import Fleet, wait_until
 from tests.providers.jobs import add, configure, polled_by_nobody, the_run, the_task, watch, watched
 from tests.providers.remote import Remote, provider_process
 from tests.providers.script import Provider
 
 HOUR_MS = 3_600_000
+CLOCKS_DIFFER_MS = 500
+"""By so much, within seconds, where one is adjusted."""
 
 
 @pytest.fixture
@@ -187,3 +194,29 @@ def test_a_machine_that_has_no_thread_leaves_no_doubt_behind(fleet: Fleet, remot
     assert the_run(fleet).submitting_at is None
     wait_until(lambda: watched(fleet).state is TaskState.DONE, "the task")
     assert len(remote.requests("submit")) == 1
+
+
+def test_a_stop_does_not_hasten_a_submission_in_doubt(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote, more='idempotency_header = "Idempotency-Key"')
+    remote.is_now(Provider(idempotent=True))
+    remote.rule("submit", status=500, times=1)
+    add(fleet)
+    fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: remote.requests("submit"), "the submission")
+    with fleet.center() as center:
+        stop_run(center, the_run(fleet).run_id, "enough", wait=False)
+        wait_until(lambda: the_run(fleet).state is RunState.CLOSED, "its end")
+    first, second = remote.requests("submit")
+    assert (second.at - first.at) * 1000 > pause_after_ms(1) - CLOCKS_DIFFER_MS
+
+
+def test_what_could_not_be_written_of_an_answer_is_not_counted_twice(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    polled_by_nobody(fleet, remote)
+    overtaken = msgspec.structs.replace(the_run(fleet), holder=0, deadline_mono=0)
+    with fleet.center() as center:
+        before = center.ledger.jobs([overtaken.run_id])
+        recorder = Recorder(center.surroundings)
+        with pytest.raises(Changed):
+            recorder.unsure(Followed(overtaken.run_id), overtaken, Unsure("no such job", may_pass=False))
+        assert center.ledger.jobs([overtaken.run_id]) == before

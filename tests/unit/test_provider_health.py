@@ -41,6 +41,15 @@ def test_an_answer_closes_it() -> None:
     assert after_answer(after_failures(BREAKS_AT + 3), None, None, NOW) is None
 
 
+def test_an_answer_that_was_under_way_does_not_end_a_cooldown() -> None:
+    throttled = after_answer(after_failures(1), Ill.THROTTLED, 60_000, NOW)
+    answered = after_answer(throttled, None, None, NOW + 1)
+    assert not_before(answered, NOW + 1) == NOW + 60_000
+    assert answered is not None
+    assert answered.failures == 0
+    assert after_answer(answered, None, None, NOW + 60_000) is None
+
+
 @pytest.mark.parametrize(
     ("wanted", "waited"),
     [

@@ -1,14 +1,14 @@
-"""Wait for the end of runs, and bring about that of processes."""
+"""Wait for the end of runs, bring about that of processes, and count the executors that are left."""
 
 import select
 import signal
 import time
 from collections.abc import Iterable, Sequence
 
-from operations_center.identity import Process
+from operations_center.identity import Process, is_alive
 from operations_center.keeper.inspect import read_gate
 from operations_center.keeper.stop import signal_processes
-from operations_center.model import Run
+from operations_center.model import HOLDS_SLOT, Run
 from operations_center.pidfds import opened_pidfds, wait_for_end
 from operations_center.wiring import Center
 
@@ -44,6 +44,12 @@ def wait_for_change(center: Center, runs: Sequence[Run], until: float | None) ->
 
 def keeper_of(center: Center, run: Run) -> Process | None:
     return run.keeper or read_gate(center.state.run(run.run_id)).keeper
+
+
+def executors_left(center: Center, runs: Iterable[Run]) -> int:
+    """How many of these open runs have a living keeper; one that settles has none, and a job is no process."""
+    keepers = [keeper_of(center, run) for run in runs if run.state in HOLDS_SLOT and not run.is_job]
+    return sum(keeper is not None and is_alive(keeper) for keeper in keepers)
 
 
 def listed(runs: Sequence[Run]) -> str:

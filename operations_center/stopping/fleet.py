@@ -10,16 +10,15 @@ from enum import Enum
 from operations_center.config import Config
 from operations_center.errors import LedgerUnusable, Unavailable
 from operations_center.fleet import Member, called, look_at, survivors
-from operations_center.identity import is_alive
 from operations_center.in_flight_reconcile import (
     Trigger,
     clear_orphaned_in_flight,
 )
 from operations_center.ledger import Pause
 from operations_center.locks import lock_within
-from operations_center.model import HOLDS_SLOT, Run
+from operations_center.model import Run
 from operations_center.state_directory import SUPERVISOR, StateDirectory
-from operations_center.stopping.ends import end_processes, keeper_of, listed, wait_for_change
+from operations_center.stopping.ends import end_processes, executors_left, listed, wait_for_change
 from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors, undoubted
 from operations_center.store import Access
 from operations_center.wiring import Center, open_center
@@ -88,9 +87,7 @@ def _drain_and_stop(config: Config, within_s: float | None) -> Ended:
 
 def _ended(center: Center, supervisor: Member, watchers: Sequence[Member]) -> Ended:
     left = center.ledger.open_runs()
-    keepers = [keeper_of(center, run) for run in left if run.state in HOLDS_SLOT]
-    executing = sum(keeper is not None and is_alive(keeper) for keeper in keepers)
-    return Ended(supervisor, watchers, left, executing)
+    return Ended(supervisor, watchers, left, executors_left(center, left))
 
 
 def _ended_without_a_record(

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from operations_center.errors import NotFound, OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile import Verdict, explain_run
+from operations_center.keeper.launch import revoke
 from operations_center.model import Outcome, Proof, Run, RunState
 from operations_center.outcomes import Ending
 from operations_center.wiring import Center
@@ -29,9 +30,6 @@ OUTCOMES: Mapping[Resolution, Outcome] = {
 FOR_A_PERSON = frozenset({Verdict.SUSPECT, Verdict.UNKNOWABLE})
 """What reconciliation leaves to a person."""
 
-SUBMITTER_LIVES = 6
-"""The row of a submission whose submitter may still send it."""
-
 UNPOLLED = frozenset({Verdict.ADOPT, Verdict.ASK_PROVIDER, Verdict.RESUBMIT, Verdict.STOP, Verdict.CANCEL})
 """Of a provider run whose poller is dead: a person may know better than its provider."""
 
@@ -44,6 +42,8 @@ def resolve_run(center: Center, run_id: str, resolution: Resolution, reason: str
     if resolution is Resolution.RESUBMIT and not run.is_job:
         raise OperationsCenterError(f"cannot resolve run {run_id} as resubmit: it is no provider run; use --as lost")
     _refuse_what_is_looked_after(center, run)
+    if not run.is_job:
+        _close_gate(center, run)
     by = _user()
     ending = Ending(
         OUTCOMES[resolution],
@@ -63,7 +63,8 @@ def _refuse_what_is_looked_after(center: Center, run: Run) -> None:
     if run.state in (RunState.SETTLING, RunState.CLOSED) or explained is None:
         raise OperationsCenterError(f"cannot resolve run {run.run_id}: it has ended as {run.outcome} already")
     judgement, _ = explained
-    if judgement.rule.row == SUBMITTER_LIVES:
+    # Of a provider run nothing else is suspect.
+    if run.is_job and judgement.verdict is Verdict.SUSPECT:
         raise OperationsCenterError(
             f"cannot resolve run {run.run_id}: process {run.watcher_pid} of host {run.host}, which submits it, is not "
             "proven dead and may still send it; end that process first"
@@ -73,6 +74,17 @@ def _refuse_what_is_looked_after(center: Center, run: Run) -> None:
     if not in_trouble and judgement.verdict not in FOR_A_PERSON | (UNPOLLED if run.is_job else frozenset()):
         advice = f"end it with `operations-center stop {run.run_id}`"
         raise OperationsCenterError(f"cannot resolve run {run.run_id}: {judgement.rule.reason}; {advice}")
+
+
+def _close_gate(center: Center, run: Run) -> None:
+    """A spawner that wakes up after its slot was freed must start nothing; a keeper that was first is the person's word."""
+    try:
+        revoke(center.state.run(run.run_id))
+    except OSError as error:
+        raise Unavailable(
+            f"cannot resolve run {run.run_id}: its gate in {center.state.run(run.run_id)} cannot be created, so it may "
+            f"still start: {error.strerror or error}; make room or mend the directory, and try again"
+        ) from error
 
 
 def _user() -> str:

@@ -19,6 +19,7 @@ from operations_center.model import TaskState
 from operations_center.pulse import read_pulse
 from operations_center.releases.deployment import Version
 from operations_center.state_directory import PULL, SUPERVISOR, WATCHDOG
+from operations_center.stopping.ends import executors_left
 from operations_center.supervisor.crew import Crew
 from operations_center.supervisor.deploying import Deploying
 from operations_center.supervisor.image import INSTALLED_CODE, end_for_good, execute, loop_turned, why_not_start
@@ -359,7 +360,7 @@ class Supervisor:
     def _executors_left(self) -> str:
         """ "2 executors run", empty for none or where the ledger cannot tell."""
         try:
-            count = len(self._center.ledger.open_runs())
+            count = executors_left(self._center, self._center.ledger.open_runs())
         except OperationsCenterError as error:
             _log.warning("%s", error)
             return ""

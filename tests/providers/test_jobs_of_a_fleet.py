@@ -11,7 +11,7 @@ from operations_center.boards.local import NewTask
 from operations_center.in_flight_reconcile import Trigger, Verdict, clear_orphaned_in_flight, explain_run
 from operations_center.model import Health, Outcome, Proof, RunState, TaskState
 from operations_center.polling.requests import THREADS
-from tests.fleet import Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, wait_until
 from tests.providers.jobs import add, configure, polled_by_nobody, submitted, the_run, the_task, watch, watched
 from tests.providers.remote import Remote, provider_process
 from tests.providers.script import Course, Provider
@@ -193,6 +193,17 @@ def test_a_stop_cancels_the_job_and_blocks_its_task(fleet: Fleet, remote: Remote
     assert (the_run(fleet).outcome, the_task(fleet).state) == (Outcome.STOPPED, TaskState.BLOCKED)
     assert len(remote.requests("cancel")) == 1
     assert watcher.poll() is None
+
+
+def test_a_fleet_that_ends_does_not_call_a_job_an_executor_that_runs_on(fleet: Fleet, remote: Remote) -> None:
+    configure(fleet, remote)
+    polled_by_nobody(fleet, remote)
+    supervisor = fleet.up()
+    supervisor.terminate()
+    assert supervisor.wait(PATIENCE_S) == 0
+    assert len(submitted(fleet)) == 1
+    # It is what a person at the terminal is told.
+    assert "executor" not in (fleet.root / "up.log").read_text()
 
 
 def test_a_stop_without_a_watcher_asks_the_provider_itself(fleet: Fleet, remote: Remote) -> None:

@@ -1,0 +1,115 @@
+"""``resolve`` of command runs that nobody but a person can judge."""
+
+import os
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from operations_center.config import load_config
+from operations_center.dispatch import Dispatcher, Started
+from operations_center.keeper.launch import LaunchedRun, LaunchPlan
+from operations_center.keeper.processes import KernelProcesses
+from operations_center.model import Outcome, Proof, Run, RunState, TaskState
+from operations_center.wiring import Center, open_center
+from tests.fleet import Fleet
+from tests.runs import admit
+
+CONFIG = """
+[center]
+cgroup = "off"
+[roles.goal]
+backend = "agent"
+[backends.agent]
+kind = "command"
+argv = ["sh", "-c", "touch ~/begun"]
+max_concurrent = 1
+"""
+
+
+@pytest.fixture
+def fleet(fleet: Fleet) -> Fleet:
+    fleet.configure(CONFIG)
+    return fleet
+
+
+def elsewhere(fleet: Fleet) -> Center:
+    """What a watcher in another pid namespace of this machine would have, without a lease to judge it by."""
+    center = open_center(load_config(fleet.root / "operations_center.toml", fleet.environment))
+    return replace(center, host=replace(center.host, pid_namespace=1))
+
+
+def resolve(fleet: Fleet, run_id: str, expect: int = 0) -> "subprocess.CompletedProcess[str]":
+    return fleet.run("resolve", run_id, "--as", "lost", "--reason", "that container is gone", expect=expect)
+
+
+class FrozenBeforeTheKeeper(KernelProcesses):
+    """Is frozen with all prepared; somebody resolves the run meanwhile; then it thaws."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+
+    def start(self, plan: LaunchPlan) -> LaunchedRun:
+        resolve(self.fleet, plan.run_id)
+        return super().start(plan)
+
+
+class FrozenBehindTheKeeper(FrozenBeforeTheKeeper):
+    def start(self, plan: LaunchPlan) -> LaunchedRun:
+        launched = KernelProcesses.start(self, plan)
+        launched.children[0].wait()
+        resolve(self.fleet, plan.run_id)
+        return launched
+
+
+def start_there(fleet: Fleet, processes: KernelProcesses) -> Run:
+    """The run as it is when whatever its watcher has started has ended."""
+    center = replace(elsewhere(fleet), processes=processes)
+    (task_id,) = fleet.add(1, "goal")
+    task = center.board.task(task_id)
+    assert task is not None
+    backends = center.backends(os.environ | {"HOME": str(fleet.root)})
+    started = Dispatcher(center.surroundings, center.config.roles["goal"], backends).dispatch(task)
+    assert isinstance(started, Started)
+    for child in started.children:
+        child.wait()
+    run = center.ledger.run(started.run.run_id)
+    assert run is not None
+    center.close()
+    return run
+
+
+def state_of(fleet: Fleet, run: Run) -> TaskState:
+    with fleet.center() as center:
+        task = center.board.task(run.task_id)
+        assert task is not None
+        return task.state
+
+
+def test_a_keeper_that_comes_after_its_run_was_resolved_starts_nothing(fleet: Fleet) -> None:
+    run = start_there(fleet, FrozenBeforeTheKeeper(fleet))
+    assert (run.state, run.outcome, run.proof) == (RunState.CLOSED, Outcome.LOST, Proof.RESOLVED)
+    assert state_of(fleet, run) is TaskState.READY
+    assert not (fleet.root / "begun").exists()
+
+
+def test_a_run_whose_keeper_was_first_is_resolved_by_the_persons_word(fleet: Fleet) -> None:
+    run = start_there(fleet, FrozenBehindTheKeeper(fleet))
+    assert (run.state, run.outcome, run.proof) == (RunState.CLOSED, Outcome.LOST, Proof.RESOLVED)
+    assert (fleet.root / "begun").exists()
+
+
+def test_a_run_whose_gate_cannot_be_created_keeps_its_slot(fleet: Fleet) -> None:
+    (task_id,) = fleet.add(1, "goal")
+    center = elsewhere(fleet)
+    run = admit(center, task_id, center.me)
+    center.state.run(run.run_id).parent.mkdir(exist_ok=True)
+    center.state.run(run.run_id).write_text("no directory")
+    refused = resolve(fleet, run.run_id, expect=75)
+    assert refused.stderr.startswith(f"cannot resolve run {run.run_id}: ")
+    assert refused.stderr.count("\n") == 1
+    center.state.run(run.run_id).unlink()
+    assert center.ledger.slots_held() == {"agent": 1}
+    resolve(fleet, run.run_id)
+    assert not center.ledger.slots_held()
+    center.close()

@@ -77,7 +77,7 @@ def _refuse_what_is_looked_after(center: Center, run: Run) -> None:
 
 
 def _close_gate(center: Center, run: Run) -> None:
-    """A spawner that wakes up after its slot was freed must start nothing; a keeper that was first is the person's word."""
+    """A spawner that wakes up with its slot freed must start nothing; a keeper that was first is the person's word."""
     try:
         revoke(center.state.run(run.run_id))
     except OSError as error:

@@ -208,6 +208,7 @@ def test_down_leaves_executors_running_and_says_how_many(fleet: Fleet) -> None:
     assert (down["stopped"]["supervisor"], down["runs_left"]) == (supervisor.pid, 1)
     assert [watcher["role"] for watcher in down["stopped"]["watchers"]] == ["@watchdog", "goal", "test"]
     assert supervisor.wait(PATIENCE_S) == 0
+    assert "1 executor runs on" in (fleet.root / "up.log").read_text()
     assert survivors(fleet.state) == []
     assert processes(run)
 

@@ -173,13 +173,13 @@ def finish_of(
         case Outcome.FAILED | Outcome.BLOCKED:
             follow_ups = _follow_ups(ending.follow_ups, policy.on_failure, task)
             if policy.on_failure.state is TaskState.READY:
-                finish, backing_off = _again(after, after.attempts, policy, ending, now)
+                finish, backing_off = _again(after, policy, ending, now)
                 return replace(finish, follow_ups=follow_ups if finish.state is TaskState.BLOCKED else ()), backing_off
             return Finish(policy.on_failure.state, ending.reason, follow_ups), after
         case Outcome.RETRY:
             return _later(replace(after, retries=after.retries + 1), policy, ending, now)
         case Outcome.LOST | Outcome.TIMED_OUT | Outcome.KILLED:
-            return _again(after, after.attempts, policy, ending, now)
+            return _again(after, policy, ending, now)
         case Outcome.NEVER_STARTED:
             wait = ending.retry_after_ms
             return Finish(TaskState.READY), _backing_off(after, now, wait)
@@ -191,11 +191,11 @@ def finish_of(
             return Finish(TaskState.BLOCKED, ending.reason), after
 
 
-def _again(after: Attempts, tries: int, policy: Role, ending: Ending, now: int) -> tuple[Finish, Attempts]:
+def _again(after: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Finish, Attempts]:
     if after.attempts >= policy.max_attempts:
         reason = f"{ending.reason or ending.outcome}; attempt {after.attempts} of {policy.max_attempts}"
         return Finish(TaskState.BLOCKED, reason), after
-    return Finish(TaskState.READY, ending.reason), _backing_off(after, now, policy.backoff_ms(tries))
+    return Finish(TaskState.READY, ending.reason), _backing_off(after, now, policy.backoff_ms(after.attempts))
 
 
 def _backing_off(after: Attempts, now: int, wait_ms: int | None) -> Attempts:
@@ -204,8 +204,8 @@ def _backing_off(after: Attempts, now: int, wait_ms: int | None) -> Attempts:
 
 def _later(after: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Finish, Attempts]:
     if after.retries > policy.max_retries:
-        reason = f"asked for a later retry more than {policy.max_retries} times; {ending.reason}"
-        return Finish(TaskState.BLOCKED, reason), after
+        bound = f"asked for a later retry more than {policy.max_retries} times"
+        return Finish(TaskState.BLOCKED, f"{bound}; {ending.reason}" if ending.reason else bound), after
     wait = ending.retry_after_ms if ending.retry_after_ms is not None else policy.backoff_ms(after.retries)
     return Finish(TaskState.READY, ending.reason), _backing_off(after, now, wait)
 

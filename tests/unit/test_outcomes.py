@@ -268,6 +268,11 @@ def test_a_retry_waits_counts_no_attempt_and_is_bounded() -> None:
     assert remembered == Attempts(attempts=1, retries=3)
 
 
+def test_a_retry_without_a_reason_is_bounded_in_words_that_say_none() -> None:
+    told, _ = finish(ended(Outcome.RETRY, reason=None), Attempts(retries=2))
+    assert told == Finish(TaskState.BLOCKED, "asked for a later retry more than 2 times")
+
+
 @pytest.mark.parametrize("wait", [0, 600_000])
 def test_a_retry_may_name_its_own_wait(wait: int) -> None:
     _, remembered = finish(ended(Outcome.RETRY, retry_after_ms=wait))

@@ -5,7 +5,7 @@ from typing import Any
 
 from operations_center.config.backends import BACKEND_KINDS
 from operations_center.config.reading import Reading
-from operations_center.config.sections import SETTLED_STATES, Board, Center, Role
+from operations_center.config.sections import SETTLED_STATES, SUCCESS_STATES, Board, Center, Role
 from operations_center.config.wording import Key, spell_nearest, spell_value
 from operations_center.model import TaskState
 
@@ -65,11 +65,12 @@ def _check_backend(role: Role, backends: Mapping[str, Any], reading: Reading) ->
 def _check_ending(role: Role, ending: str, taken: Mapping[str, str], reading: Reading) -> None:
     key = ("roles", role.name, ending)
     then = getattr(role, ending)
+    allowed = SUCCESS_STATES if ending == "on_success" else SETTLED_STATES
     if ending == "on_success" and then.state is TaskState.READY:
         advice = 'a task that succeeded would run again for ever; give "done" or "review"'
         reading.report((*key, "state"), f'got "ready" ({advice})')
-    if then.state not in SETTLED_STATES:
-        reading.report((*key, "state"), f'got "{then.state}" (give one of {", ".join(SETTLED_STATES)})')
+    elif then.state not in allowed:
+        reading.report((*key, "state"), f'got "{then.state}" (give one of {", ".join(allowed)})')
     if then.follow_up is not None and then.follow_up not in taken:
         advice = spell_nearest(then.follow_up, taken)
         reading.report((*key, "follow_up"), f"no role takes the kind {spell_value(then.follow_up)} ({advice})")

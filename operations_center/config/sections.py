@@ -80,7 +80,11 @@ SETTLED_STATES = (
 )
 """The states that a task may be put into when its run has ended."""
 
+SUCCESS_STATES = tuple(state for state in SETTLED_STATES if state is not TaskState.READY)
+"""Those that a task which succeeded may be put into: made ready, it would run again for ever."""
+
 State = Annotated[TaskState, Meta(description=f"give one of {', '.join(SETTLED_STATES)}")]
+SuccessState = Annotated[TaskState, Meta(description=f"give one of {', '.join(SUCCESS_STATES)}")]
 
 
 def _key(attribute: str) -> str:
@@ -123,7 +127,7 @@ class Board(Section, frozen=True, kw_only=True):
 
 
 class OnSuccess(Section, frozen=True, kw_only=True):
-    state: State = TaskState.DONE
+    state: SuccessState = TaskState.DONE
     follow_up: Name | None = None
 
 

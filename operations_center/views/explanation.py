@@ -1,5 +1,6 @@
 """What ``explain`` says of a run: the evidence, the verdict, what reconciliation would do, and what would change it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from operations_center.clock import rfc3339
@@ -66,9 +67,9 @@ WOULD_DO_OF_A_JOB = WOULD_DO | {
     Verdict.RESUBMIT: "a watcher of its role sends the same request again, with the same key",
     Verdict.ASK_PROVIDER: "ask its provider; if its job has ended, fetch what it has made and settle",
 }
-IN_DOUBT = (
-    "block its task; its slot stays held until its deadline, or until a person says what became of it (`resolve`)"
-)
+_HELD = "its slot stays held until its deadline, or until a person says what became of it (`resolve`)"
+IN_DOUBT = f"block its task; {_HELD}"
+IN_DOUBT_AND_TOLD = f"nothing: its task is blocked; {_HELD}"
 
 
 def explain(center: Center, run: Run) -> dict[str, Any]:
@@ -86,17 +87,19 @@ def explain(center: Center, run: Run) -> dict[str, Any]:
         "reason": judgement.rule.reason,
         "proof": actions[0].proof if actions else None,
         "evidence": evidence_as_json(seen),
-        "would_do": _would_do(judgement),
+        "would_do": _would_do(judgement, actions),
         "actions": [action_as_json(action) for action in actions],
         "would_change": WOULD_CHANGE[judgement.rule.row],
     }
 
 
-def _would_do(judgement: Judgement) -> str:
+def _would_do(judgement: Judgement, actions: Sequence[Action]) -> str:
     if not judgement.evidence.run.is_job:
         return WOULD_DO[judgement.verdict]
     in_doubt = judgement.verdict is Verdict.UNKNOWABLE and judgement.rule.proof is None
-    return IN_DOUBT if in_doubt else WOULD_DO_OF_A_JOB[judgement.verdict]
+    if in_doubt:
+        return IN_DOUBT if actions else IN_DOUBT_AND_TOLD
+    return WOULD_DO_OF_A_JOB[judgement.verdict]
 
 
 def _closed(run: Run) -> dict[str, Any]:

@@ -387,6 +387,7 @@ def test_explain_says_that_a_doubt_waits_for_a_person(fleet: Fleet, remote: Remo
     document = fleet.json("explain", the_run(fleet).run_id, "--json")
     assert (document["verdict"], document["row"], document["actions"]) == ("unknowable", 8, [])
     assert "resolve" in document["would_do"]
+    assert document["would_do"].startswith("nothing: its task is blocked")
 
 
 def test_a_job_whose_backend_is_gone_blocks_its_task_after_the_deadline(fleet: Fleet, remote: Remote) -> None:

@@ -86,7 +86,7 @@ def test_all_mistakes_are_reported_at_once(mistakes: Callable[..., list[str]]) -
         'board.kind: plane is not available in this version; use "local"',
         "board.states.ready: got 3 (give a string",
         'roles.goal.backend: no backend is named "agnt" (did you mean "agent"?)',
-        'roles.goal.on_success.state: got "running" (give one of done, review',
+        'roles.goal.on_success.state: got "running" (give one of done, review, backlog, blocked)',
         'roles.goal.on_success.follow_up: no role takes the kind "tset" (did you mean "test"?)',
         'roles.goal.retry_backoff.initial: "1" is not a duration (write',
         "roles.goal.retry_backoff.factor: got nan (give a number",
@@ -119,6 +119,10 @@ def test_all_mistakes_are_reported_at_once(mistakes: Callable[..., list[str]]) -
         (ROLE, 'roles.goal.backend: no backend is named "agent" (add [backends.agent])'),
         ("roles = 3", "roles: got 3 (write [roles.NAME] and its keys below)"),
         ("center = true\n" + ROLE + BACKEND, "center: got true (give a table with keys of its own)"),
+        (
+            ROLE + 'on_success = { state = "over" }\n' + BACKEND,
+            'roles.goal.on_success.state: got "over" (give one of done, review, backlog, blocked)',
+        ),
         (ROLE + "on_success = 1\n" + BACKEND, "roles.goal.on_success: got 1 (give a table with keys of its own)"),
         (
             ROLE + BACKEND + '[center]\nledger = "postgresql://me:secret@db/x"',

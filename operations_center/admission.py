@@ -23,6 +23,7 @@ class Obstacle(StrEnum):
     BREAKER = "breaker"
     MEMORY = "memory"
     NO_ROLE = "no_role"
+    NO_BACKEND = "no_backend"
     CONCURRENCY = "concurrency"
     WAITING = "waiting"
 

@@ -54,7 +54,7 @@ class Reserved:
     run: Run
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dispatcher:
     """Starts runs of one role, under the release of which it is a part."""
 
@@ -62,7 +62,7 @@ class Dispatcher:
     role: Role
     backends: Mapping[str, Backend]
     release: str | None = None
-    _clear_at: dict[str, int] = field(default_factory=dict)
+    _clear_at: dict[str, int] = field(init=False, default_factory=dict)
 
     def backend_of(self, task: Task) -> str:
         return task.backend or self.role.backend
@@ -90,7 +90,7 @@ class Dispatcher:
         name = self.backend_of(task)
         backend = self.backends.get(name)
         if backend is None:
-            return [Refusal(Obstacle.NO_ROLE, f"there is no backend {name}")]
+            return [Refusal(Obstacle.NO_BACKEND, f"there is no backend {name}")]
         admission = Admission(
             task_id=task.task_id,
             role=self.role.name,

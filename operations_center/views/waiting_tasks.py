@@ -51,7 +51,7 @@ def _waiting(center: Center, task: Task) -> WaitingTask:
 def _refused(center: Center, task: Task, role: config.Role, backend: str) -> list[Refusal]:
     settings = center.config.backends.get(backend)
     if settings is None:
-        return [Refusal(Obstacle.NO_ROLE, f"there is no backend {backend} in the configuration")]
+        return [Refusal(Obstacle.NO_BACKEND, f"there is no backend {backend} in the configuration")]
     facts = center.ledger.admission_facts(task.task_id, role.name, backend, settings.limits)
     return refusals(facts, settings.limits, backend)
 

@@ -225,6 +225,12 @@ def test_why_names_everything_that_stands_in_the_way(fleet: Fleet) -> None:
     fleet.run("down", "--now")
 
 
+def test_why_names_a_backend_that_left_the_configuration(fleet: Fleet) -> None:
+    fleet.run("task", "add", "a task", "--kind", "goal", "--backend", "spare")
+    fleet.configure(CONFIG.replace("spare", "other"))
+    assert "no_backend" in reasons(fleet)["t1"]
+
+
 def test_why_says_when_nothing_stands_in_the_way(fleet: Fleet) -> None:
     fleet.run("task", "add", "a task", "--kind", "goal")
     with pretender(fleet, "goal"):

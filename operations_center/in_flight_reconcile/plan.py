@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from operations_center.boards import Claim
 from operations_center.in_flight_reconcile.facts import Evidence, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import Judgement
+from operations_center.keeper.result import Result
 from operations_center.model import Outcome, Proof, Run, TaskState
 from operations_center.outcomes import Ending, ending_of
 
@@ -19,6 +20,9 @@ STALE_RUNNING_REQUEUE = "STALE_RUNNING_REQUEUE"
 
 FINISHED = frozenset({Outcome.SUCCEEDED, Outcome.FAILED, Outcome.BLOCKED})
 """What an executor ends as by itself and for good."""
+
+ARTIFACTS_NOTED = 100
+"""Of those that a result names, which is 1 MiB at most."""
 
 
 class Deed(StrEnum):
@@ -83,7 +87,7 @@ def _action_on_program(judgement: Judgement) -> Action:
         case Verdict.STOP | Verdict.CANCEL | Verdict.REAP:
             return replace(_plain(Deed.STOP, judgement), order=stop_order(judgement))
         case Verdict.SETTLE:
-            return _freeing(judgement, _recorded(judgement))
+            return replace(_freeing(judgement, _recorded(judgement)), note=_made(judgement.evidence))
         case Verdict.UNKNOWABLE:
             return _freeing(judgement, _with_stop(judgement, Outcome.UNKNOWN))
         case Verdict.ORPHAN if judgement.rule.proof is Proof.NEVER_STARTED:
@@ -150,6 +154,12 @@ def _recorded(judgement: Judgement) -> Ending:
     if judgement.rule.proof is Proof.BOOT_CHANGED:
         return replace(ending, proof=Proof.BOOT_CHANGED)
     return ending
+
+
+def _made(seen: Evidence) -> dict[str, Any]:
+    """The paths that its result names, as they are: nothing is known of what lies there."""
+    named = seen.result.artifacts if isinstance(seen.result, Result) else ()
+    return {"artifacts": list(named[:ARTIFACTS_NOTED])} if named else {}
 
 
 def _recorded_ending(seen: Evidence) -> Ending:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from operations_center.identity import Process
 from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, SETTLING_RUN, judge, judge_one
-from operations_center.in_flight_reconcile.plan import Deed, plan_actions
+from operations_center.in_flight_reconcile.plan import ARTIFACTS_NOTED, Deed, plan_actions
 from operations_center.keeper.inspect import ExitRecord, GateState, Tree, TreeQuery, UnreadableExit
 from operations_center.keeper.result import Result, UnreadableResult
 from operations_center.model import Outcome, Proof, Run, RunState, TaskState
@@ -210,6 +210,13 @@ def test_row_26_a_finish_before_the_first_signal_is_the_run_s_own() -> None:
 def test_row_26_what_would_run_again_is_stopped_also_before_the_first_signal() -> None:
     assert ending_with(STOPPED, ExitRecord(75)) == (Outcome.STOPPED, "enough")
     assert ending_with(STOPPED, ExitRecord(137)) == (Outcome.STOPPED, "enough")
+
+
+def test_row_26_the_log_keeps_the_paths_that_a_result_names_but_not_without_end() -> None:
+    named = tuple(f"built/{number}" for number in range(ARTIFACTS_NOTED + 1))
+    ended = replace(DEAD, exit_record=ExitRecord(0), result=Result(None, "", None, (), named))
+    (action,) = plan_actions(judge([ended]), ())
+    assert action.note == {"artifacts": list(named[:-1])}
 
 
 def test_row_27_a_dead_run_fails_when_its_exit_record_cannot_be_read() -> None:

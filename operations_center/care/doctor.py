@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.resources import files
 from pathlib import Path
 
 from operations_center.backends.command import DEFAULT_PATH
@@ -29,6 +28,7 @@ from operations_center.memory import available_memory
 from operations_center.providers.secret import Secret
 from operations_center.releases.repository import Repository
 from operations_center.state_directory import StateDirectory
+from operations_center.store import SCHEMA, load_queries
 from operations_center.store.faults import (
     APPLICATION_ID,
     ClearErrors,
@@ -47,6 +47,8 @@ KEEPER_PROGRAMS = ("sh", "timeout", "sync", "stat", "cat", "grep", "sleep")
 
 OLDEST_TIME_MS = 1_735_689_600_000
 """2025: a clock that says less has not been set."""
+
+_SQL = load_queries(Path(__file__).with_name("ledger_file.sql"))
 
 
 class Status(StrEnum):
@@ -230,17 +232,14 @@ def _ledger(config: Config) -> Iterator[Check]:
 
 
 def _whole(path: Path, ledger: sqlite3.Connection) -> Check:
-    newest = sum(
-        entry.name.endswith(".sql") for entry in files("operations_center.store").joinpath("migrations").iterdir()
-    )
     application = ledger.execute("PRAGMA application_id").fetchone()[0]
     schema = ledger.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION_ID:
         return _fault(
             "ledger", f"cannot use {path}: it is some other program's database; move it away and {way_back(path)}"
         )
-    if schema > newest:
-        return _fault("ledger", f"cannot use {path}: its schema {schema} is newer than {newest}; upgrade")
+    if schema > SCHEMA:
+        return _fault("ledger", f"cannot use {path}: its schema {schema} is newer than {SCHEMA}; upgrade")
     damage = ledger.execute("PRAGMA quick_check(1)").fetchone()[0]
     if damage != "ok":
         return _fault("ledger", f"cannot trust {path}: {damage}; {way_back(path)}")
@@ -248,12 +247,12 @@ def _whole(path: Path, ledger: sqlite3.Connection) -> Check:
 
 
 def _newest_fence(ledger: sqlite3.Connection) -> int:
-    (fence,) = ledger.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()
+    (fence,) = ledger.execute(_SQL["newest_fence"]).fetchone()
     return int(fence)
 
 
 def _newest_event(ledger: sqlite3.Connection) -> Check:
-    (at,) = ledger.execute("SELECT max(at) FROM events").fetchone()
+    (at,) = ledger.execute(_SQL["newest_event"]).fetchone()
     if at is not None and at > time.time_ns() // 1_000_000 + 60_000:
         return _warning("clock", f"the newest event is of {rfc3339(at)}, which is yet to come: the clock went back")
     return _ok("events", f"the newest is of {rfc3339(at)}" if at is not None else "there is none yet")

@@ -15,9 +15,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from operations_center.care.contents import Unreadable, opened_file
+from operations_center.store import load_queries
 
 LONGEST = 1 << 30
 """Bytes of a manifest: room for millions of artifacts, and no more memory than a machine has."""
+
+_SQL = load_queries(Path(__file__).with_name("ledger_file.sql"))
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -102,14 +105,14 @@ def look_into(database: Path) -> tuple[int, dict[str, int]]:
     """Schema and number of rows of each table of a ledger that nobody writes. Raises sqlite3.Error."""
     with closing(_connect(database)) as connection:
         schema = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*'")
+        names = connection.execute(_SQL["tables"])
         return schema, {name: _count(connection, name) for (name,) in sorted(names)}
 
 
 def runs_in(database: Path) -> dict[str, str]:
     """The state of each run, oldest first. Raises sqlite3.Error."""
     with closing(_connect(database)) as connection:
-        return dict(connection.execute("SELECT run_id, state FROM runs ORDER BY fence").fetchall())
+        return dict(connection.execute(_SQL["state_of_each_run"]).fetchall())
 
 
 def _connect(database: Path) -> sqlite3.Connection:
@@ -118,4 +121,4 @@ def _connect(database: Path) -> sqlite3.Connection:
 
 def _count(connection: sqlite3.Connection, table: str) -> int:
     quoted = table.replace('"', '""')
-    return int(connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()[0])
+    return int(connection.execute(_SQL["rows"].format(table=f'"{quoted}"')).fetchone()[0])

@@ -36,7 +36,7 @@ from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import is_locked, lock_holder, take_lock
 from operations_center.model import HOLDS_SLOT
 from operations_center.state_directory import WATCHDOG, StateDirectory
-from operations_center.store import Store
+from operations_center.store import Store, load_queries
 from operations_center.store.turnstile import Turnstile
 from operations_center.wiring import Center, open_center
 
@@ -48,6 +48,8 @@ WRITE_WITHIN_S = 10.0
 LIVING = frozenset({Verdict.KEEP, Verdict.ADOPT, Verdict.STOP, Verdict.CANCEL, Verdict.REAP, Verdict.SUSPECT})
 
 PLACEHOLDER = b"A restore was interrupted here: run `operations-center ledger restore` again.\n"
+
+_SQL = load_queries(Path(__file__).with_name("ledger_file.sql"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ class _Present:
 def _sound_counters(connection: sqlite3.Connection) -> dict[str, int] | None:
     if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
         return None
-    found = {str(name): int(value) for name, value in connection.execute("SELECT name, value FROM counters")}
+    found = {str(name): int(value) for name, value in connection.execute(_SQL["counters"])}
     return found if found.keys() >= {"fence", "task"} else None
 
 

@@ -32,7 +32,7 @@ PULL = "@pull"
 """Names beside those of roles; ``@`` is not allowed in a role's name."""
 
 _LOGS = "logs"
-_DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "releases", "configs", "reports")
+_DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "releases", "configs")
 _WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
 """By whether it is a directory."""
 
@@ -63,10 +63,6 @@ class StateDirectory:
     @property
     def runs(self) -> Path:
         return self.root / "runs"
-
-    @property
-    def reports(self) -> Path:
-        return self.root / "reports"
 
     @property
     def releases(self) -> Path:

@@ -22,7 +22,7 @@ from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsC
 from operations_center.heart import BEAT_EVERY_MS, Heart
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
-from operations_center.ledger import Pause
+from operations_center.ledger import LEASE_MS, Pause
 from operations_center.locks import is_still_there, lock_holder, lock_within, take_lock
 from operations_center.logs import STACK_DUMP
 from operations_center.pidfds import open_pidfd
@@ -34,7 +34,6 @@ from operations_center.wiring import Center
 
 _log = logging.getLogger(__name__)
 
-LEASE_MS = 60_000
 DUMP_WITHIN_S = 0.5
 PRUNE_EVERY_MS = 60 * 60_000
 PRUNE_AFTER_MS = 60_000

@@ -25,6 +25,7 @@ from operations_center.in_flight_reconcile import (
     reconcile_in_flight_on_startup,
 )
 from operations_center.keeper.inspect import read_gate
+from operations_center.ledger import LEASE_MS
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import OPEN, Run, RunState, Task
 from operations_center.state_directory import SUPERVISOR
@@ -39,7 +40,6 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LEASE_MS = 60_000
 TEND_EVERY_MS = 500
 """How often the runs are looked at beside the events that tell of them: a stop, a limit, a daemon left behind."""
 

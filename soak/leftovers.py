@@ -22,7 +22,7 @@ def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mappi
     for path in cgroups():
         if path.name in names or _is_probe_of(path, ours):
             yield Breach("nothing left", path.name, f"the cgroup {path} was left behind")
-    for path in [*fleet.reports.glob("*-report-*"), *(fleet.state / "reports").glob("*")]:
+    for path in fleet.reports.glob("*-report-*"):
         yield Breach("no traceback", path.name, f"{path.name}: {path.read_text()[-1500:]}")
     for path in [*fleet.root.glob("up.log"), *(fleet.state / "logs").glob("*.log")]:
         _, found, after = path.read_text(errors="replace").partition("Traceback (most recent")

@@ -172,13 +172,15 @@ def may_be_orphaned(surroundings: Surroundings, run: Run) -> bool:
 
 
 def needs_attention(surroundings: Surroundings, runs: Sequence[Run]) -> list[str]:
-    """Which of a watcher's own runs are worth a full look now, without reading the process table."""
+    """Which of a watcher's own runs are worth a full look now, without reading the process table.
+
+    None of them is settling, or in doubt.
+    """
     tasks = _states(surroundings.board, [run.task_id for run in runs])
     return [
         run.run_id
         for run in runs
-        if run.state is RunState.SETTLING
-        or (run.is_job and _job_needs_attention(surroundings, run, tasks.get(run.task_id)))
+        if (run.is_job and _job_needs_attention(surroundings, run, tasks.get(run.task_id)))
         or (not run.is_job and _program_needs_attention(surroundings, run, tasks.get(run.task_id)))
     ]
 
@@ -193,11 +195,9 @@ def _program_needs_attention(surroundings: Surroundings, run: Run, task: TaskSta
 
 
 def _job_needs_attention(surroundings: Surroundings, run: Run, task: TaskState | None) -> bool:
-    """Its poller looks after it; what is not yet stored is that it is to stop, and a doubt that the board must hear."""
+    """Its poller looks after it; what may not be stored yet is that it is to stop."""
     not_wanted = _is_overdue(surroundings, run) or task in (TaskState.CANCELLED, TaskState.DONE)
-    if run.provider_job_id is None:
-        return not_wanted or (run.doubt is not None and task is TaskState.RUNNING)
-    return not_wanted and run.stop_outcome is None
+    return not_wanted and (run.provider_job_id is None or run.stop_outcome is None)
 
 
 def _is_overdue(surroundings: Surroundings, run: Run) -> bool:

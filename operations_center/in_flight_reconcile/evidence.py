@@ -1,7 +1,8 @@
-"""All the reading: the board first, the ledger second, then the run directories and the process table.
+"""All the reading: the board first, the open runs second, then the run directories and the process table.
 
 In this order a run that ends while we read is at worst seen as still open, and the guard on the write that
-follows finds out.
+follows finds out. Which tasks the board is asked for is read from the ledger beforehand: of a run that was
+admitted since, nothing is known of its task, which stops nothing.
 """
 
 import os
@@ -80,7 +81,6 @@ class Scope:
     """Which open runs are looked at; None is no limit."""
 
     run_id: str | None = None
-    role: str | None = None
     backend: str | None = None
 
 
@@ -112,11 +112,11 @@ def gather_evidence(surroundings: Surroundings, scope: Scope, asking: Asking | N
 
     Without ``asking`` no provider may be asked.
     """
-    claims, tasks, unreachable = _read_board(surroundings, scope)
-    runs = _open_runs(surroundings.ledger, scope)
-    table = surroundings.processes.scan() if runs or scope == Scope() else None
-    evidence = _look_at(surroundings, runs, tasks, table, asking) if table else []
     everything = scope == Scope()
+    claims, tasks, unreachable = _read_board(surroundings, scope, with_claims=everything)
+    runs = _open_runs(surroundings.ledger, scope)
+    table = surroundings.processes.scan() if runs or everything else None
+    evidence = _look_at(surroundings, runs, tasks, table, asking) if table else []
     return Gathered(
         evidence=evidence,
         stale=stale_claims(claims, runs) if everything else [],
@@ -126,11 +126,11 @@ def gather_evidence(surroundings: Surroundings, scope: Scope, asking: Asking | N
 
 
 def _read_board(
-    surroundings: Surroundings, scope: Scope
+    surroundings: Surroundings, scope: Scope, *, with_claims: bool
 ) -> tuple[Sequence[Claim], Mapping[str, TaskState | None], bool]:
     wanted = _tasks_with_slot(surroundings.ledger, scope)
     try:
-        claims = surroundings.board.running() if scope == Scope() else ()
+        claims = surroundings.board.running() if with_claims else ()
         running = {claim.task_id: TaskState.RUNNING for claim in claims}
         others = [task_id for task_id in wanted if task_id not in running]
         return claims, {**running, **surroundings.board.states(others)} if others else running, False
@@ -141,14 +141,14 @@ def _read_board(
 def _tasks_with_slot(ledger: Ledger, scope: Scope) -> list[str]:
     if scope.run_id is not None:
         return [run.task_id for run in _open_runs(ledger, scope) if run.state in HOLDS_SLOT]
-    return ledger.tasks_with_slot(role=scope.role, backend=scope.backend)
+    return ledger.tasks_with_slot(backend=scope.backend)
 
 
 def _open_runs(ledger: Ledger, scope: Scope) -> list[Run]:
     if scope.run_id is not None:
         run = ledger.run(scope.run_id)
         return [run] if run is not None and run.state is not RunState.CLOSED else []
-    return ledger.open_runs(role=scope.role, backend=scope.backend)
+    return ledger.open_runs(backend=scope.backend)
 
 
 def _look_at(

@@ -16,6 +16,9 @@ from operations_center.admission import Facts, Limits, Refusal
 from operations_center.identity import Host, Process
 from operations_center.model import Attempts, Event, Health, JobMemory, Run
 
+LEASE_MS = 60_000
+"""How long a host is trusted to live without a sign of it. Its processes share one lease."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -77,7 +80,6 @@ class Ledger(Protocol):
     def change_runs(self, event: str, changes: Sequence[Change]) -> list[Run | None]:
         """The same transition of many runs as one write. Each wins or loses for itself, as with ``change_run``."""
 
-    def attempts(self, task_id: str) -> Attempts: ...
     def set_attempts(self, task_id: str, attempts: Attempts) -> None: ...
     def attempts_of(self, task_ids: Collection[str]) -> dict[str, Attempts]:
         """By task; one of which nothing is remembered is missing."""
@@ -89,7 +91,7 @@ class Ledger(Protocol):
     def release_task(self, task_id: str) -> None: ...
     def run(self, run_id: str) -> Run | None: ...
     def open_runs(self, *, role: str | None = None, backend: str | None = None) -> list[Run]: ...
-    def tasks_with_slot(self, *, role: str | None = None, backend: str | None = None) -> list[str]:
+    def tasks_with_slot(self, *, backend: str | None = None) -> list[str]:
         """The tasks of the runs that hold a slot."""
 
     def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]: ...

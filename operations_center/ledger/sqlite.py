@@ -158,10 +158,6 @@ class SqliteLedger:
             self._statements[key] = _SQL[name].format(columns=", ".join(columns), values=places)
         return self._statements[key]
 
-    def attempts(self, task_id: str) -> Attempts:
-        row = self._store.row(_SQL["attempts"], {"task_id": task_id})
-        return Attempts(*row) if row else Attempts()
-
     def set_attempts(self, task_id: str, attempts: Attempts) -> None:
         self.set_attempts_of({task_id: attempts})
 
@@ -195,8 +191,8 @@ class SqliteLedger:
     def open_runs(self, *, role: str | None = None, backend: str | None = None) -> list[Run]:
         return [self._run(row) for row in self._store.rows(_SQL["open_runs"], {"role": role, "backend": backend})]
 
-    def tasks_with_slot(self, *, role: str | None = None, backend: str | None = None) -> list[str]:
-        return [row[0] for row in self._store.rows(_SQL["tasks_with_slot"], {"role": role, "backend": backend})]
+    def tasks_with_slot(self, *, backend: str | None = None) -> list[str]:
+        return [row[0] for row in self._store.rows(_SQL["tasks_with_slot"], {"backend": backend})]
 
     def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]:
         parameters = {"task_id": task_id, "backend": backend, "limit": limit}

@@ -21,8 +21,7 @@ ORDER BY fence;
 -- name: tasks_with_slot
 -- The tasks whose runs may still be executing.
 SELECT task_id FROM runs
-WHERE state <> 'closed' AND state <> 'settling'
-    AND (:role IS NULL OR role = :role) AND (:backend IS NULL OR backend = :backend);
+WHERE state <> 'closed' AND state <> 'settling' AND (:backend IS NULL OR backend = :backend);
 
 -- name: recent_runs
 -- Runs of any state, newest first.
@@ -116,12 +115,8 @@ WHERE fence = CAST(substr(:run_id, 2) AS INTEGER) AND run_id = :run_id AND state
 -- No budget looks back further than a day.
 DELETE FROM forgotten_admissions WHERE at < :day_ago;
 
--- name: attempts
--- What is remembered of a task between its runs.
-SELECT attempts, retries, not_before, since FROM attempts WHERE task_id = :task_id;
-
 -- name: attempts_of
--- The same of many tasks.
+-- What is remembered of tasks between their runs.
 SELECT task_id, attempts, retries, not_before, since FROM json_each(:task_ids) JOIN attempts ON task_id = value;
 
 -- name: set_attempts

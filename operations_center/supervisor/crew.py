@@ -63,10 +63,6 @@ class Crew:
         """Every one of them."""
         return all(child.state is ChildState.READY for child in self._children.values())
 
-    @property
-    def alive(self) -> Collection[Process]:
-        return self._alive.values()
-
     def process_of(self, name: str) -> Process | None:
         return self._alive.get(name)
 

@@ -17,11 +17,10 @@ from operations_center.in_flight_reconcile import (
 from operations_center.in_flight_reconcile.evidence import gather_evidence
 from operations_center.in_flight_reconcile.orphans import judge
 from operations_center.keeper.inspect import read_gate
+from operations_center.ledger import LEASE_MS
 from operations_center.model import RunState
 from operations_center.stopping.runs import cancel_task, end_open_runs, stop_run
 from operations_center.wiring import Center
-
-LEASE_MS = 60_000
 
 Operation = Callable[[Center], object]
 

@@ -15,7 +15,6 @@ QUERIES = load_queries(PACKAGE / "ledger" / "sqlite.sql") | load_queries(PACKAGE
 HOT = (
     "admission_facts",
     "admitted_since",
-    "attempts",
     "attempts_of",
     "closed_before",
     "finish_task",

@@ -138,16 +138,8 @@ class Missed(msgspec.Struct, frozen=True):
 
 
 class Provider(Protocol):
-    @property
-    def may_submit_again(self) -> bool:
-        """Whether a second submission for the same run makes no second job."""
-
-    @property
-    def submit_timeout_ms(self) -> int:
-        """After this ``submit`` has an answer, whatever the network does."""
-
     def submit(self, order: Order, *, again: bool) -> Submission:
-        """``again``: an earlier submission for this run is in doubt; only where ``may_submit_again``."""
+        """``again``: an earlier submission for this run is in doubt; only where its backend takes one twice."""
 
     def ask(self, job: Job) -> Heard | Trouble: ...
     def cancel(self, job: Job) -> Trouble | None:
@@ -164,6 +156,8 @@ class JobBackend(Protocol):
     """What is known of a backend whose runs are jobs at a provider, also where nobody needs to ask it anything.
 
     ``asks_by_itself``: the provider may be asked out of turn without a person, about jobs older than ``min_age_ms``.
+    ``may_submit_again``: a second submission for the same run makes no second job. After ``submit_timeout_ms`` a
+    submission has an answer, whatever the network does.
     """
 
     @property

@@ -54,14 +54,6 @@ class HttpProvider:
         self._reach = Reach(settings)
         self._answers = Answers(settings, self._secret.hide)
 
-    @property
-    def may_submit_again(self) -> bool:
-        return self._settings.idempotency_header is not None or self._settings.own_id is not None
-
-    @property
-    def submit_timeout_ms(self) -> int:
-        return self._settings.submit_timeout_ms
-
     def submit(self, order: Order, *, again: bool) -> Submission:
         until = time.monotonic() + self._settings.submit_timeout_ms / 1000
         values = _values_of(order)

@@ -30,7 +30,7 @@ KEPT_FOR_S = 30.0
 # It tells each URL, and whoever has that of an output has the output.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
-Refusal = Callable[[str, Address], bool]
+MayConnect = Callable[[str, Address], bool]
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class Wire:
     is kept and no redirect is followed.
     """
 
-    def __init__(self, may_connect: Refusal) -> None:
+    def __init__(self, may_connect: MayConnect) -> None:
         self._current = threading.local()
         network = _Network(may_connect, lambda: self._current.exchange)
         trusted = httpx.create_ssl_context()
@@ -189,7 +189,7 @@ class _Refused(httpcore.ConnectError):
 
 
 class _Network(httpcore.NetworkBackend):
-    def __init__(self, may_connect: Refusal, current: Callable[[], Exchange]) -> None:
+    def __init__(self, may_connect: MayConnect, current: Callable[[], Exchange]) -> None:
         self._may_connect = may_connect
         self._current = current
         self._sockets = httpcore.SyncBackend()

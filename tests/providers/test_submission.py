@@ -1,15 +1,18 @@
 """What is certain after a submission, and what is in doubt."""
 
 import time
+from collections.abc import Sequence
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from operations_center.providers import InDoubt, Job, NotSubmitted
+from operations_center.providers.backend import HttpJobBackend
 from operations_center.providers.http import HttpProvider
-from tests.providers.conftest import ORDER, SECRET, Client
+from tests.providers.conftest import ORDER, SECRET, SETTINGS, Client, read_settings
 from tests.providers.remote import Remote
 from tests.providers.script import Provider
 
@@ -190,7 +193,6 @@ def test_a_provider_that_takes_a_key_makes_one_job_of_two_submissions(remote: Re
     remote.is_now(Provider(idempotent=True))
     remote.rule("submit", times=1, vanish=True)
     provider = client(KEY)
-    assert provider.may_submit_again
     first, second = submitted_twice(provider)
     assert isinstance(first, InDoubt)
     assert second == Job("job-1")
@@ -201,7 +203,6 @@ def test_a_job_with_an_id_of_ours_is_looked_up_before_it_is_submitted_again(remo
     remote.is_now(Provider(own_ids=True))
     remote.rule("submit", times=1, vanish=True)
     provider = client(*OWN_ID)
-    assert provider.may_submit_again
     first, second = submitted_twice(provider)
     assert isinstance(first, InDoubt)
     assert second == Job(f"run-{ORDER.run_id}")
@@ -235,5 +236,11 @@ def test_a_refused_duplicate_of_ours_is_the_job(remote: Remote, client: Client) 
     assert isinstance(provider.submit(replace(ORDER, run_id="r2-b"), again=True), NotSubmitted)
 
 
-def test_a_provider_that_takes_nothing_may_not_be_asked_twice(client: Client) -> None:
-    assert not client().may_submit_again
+@pytest.mark.parametrize(("changes", "may"), [((), False), ((KEY,), True), (OWN_ID, True)])
+def test_only_what_takes_a_key_or_an_id_of_ours_may_be_sent_twice(
+    tmp_path: Path, changes: Sequence[tuple[str, str]], may: bool
+) -> None:
+    text = SETTINGS.format(url="http://127.0.0.1:1")
+    for old, new in changes:
+        text = text.replace(old, new)
+    assert HttpJobBackend(read_settings(tmp_path / "operations_center.toml", text), {}).may_submit_again is may

@@ -31,7 +31,7 @@ from pathlib import Path
 from operations_center.config import load_config
 from operations_center.providers.http import HttpProvider
 provider = HttpProvider(load_config(Path({str(path)!r}), {{}}).backends["video"], {{}})
-provider.may_submit_again, provider.submit_timeout_ms, provider.pause_ms(1, None)
+provider.pause_ms(1, None)
 print(json.dumps(sorted({{"httpx", "httpcore", "ssl", "asyncio", "requests"}} & set(sys.modules))))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -89,11 +89,14 @@ class Asking:
     """Who may ask providers out of turn: a person, or a timer for backends that allow it; at most ``limit`` jobs.
 
     ``min_age_ms``: younger jobs are left alone; None is the backend's own for a timer, and none for a person.
+    ``again_after_ms``: runs whose jobs this person's command has asked about already. They are asked about again only
+    so long after they were heard of, and as pauses and breaker allow.
     """
 
     by_person: bool
     min_age_ms: int | None = None
     limit: int = ASKED_AT_MOST
+    again_after_ms: Mapping[str, int] = field(default_factory=dict)
 
 
 BY_TIMER = Asking(by_person=False)
@@ -193,7 +196,7 @@ def _job_facts(surroundings: Surroundings, runs: Sequence[Run], asking: Asking |
         if backend is None:
             facts[run.run_id] = JobFacts(heard_ms=heard_ms, memory=memory)
             continue
-        asked = partial(_may_be_asked, backend, health.get(run.backend), memory, heard_ms, now.wall)
+        asked = partial(_may_be_asked, run.run_id, backend, health.get(run.backend), memory, heard_ms, now.wall)
         facts[run.run_id] = JobFacts(
             may_ask=asking is not None and asked(asking),
             may_submit_again=backend.may_submit_again and run.role in surroundings.roles,
@@ -207,10 +210,19 @@ def _job_facts(surroundings: Surroundings, runs: Sequence[Run], asking: Asking |
 
 
 def _may_be_asked(
-    backend: JobBackend, health: Health | None, memory: JobMemory | None, heard_ms: int, now: int, asking: Asking
+    run_id: str,
+    backend: JobBackend,
+    health: Health | None,
+    memory: JobMemory | None,
+    heard_ms: int,
+    now: int,
+    asking: Asking,
 ) -> bool:
     if not (asking.by_person or backend.asks_by_itself):
         return False
+    again_after_ms = asking.again_after_ms.get(run_id)
+    if again_after_ms is not None:
+        return heard_ms >= again_after_ms and may_be_asked(health, memory, now, by_person=False)
     default_ms = 0 if asking.by_person else backend.min_age_ms
     if heard_ms < (default_ms if asking.min_age_ms is None else asking.min_age_ms):
         return False

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from operations_center.clock import rfc3339
 from operations_center.in_flight_reconcile.facts import Evidence
 from operations_center.in_flight_reconcile.orphans import Judgement
-from operations_center.in_flight_reconcile.plan import Action
+from operations_center.in_flight_reconcile.plan import Action, Deed
 
 SUMMED_UP = 20
 """Actions that a line for a log names."""
@@ -155,6 +155,12 @@ class Report:
     @property
     def applied(self) -> int:
         return sum(action.done is Done.APPLIED for action in self.actions)
+
+    @property
+    def asked(self) -> list[str]:
+        """Runs whose jobs providers were asked about, and that go on."""
+        asks = [each for each in self.actions if each.action.deed is Deed.ASK and each.done is not Done.LOST_RACE]
+        return [each.action.run.run_id for each in asks if each.action.run is not None]
 
     def as_json(self) -> dict[str, Any]:
         return {

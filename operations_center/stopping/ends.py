@@ -1,11 +1,14 @@
-"""Wait for the end of runs, bring about that of processes, and count the executors that are left."""
+"""Look at runs and wait for their end, bring about that of processes, and count the executors that are left."""
 
 import select
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from operations_center.identity import Process, is_alive
+from operations_center.in_flight_reconcile import Asking, Scope, Trigger, clear_orphaned_in_flight
 from operations_center.keeper.inspect import read_gate
 from operations_center.keeper.stop import signal_processes
 from operations_center.model import HOLDS_SLOT, Run
@@ -14,6 +17,35 @@ from operations_center.wiring import Center
 
 LOOK_EVERY_S = 0.1
 LONGEST_WAIT_S = 1.0
+
+ASK_AGAIN_MS = 1_000
+LONGEST_PAUSE_MS = 10_000
+"""Between a command's asks for one job that goes on; they double."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The reconciliations of one command, which looks often and asks providers rarely.
+
+    Its first question about a job is a person's and goes before all pauses; each further one waits for its turn.
+    """
+
+    center: Center
+    scope: Scope
+    _asked: Counter[str] = field(default_factory=Counter)
+
+    def reconcile(self) -> None:
+        """Raises LedgerBusy."""
+        pauses = {run_id: _pause_ms(times) for run_id, times in self._asked.items()}
+        asking = Asking(by_person=True, again_after_ms=pauses)
+        report = clear_orphaned_in_flight(
+            self.center.surroundings, trigger=Trigger.CLI, scope=self.scope, asking=asking
+        )
+        self._asked.update(report.asked)
+
+
+def _pause_ms(asked: int) -> int:
+    return int(min(ASK_AGAIN_MS * 2 ** min(asked - 1, 20), LONGEST_PAUSE_MS))
 
 
 def end_processes(processes: Iterable[Process], kill_after_s: float, until: float) -> list[Process]:

@@ -10,15 +10,12 @@ from enum import Enum
 from operations_center.config import Config
 from operations_center.errors import LedgerUnusable, Unavailable
 from operations_center.fleet import Member, called, look_at, survivors
-from operations_center.in_flight_reconcile import (
-    Trigger,
-    clear_orphaned_in_flight,
-)
+from operations_center.in_flight_reconcile import Scope
 from operations_center.ledger import Pause
 from operations_center.locks import lock_within
 from operations_center.model import Run
 from operations_center.state_directory import SUPERVISOR, StateDirectory
-from operations_center.stopping.ends import end_processes, executors_left, listed, wait_for_change
+from operations_center.stopping.ends import Passes, end_processes, executors_left, listed, wait_for_change
 from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors, undoubted
 from operations_center.store import Access
 from operations_center.wiring import Center, open_center
@@ -124,12 +121,13 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _wait_for_open_runs(center: Center, within_s: float | None) -> None:
     """Watchers settle what ends; where a run's role has none, reconciliation is driven from here."""
     until = None if within_s is None else time.monotonic() + within_s
+    passes = Passes(center, Scope())
     while runs := undoubted(center.ledger.open_runs()):
         if until is not None and time.monotonic() > until:
             raise Unavailable(f"cannot drain within {within_s:.0f} s: still open are {listed(runs)}; nothing stopped")
         watched = {member.name for member in survivors(center.state)}
         if any(run.role not in watched for run in runs):
-            clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+            passes.reconcile()
         wait_for_change(center, runs, until)
 
 

@@ -4,20 +4,14 @@ import time
 from collections.abc import Iterable
 
 from operations_center.errors import NotFound, OperationsCenterError, Unavailable
-from operations_center.in_flight_reconcile import (
-    Scope,
-    StopOrder,
-    Trigger,
-    clear_orphaned_in_flight,
-    request_stop,
-)
+from operations_center.in_flight_reconcile import Scope, StopOrder, request_stop
 from operations_center.in_flight_reconcile.evidence import gather_evidence
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
 from operations_center.keeper.inspect import read_exit
 from operations_center.keeper.stop import kill
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
 from operations_center.pidfds import wait_for_end
-from operations_center.stopping.ends import listed, wait_for_change
+from operations_center.stopping.ends import Passes, listed, wait_for_change
 from operations_center.wiring import Center
 
 DOWN_WITHIN_S = 60.0
@@ -60,11 +54,13 @@ def end_open_runs(center: Center, within_s: float | None = None) -> None:
     if within_s is None:
         within_s = max([DOWN_WITHIN_S, *(_patience_s(run) for run in runs)])
     until = time.monotonic() + within_s
-    clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+    # First without a stop: what has ended by itself is settled as that.
+    Passes(center, Scope()).reconcile()
+    passes = Passes(center, Scope())
     while runs := undoubted(center.ledger.open_runs()):
         for run in runs:
             _store_stop(center, run, DOWN_NOW)
-        clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+        passes.reconcile()
         left = undoubted(center.ledger.open_runs())
         if left and time.monotonic() > until:
             raise Unavailable(f"cannot end {listed(left)} within {within_s:.0f} s; each has a stop stored, try again")
@@ -104,9 +100,10 @@ def _known(center: Center, run_id: str) -> Run:
 def _end_run(center: Center, run: Run, order: StopOrder, *, wait: bool) -> Run:
     """Until it is closed; without ``wait``, until the stop is stored and reconciliation will carry it out."""
     until = time.monotonic() + _patience_s(run)
+    passes = Passes(center, Scope(run_id=run.run_id))
     while run.state is not RunState.CLOSED:
         _refuse_doubt(run)
-        run = _begin_to_end(center, run, order)
+        run = _begin_to_end(center, passes, run, order)
         if run.state is RunState.CLOSED or (not wait and run.stop_reason is not None):
             break
         if time.monotonic() > until:
@@ -123,10 +120,10 @@ def _refuse_doubt(run: Run) -> None:
         )
 
 
-def _begin_to_end(center: Center, run: Run, order: StopOrder) -> Run:
+def _begin_to_end(center: Center, passes: Passes, run: Run, order: StopOrder) -> Run:
     """One pass: store the stop, let reconciliation do what is next; the run as it is then."""
     _store_stop(center, run, order)
-    clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI, scope=Scope(run_id=run.run_id))
+    passes.reconcile()
     return center.ledger.run(run.run_id) or run
 
 

@@ -188,7 +188,7 @@ def needs_attention(surroundings: Surroundings, runs: Sequence[Run]) -> list[str
 def _program_needs_attention(surroundings: Surroundings, run: Run, task: TaskState | None) -> bool:
     return (
         run.stop_outcome is not None
-        or _is_overdue(surroundings, run)
+        or run.is_late(surroundings.clock.now().monotonic)
         or task in (TaskState.CANCELLED, TaskState.DONE)
         or may_be_orphaned(surroundings, run)
     )
@@ -196,12 +196,8 @@ def _program_needs_attention(surroundings: Surroundings, run: Run, task: TaskSta
 
 def _job_needs_attention(surroundings: Surroundings, run: Run, task: TaskState | None) -> bool:
     """Its poller looks after it; what may not be stored yet is that it is to stop."""
-    not_wanted = _is_overdue(surroundings, run) or task in (TaskState.CANCELLED, TaskState.DONE)
+    not_wanted = run.is_late(surroundings.clock.now().monotonic) or task in (TaskState.CANCELLED, TaskState.DONE)
     return not_wanted and (run.provider_job_id is None or run.stop_outcome is None)
-
-
-def _is_overdue(surroundings: Surroundings, run: Run) -> bool:
-    return run.deadline_mono is not None and surroundings.clock.now().monotonic > run.deadline_mono
 
 
 def _states(board: Board, task_ids: Sequence[str]) -> Mapping[str, TaskState | None]:

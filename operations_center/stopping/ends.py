@@ -16,6 +16,7 @@ from operations_center.pidfds import opened_pidfds, wait_for_end
 from operations_center.wiring import Center
 
 LOOK_EVERY_S = 0.1
+JOB_LOOK_EVERY_S = 0.5
 LONGEST_WAIT_S = 1.0
 
 ASK_AGAIN_MS = 1_000
@@ -69,7 +70,9 @@ def wait_for_change(center: Center, runs: Sequence[Run], until: float | None) ->
     now = center.clock.now().monotonic
     kills_s = [max((run.kill_mono - now) / 1000, LOOK_EVERY_S) for run in runs if run.kill_mono is not None]
     with opened_pidfds(keepers) as alive:
-        longest = LONGEST_WAIT_S if len(alive) == len(runs) else LOOK_EVERY_S
+        jobs = sum(run.is_job for run in runs)
+        changes_soon = len(alive) + jobs < len(runs)
+        longest = LOOK_EVERY_S if changes_soon else JOB_LOOK_EVERY_S if jobs else LONGEST_WAIT_S
         left_s = longest if until is None else max(until - time.monotonic(), 0.0)
         select.select(list(alive), [], [], min([longest, left_s, *kills_s]))
 

@@ -110,6 +110,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("run.settled", RunState.RUNNING, RunState.SETTLING),
     Transition("run.finish_taken_over", RunState.SETTLING, RunState.SETTLING),
     Transition("run.closed", RunState.SETTLING, RunState.CLOSED),
+    # Of one whose outcome is unknown, by a person: see settlement.py.
+    Transition("run.resolved", RunState.CLOSED, RunState.SETTLING),
 )
 """Every change of a run that exists. A write that is not in this table is a defect."""
 

@@ -188,7 +188,8 @@ def finish_of(
         case Outcome.STOPPED:
             return Finish(run.stop_then or TaskState.BLOCKED, ending.reason), after
         case Outcome.UNKNOWN:
-            return Finish(TaskState.BLOCKED, ending.reason), after
+            reason = f"{ending.reason or ending.outcome}; see `operations-center resolve {run.run_id}`"
+            return Finish(TaskState.BLOCKED, reason), after
 
 
 def _again(after: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Finish, Attempts]:

@@ -76,6 +76,26 @@ class Settlement:
             )
         return settled
 
+    def resolve(self, run: Run, ending: Ending, finisher: Process, note: Mapping[str, Any]) -> Run | None:
+        """Settle a run anew that has closed as unknown, with what a person says; None where things have gone on.
+
+        Its task must still be blocked by it. The unknown attempt is not counted beside the one that it turns out to be.
+        """
+        now, ended = self.clock.now(), Ended(run, ending, note)
+        with self.ledger.transaction():
+            (last,) = self.ledger.recent_runs(task_id=run.task_id, backend=None, limit=1)
+            if last != run or not self.board.hold(run.task_id, run.run_id):
+                return None
+            counted = self.ledger.attempts_of([run.task_id]).get(run.task_id, _NO_ATTEMPTS)
+            before = msgspec.structs.replace(counted, attempts=max(counted.attempts - 1, 0))
+            finish, after = finish_of(
+                run, ending, before, policy=self.policy_of(run.role), task=self._task_of(ended), now=now.wall
+            )
+            columns = _settled(ended, finish, finisher, now) | {"closed_at": None}
+            resolved = self.ledger.change_run(run, "run.resolved", note=note, **columns)
+            self.ledger.set_attempts_of({run.task_id: after})
+        return resolved
+
     def take_over_all(self, runs: Sequence[Run], finisher: Process) -> list[Run | None]:
         """Become the one who tells the board about settled runs; None where somebody else was quicker."""
         now = self.clock.now().monotonic

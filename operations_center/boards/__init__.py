@@ -40,5 +40,8 @@ class Board(Protocol):
     def block(self, task_id: str, run_id: str, finish: Finish) -> None:
         """Show a task as blocked whose run is still open, with a finish yet to come. One that is not its is left."""
 
+    def hold(self, task_id: str, run_id: str) -> bool:
+        """Have a blocked task wait for one more finish of its last run; False if it is not blocked any more."""
+
     def requeue(self, claim: Claim) -> bool:
         """Make a task ready again that is shown as running but is not; False if it is not shown so any more."""

@@ -99,6 +99,14 @@ class LocalBoard:
             if row is not None and (row["state"], row["claimed_by"]) == (TaskState.RUNNING, run_id):
                 self._change(row, "task.blocked", run_id, state=finish.state, reason=finish.reason)
 
+    def hold(self, task_id: str, run_id: str) -> bool:
+        with self._store.transaction():
+            row = self._row(task_id)
+            if row is None or row["state"] != TaskState.BLOCKED:
+                return False
+            self._change(row, "task.held", run_id, claimed_by=run_id)
+            return True
+
     def requeue(self, claim: Claim) -> bool:
         with self._store.transaction():
             row = self._row(claim.task_id)

@@ -4,6 +4,7 @@ import os
 import pwd
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from operations_center.errors import NotFound, OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile import Verdict, explain_run
@@ -41,9 +42,11 @@ def resolve_run(center: Center, run_id: str, resolution: Resolution, reason: str
         raise NotFound(f"cannot resolve run {run_id}: there is no such run; see `operations-center runs`")
     if resolution is Resolution.RESUBMIT and not run.is_job:
         raise OperationsCenterError(f"cannot resolve run {run_id} as resubmit: it is no provider run; use --as lost")
-    _refuse_what_is_looked_after(center, run)
-    if not run.is_job:
-        _close_gate(center, run)
+    is_closed = run.state is RunState.CLOSED and run.outcome is Outcome.UNKNOWN
+    if not is_closed:
+        _refuse_what_is_looked_after(center, run)
+        if not run.is_job:
+            _close_gate(center, run)
     by = _user()
     ending = Ending(
         OUTCOMES[resolution],
@@ -52,10 +55,22 @@ def resolve_run(center: Center, run_id: str, resolution: Resolution, reason: str
         retry_after_ms=0 if resolution is Resolution.RESUBMIT else None,
     )
     note = {"resolved_as": resolution, "resolved_by": by, "why": reason}
-    if center.settlement.end(run, ending, center.me, note) is None:
+    if is_closed:
+        _resolve_closed(center, run, ending, note)
+    elif center.settlement.end(run, ending, center.me, note) is None:
         raise Unavailable(f"cannot resolve run {run_id}: it has changed meanwhile; look at it and try again")
     center.wake_everybody()
     return center.ledger.run(run_id) or run
+
+
+def _resolve_closed(center: Center, run: Run, ending: Ending, note: Mapping[str, Any]) -> None:
+    resolved = center.settlement.resolve(run, ending, center.me, note)
+    if resolved is None:
+        raise OperationsCenterError(
+            f"cannot resolve run {run.run_id}: its task {run.task_id} is not blocked by it any more; "
+            f"see `operations-center task show {run.task_id}`"
+        )
+    center.settlement.finish_and_close([resolved])
 
 
 def _refuse_what_is_looked_after(center: Center, run: Run) -> None:

@@ -11,6 +11,7 @@ from operations_center.dispatch import Dispatcher, Started
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan
 from operations_center.keeper.processes import KernelProcesses
 from operations_center.model import Outcome, Proof, Run, RunState, TaskState
+from operations_center.outcomes import Ending
 from operations_center.wiring import Center, open_center
 from tests.fleet import Fleet
 from tests.runs import admit
@@ -113,3 +114,57 @@ def test_a_run_whose_gate_cannot_be_created_keeps_its_slot(fleet: Fleet) -> None
     resolve(fleet, run.run_id)
     assert not center.ledger.slots_held()
     center.close()
+
+
+def closed_as_unknown(fleet: Fleet) -> Run:
+    (task_id,) = fleet.add(1, "goal")
+    with fleet.center() as center:
+        run = admit(center, task_id, center.me)
+        assert center.board.claim(task_id, run.run_id)
+        closed = center.settlement.end(
+            run, Ending(Outcome.UNKNOWN, Proof.PROCESS_GONE, "its traces are gone"), center.me
+        )
+        assert closed is not None
+        return closed
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome", "state"),
+    [
+        ("succeeded", Outcome.SUCCEEDED, TaskState.DONE),
+        ("failed", Outcome.FAILED, TaskState.BLOCKED),
+        ("lost", Outcome.LOST, TaskState.READY),
+    ],
+)
+def test_a_run_that_has_closed_as_unknown_is_what_a_person_says(
+    fleet: Fleet, word: str, outcome: Outcome, state: TaskState
+) -> None:
+    run = closed_as_unknown(fleet)
+    assert f"operations-center resolve {run.run_id}" in fleet.json("task", "show", run.task_id)["reason"]
+    told = fleet.json("resolve", run.run_id, "--as", word, "--reason", "I looked")
+    assert (told["state"], told["outcome"], told["proof"]) == ("closed", outcome, "resolved")
+    assert state_of(fleet, run) is state
+    task = fleet.json("task", "show", run.task_id)
+    assert task["attempts"] == 1
+    fleet.run("ledger", "verify")
+    refused = fleet.run("resolve", run.run_id, "--as", word, "--reason", "again", expect=1)
+    assert refused.stderr.startswith(f"cannot resolve run {run.run_id}: it has ended as {outcome} already")
+
+
+def test_a_run_that_has_closed_as_unknown_says_nothing_of_a_task_that_has_gone_on(fleet: Fleet) -> None:
+    run = closed_as_unknown(fleet)
+    fleet.run("task", "retry", run.task_id)
+    refused = fleet.run("resolve", run.run_id, "--as", "succeeded", "--reason", "I looked", expect=1)
+    assert "is not blocked by it any more" in refused.stderr
+    assert state_of(fleet, run) is TaskState.READY
+
+
+def test_a_person_who_dies_while_resolving_is_heard_all_the_same(fleet: Fleet) -> None:
+    run = closed_as_unknown(fleet)
+    with fleet.center() as center:
+        ending = Ending(Outcome.SUCCEEDED, Proof.RESOLVED, "seen")
+        assert center.settlement.resolve(run, ending, center.me._replace(start_ticks=1), {})
+    assert state_of(fleet, run) is TaskState.BLOCKED
+    fleet.run("reconcile")
+    assert state_of(fleet, run) is TaskState.DONE
+    fleet.run("ledger", "verify")

@@ -256,6 +256,9 @@ class DeadBoard:
     def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
         self._ask().finish(finishes)
 
+    def hold(self, task_id: str, run_id: str) -> bool:
+        return bool(self._ask().hold(task_id, run_id))
+
     def requeue(self, claim: Claim) -> bool:
         return bool(self._ask().requeue(claim))
 

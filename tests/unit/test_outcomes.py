@@ -205,7 +205,9 @@ CONSEQUENCES = [
 def test_each_outcome_has_its_consequence(outcome: Outcome, state: TaskState, after: Attempts) -> None:
     told, remembered = finish(ended(outcome))
     assert (told.state, remembered) == (state, after)
-    assert told.reason == (None if outcome is Outcome.NEVER_STARTED else "because")
+    asks_for_a_person = f"because; see `operations-center resolve {RUN.run_id}`"
+    reasons = {Outcome.NEVER_STARTED: None, Outcome.UNKNOWN: asks_for_a_person}
+    assert told.reason == reasons.get(outcome, "because")
 
 
 def test_every_outcome_stands_in_the_table_and_counts_as_an_attempt_where_the_model_says_so() -> None:

@@ -75,6 +75,7 @@ def examine_fleet(config: Config, environment: Mapping[str, str]) -> list[Check]
         *_state_directory(config),
         *_ledger(config),
         *(check for backend in config.backends.values() for check in _backend(backend, config, environment)),
+        *_follow_ups(config),
         *_code_pull(config, environment),
         *(
             _warning("inactive", f"[{section}] is checked, but this version does not act on it")
@@ -261,6 +262,16 @@ def _newest_event(ledger: sqlite3.Connection) -> Check:
 # Backends
 
 
+def _follow_ups(config: Config) -> Iterator[Check]:
+    for role in config.roles.values():
+        for ending, then in (("on_success", role.on_success), ("on_failure", role.on_failure)):
+            if then.follow_up is not None and config.role_for_kind(then.follow_up) is None:
+                yield _warning(
+                    f"role {role.name}",
+                    f'no role takes the kind "{then.follow_up}" of {ending}.follow_up: it will wait',
+                )
+
+
 def _backend(backend: Backend, config: Config, environment: Mapping[str, str]) -> Iterator[Check]:
     name = f"backend {backend.name}"
     match backend:
@@ -277,7 +288,7 @@ def _command(name: str, backend: CommandSettings, config: Config, environment: M
     yield _program(name, backend, config, environment)
     directory = backend.working_directory
     if directory is not None and not directory.is_dir():
-        yield _fault(name, f"cannot start runs: its working_directory {directory} is no directory; make it")
+        yield _warning(name, f"its runs will fail: its working_directory {directory} is no directory; make it")
     missing = [variable for variable in backend.env if variable not in environment]
     if missing:
         yield _warning(name, f"{', '.join(missing)} is not set here; set it where the fleet is started")
@@ -299,7 +310,9 @@ def _program(name: str, backend: CommandSettings, config: Config, environment: M
     else:
         found = shutil.which(program, path=environment.get("PATH", DEFAULT_PATH))
     if found is None:
-        return _fault(name, f"cannot start runs: {program} is not there or not executable; install it or change argv")
+        return _warning(
+            name, f"its runs will fail: {program} is not there or not executable; install it or change argv"
+        )
     return _ok(name, found)
 
 

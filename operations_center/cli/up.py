@@ -6,15 +6,16 @@ import select
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_to_start
 from operations_center.config import Config
-from operations_center.errors import NotFound, OperationsCenterError, Unavailable
+from operations_center.errors import LockHeld, NotFound, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
+from operations_center.locks import lock_holder
 from operations_center.logs import log_to
 from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import INSTALLED, Version
@@ -27,6 +28,11 @@ from operations_center.supervisor.image import INSTALLED_CODE, execute
 from operations_center.wiring import look_around, open_center
 
 READY_WITHIN_S = 30.0
+
+READY = "ready\n"
+
+SAID_AT_MOST = 4096
+"""Bytes: what a pipe takes at once, whoever reads it when (PIPE_BUF)."""
 
 
 @click.command("up")
@@ -75,10 +81,11 @@ def command(
     # Before anything is opened that a watcher must not inherit.
     with _saying_that_no_process_starts():
         fork_server = None if detach else ForkServer.start(live, state.log(FORK_SERVER))
-    center = open_center(config, version=version)
+    center, caller = open_center(config, version=version), _Caller(ready_fd)
     try:
         refuse_to_start(center, "the supervisor")
         if fork_server is None:
+            _refuse_a_second(center.state.supervisor_lock)
             return _detach(center.state.log(SUPERVISOR), center.runtime(None).command(*words), as_json)
         log_to(center.state.log(SUPERVISOR) if detached else None)
         for section in config.inactive_sections:
@@ -89,8 +96,11 @@ def command(
             fork_server,
             words,
             end_executors=lambda: end_open_runs(center),
-            on_ready=lambda: _tell_ready(ready_fd),
+            on_ready=lambda: caller.tell(READY),
         ).run()
+    except OperationsCenterError as error:
+        caller.tell(str(error))
+        raise
     finally:
         center.close()
 
@@ -131,20 +141,36 @@ def _words(config_file: Path, only: Sequence[str], exit_when_idle: bool, detache
     return ["up", "--config", str(config_file), *wishes, *flags]
 
 
-def _tell_ready(descriptor: int | None) -> None:
-    if descriptor is not None:
-        os.write(descriptor, b"ready\n")
-        os.close(descriptor)
+def _refuse_a_second(lock: Path) -> None:
+    """Here, for what a supervisor in the background has to say stands in the log of the one that runs."""
+    holder = lock_holder(lock)
+    if holder is not None:
+        raise LockHeld(f"cannot start the supervisor: process {holder} already runs it ({lock})")
+
+
+class _Caller:
+    """Whoever has started this process in the background, and waits for one word of it."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def tell(self, word: str) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with suppress(OSError):
+                os.write(descriptor, word.encode()[:SAID_AT_MOST])
+            os.close(descriptor)
 
 
 def _detach(log: Path, command: Sequence[str], as_json: bool) -> int:
     with tempfile.TemporaryFile() as errors:
         popen, ready = _start_detached(command, errors.fileno())
         readable, _, _ = select.select([ready], [], [], READY_WITHIN_S)
-        if readable and not os.read(ready, 16):
-            # End of file without a word: it has ended, and said why.
+        said = os.read(ready, SAID_AT_MOST) if readable else b""
+        if readable and said != READY.encode():
+            # It ends, and says why there, or before it had a log.
             code = popen.wait()
-            click.echo(os.pread(errors.fileno(), 4096, 0).decode(errors="replace").strip(), err=True)
+            click.echo((said or os.pread(errors.fileno(), SAID_AT_MOST, 0)).decode(errors="replace").strip(), err=True)
             return code if code > 0 else 1
     # The child runs on; that it is not waited for is what --detach means.
     popen.returncode = 0

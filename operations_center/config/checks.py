@@ -27,14 +27,14 @@ def check_backend_kind(name: str, kind: str | None, reading: Reading) -> None:
 
 
 def check_roles(roles: Mapping[str, Role], backends: Mapping[str, Any], reading: Reading) -> None:
-    """That each role's backend is there, each kind is taken once, and each follow-up is taken at all."""
+    """That each role's backend is there, and that each kind is taken once."""
     if not roles and reading.is_right(("roles",)):
         reading.report(("roles",), 'there is none (add one, such as [roles.goal] with backend = "NAME")')
-    taken = _check_task_kinds(roles, reading)
+    _check_task_kinds(roles, reading)
     for role in roles.values():
         _check_backend(role, backends, reading)
-        _check_ending(role, "on_success", taken, reading)
-        _check_ending(role, "on_failure", taken, reading)
+        _check_ending(role, "on_success", reading)
+        _check_ending(role, "on_failure", reading)
 
 
 def _check_available(key: Key, given: str, available: str, reading: Reading) -> None:
@@ -42,7 +42,7 @@ def _check_available(key: Key, given: str, available: str, reading: Reading) -> 
         reading.report(key, f'{given[:60]} is not available in this version; use "{available}"')
 
 
-def _check_task_kinds(roles: Mapping[str, Role], reading: Reading) -> dict[str, str]:
+def _check_task_kinds(roles: Mapping[str, Role], reading: Reading) -> None:
     taken: dict[str, str] = {}
     for role in roles.values():
         for kind in role.task_kinds:
@@ -52,7 +52,6 @@ def _check_task_kinds(roles: Mapping[str, Role], reading: Reading) -> dict[str, 
                     ("roles", role.name, "task_kinds"),
                     f"{spell_value(kind)} is taken by the role {other} already (give each kind to one role)",
                 )
-    return taken
 
 
 def _check_backend(role: Role, backends: Mapping[str, Any], reading: Reading) -> None:
@@ -62,7 +61,7 @@ def _check_backend(role: Role, backends: Mapping[str, Any], reading: Reading) ->
         reading.report(key, f"no backend is named {spell_value(role.backend)} ({advice})")
 
 
-def _check_ending(role: Role, ending: str, taken: Mapping[str, str], reading: Reading) -> None:
+def _check_ending(role: Role, ending: str, reading: Reading) -> None:
     key = ("roles", role.name, ending)
     then = getattr(role, ending)
     allowed = SUCCESS_STATES if ending == "on_success" else SETTLED_STATES
@@ -71,6 +70,3 @@ def _check_ending(role: Role, ending: str, taken: Mapping[str, str], reading: Re
         reading.report((*key, "state"), f'got "ready" ({advice})')
     elif then.state not in allowed:
         reading.report((*key, "state"), f'got "{then.state}" (give one of {", ".join(allowed)})')
-    if then.follow_up is not None and then.follow_up not in taken:
-        advice = spell_nearest(then.follow_up, taken)
-        reading.report((*key, "follow_up"), f"no role takes the kind {spell_value(then.follow_up)} ({advice})")

@@ -232,6 +232,23 @@ def pulse_state(fleet: Fleet) -> str:
     return pulse.state if pulse else ""
 
 
+def test_a_fleet_in_the_background_is_not_started_twice_and_its_log_says_nothing_of_the_second(fleet: Fleet) -> None:
+    fleet.run("up", "--detach")
+    told = fleet.state.log("@supervisor").read_text()
+    refused = fleet.run("up", "--detach", expect=75)
+    pid = fleet.json("status")["supervisor"]["pid"]
+    assert refused.stderr.startswith(f"cannot start the supervisor: process {pid} already runs it")
+    assert "cannot" not in fleet.state.log("@supervisor").read_text().removeprefix(told)
+    fleet.run("down")
+
+
+def test_what_keeps_a_fleet_in_the_background_from_starting_is_told_to_who_starts_it(fleet: Fleet) -> None:
+    fleet.run("task", "list")
+    fleet.state.supervisor_lock.mkdir()
+    refused = fleet.run("up", "--detach", expect=1)
+    assert refused.stderr.startswith("cannot start the supervisor: cannot open the lock ")
+
+
 def test_of_two_supervisors_started_at_once_exactly_one_runs_and_the_other_names_it(fleet: Fleet) -> None:
     for _ in range(5):
         first, second = fleet.popen("up"), fleet.popen("up")

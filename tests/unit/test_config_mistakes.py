@@ -56,7 +56,7 @@ def test_all_mistakes_are_reported_at_once(mistakes: Callable[..., list[str]]) -
         states = { ready = 3 }
         [roles.goal]
         backend = "agnt"
-        on_success = { state = "running", follow_up = "tset" }
+        on_success = { state = "running" }
         retry_backoff = { initial = "1", factor = nan }
         [roles."a b"]
         poll_interval = "0s"
@@ -87,7 +87,6 @@ def test_all_mistakes_are_reported_at_once(mistakes: Callable[..., list[str]]) -
         "board.states.ready: got 3 (give a string",
         'roles.goal.backend: no backend is named "agnt" (did you mean "agent"?)',
         'roles.goal.on_success.state: got "running" (give one of done, review, backlog, blocked)',
-        'roles.goal.on_success.follow_up: no role takes the kind "tset" (did you mean "test"?)',
         'roles.goal.retry_backoff.initial: "1" is not a duration (write',
         "roles.goal.retry_backoff.factor: got nan (give a number",
         'roles."a b": "a b" is not a name (give',

@@ -8,12 +8,16 @@ import click
 from operations_center.cli.common import DURATION, config_option, json_option, print_json, read_config
 from operations_center.errors import UsageError
 from operations_center.stopping.fleet import Down, Ended, take_down
+from operations_center.stopping.hindrances import named
+
+PATIENCE = """Give up after this long (default 60s; with --now the longest grace and 10s for executors, if that is
+more; --drain: never)."""
 
 
 @click.command("down")
 @click.option("--drain", is_flag=True, help="Admit nothing, wait for open runs, then stop.")
 @click.option("--now", is_flag=True, help="End executors, too; their tasks become ready.")
-@click.option("--timeout", type=DURATION, metavar="D", help="Give up after this long (default 60s; --drain: never).")
+@click.option("--timeout", type=DURATION, metavar="D", help=PATIENCE)
 @config_option
 @json_option
 def command(drain: bool, now: bool, timeout: int | None, config_file: Path | None, as_json: bool) -> int:
@@ -53,5 +57,6 @@ def _in_words(ended: Ended) -> str:
     if ended.executors_left:
         return f"{what}; {ended.executors_left} executors run on and are adopted by the next `up`"
     if ended.runs_left:
-        return f"{what}; no executor runs; the next `up` settles what is left of {len(ended.runs_left)} run(s)"
+        left = f": {named(ended.hindered)}" if ended.hindered else ""
+        return f"{what}; no executor runs; the next `up` settles what is left of {len(ended.runs_left)} run(s){left}"
     return f"{what}; no executor runs"

@@ -156,8 +156,8 @@ class JobBackend(Protocol):
     """What is known of a backend whose runs are jobs at a provider, also where nobody needs to ask it anything.
 
     ``asks_by_itself``: the provider may be asked out of turn without a person, about jobs older than ``min_age_ms``.
-    ``may_submit_again``: a second submission for the same run makes no second job. After ``submit_timeout_ms`` a
-    submission has an answer, whatever the network does.
+    ``may_submit_again``: a second submission for the same run makes no second job. ``can_cancel``: it names a way to
+    cancel a job. After ``submit_timeout_ms`` a submission has an answer, whatever the network does.
     """
 
     @property
@@ -166,6 +166,8 @@ class JobBackend(Protocol):
     def min_age_ms(self) -> int: ...
     @property
     def may_submit_again(self) -> bool: ...
+    @property
+    def can_cancel(self) -> bool: ...
     @property
     def submit_timeout_ms(self) -> int: ...
     @property

@@ -47,6 +47,10 @@ class HttpJobBackend:
         return self.settings.idempotency_header is not None or self.settings.own_id is not None
 
     @property
+    def can_cancel(self) -> bool:
+        return self.settings.can_cancel
+
+    @property
     def submit_timeout_ms(self) -> int:
         return self.settings.submit_timeout_ms
 

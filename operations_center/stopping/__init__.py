@@ -9,4 +9,5 @@ without one.
     fleet.py      take the fleet down
     restart.py    restart watchers, one after the other
     ends.py       wait for the end of processes and runs
+    hindrances.py what cannot be ended from here
 """

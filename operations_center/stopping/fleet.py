@@ -16,6 +16,7 @@ from operations_center.locks import lock_within
 from operations_center.model import Run
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.stopping.ends import Passes, end_processes, executors_left, listed, wait_for_change
+from operations_center.stopping.hindrances import Hindered
 from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors, undoubted
 from operations_center.store import Access
 from operations_center.wiring import Center, open_center
@@ -39,13 +40,15 @@ class Down(Enum):
 class Ended:
     """What ``take_down`` ended, and the open runs that are left. ``watchers`` has the watchdog, too.
 
-    ``unrecorded``: what could not be written into the ledger, and why; None where nothing had to be, or all was.
+    ``hindered`` are those of them that were to end, and cannot be ended from here. ``unrecorded``: what could not be
+    written into the ledger, and why; None where nothing had to be, or all was.
     """
 
     supervisor: Member
     watchers: Sequence[Member]
     runs_left: Sequence[Run] = ()
     executors_left: int = 0
+    hindered: Sequence[Hindered] = ()
     unrecorded: str | None = None
 
 
@@ -66,8 +69,8 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
             if center.obstacle is not None:
                 return _ended_without_a_record(center, supervisor, watchers, how, until_after(within_s))
             if how is Down.NOW:
-                end_open_runs(center, within_s)
-            elif any(pause.source == "drain" for pause in center.ledger.pauses()):
+                return _ended(center, supervisor, watchers, end_open_runs(center, within_s))
+            if any(pause.source == "drain" for pause in center.ledger.pauses()):
                 center.ledger.resume(None, "drain")
             return _ended(center, supervisor, watchers)
     except LedgerUnusable as error:
@@ -82,9 +85,9 @@ def _drain_and_stop(config: Config, within_s: float | None) -> Ended:
         return _ended(center, supervisor, watchers)
 
 
-def _ended(center: Center, supervisor: Member, watchers: Sequence[Member]) -> Ended:
+def _ended(center: Center, supervisor: Member, watchers: Sequence[Member], hindered: Sequence[Hindered] = ()) -> Ended:
     left = center.ledger.open_runs()
-    return Ended(supervisor, watchers, left, executors_left(center, left))
+    return Ended(supervisor, watchers, left, executors_left(center, left), hindered)
 
 
 def _ended_without_a_record(

@@ -1,9 +1,10 @@
 """End a run, or every run. Nothing here decides how it ends: a stop is stored, and reconciliation is driven."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from operations_center.errors import NotFound, OperationsCenterError, Unavailable
+from operations_center.fleet import survivors
 from operations_center.in_flight_reconcile import Scope, StopOrder, request_stop
 from operations_center.in_flight_reconcile.evidence import gather_evidence
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
@@ -12,11 +13,15 @@ from operations_center.keeper.stop import kill
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
 from operations_center.pidfds import wait_for_end
 from operations_center.stopping.ends import Passes, listed, wait_for_change
+from operations_center.stopping.hindrances import Hindered, Hindrance, hindered_runs, refusal, without
 from operations_center.wiring import Center
 
 DOWN_WITHIN_S = 60.0
 BEYOND_GRACE_S = 10.0
 """What is left of a tree is killed after grace, and its keeper five seconds later; then reconciliation settles."""
+
+TAKEN_OVER_WITHIN_S = 2.0
+"""For a watcher that has just been woken, or started again, to take over what nobody looks after."""
 
 DOWN_NOW = StopOrder(Outcome.STOPPED, "down --now", TaskState.READY)
 
@@ -24,7 +29,8 @@ DOWN_NOW = StopOrder(Outcome.STOPPED, "down --now", TaskState.READY)
 def stop_run(center: Center, run_id: str, reason: str | None, *, wait: bool = True) -> Run:
     """End a run; its task becomes ``blocked``. The run as it is then; one that has ended already is left.
 
-    Raises NotFound, and OperationsCenterError when it still lives after its grace and ten seconds.
+    Raises NotFound, and OperationsCenterError when it still lives after its grace and ten seconds, or at once where it
+    cannot be ended from here.
     """
     run = _known(center, run_id)
     order = StopOrder(Outcome.STOPPED, reason or "stopped by a person", TaskState.BLOCKED)
@@ -34,7 +40,7 @@ def stop_run(center: Center, run_id: str, reason: str | None, *, wait: bool = Tr
 def cancel_task(center: Center, task_id: str, *, wait: bool = True) -> Run | None:
     """Cancel a task and end its run; that run, None if it had none.
 
-    Raises NotFound, and OperationsCenterError when the task is done or its run still lives.
+    Raises NotFound, and OperationsCenterError when the task is done or its run, as above, still lives.
     """
     center.board.cancel(task_id)
     center.wake_everybody()
@@ -45,8 +51,10 @@ def cancel_task(center: Center, task_id: str, *, wait: bool = True) -> Run | Non
     return _end_run(center, run, order, wait=wait)
 
 
-def end_open_runs(center: Center, within_s: float | None = None) -> None:
-    """End every open run of the ledger; their tasks become ready. Raises Unavailable when some are left.
+def end_open_runs(center: Center, within_s: float | None = None) -> Sequence[Hindered]:
+    """End every open run of the ledger; their tasks become ready. Those that cannot be ended from here.
+
+    Raises Unavailable when others are left.
 
     Without ``within_s``, the longest grace and ten seconds, at least a minute.
     """
@@ -57,12 +65,15 @@ def end_open_runs(center: Center, within_s: float | None = None) -> None:
     # First without a stop: what has ended by itself is settled as that.
     Passes(center, Scope()).reconcile()
     passes = Passes(center, Scope())
-    while runs := undoubted(center.ledger.open_runs()):
-        for run in runs:
+    while True:
+        for run in undoubted(center.ledger.open_runs()):
             _store_stop(center, run, DOWN_NOW)
         passes.reconcile()
-        left = undoubted(center.ledger.open_runs())
-        if left and time.monotonic() > until:
+        hindered = hindered_runs(center, Scope())
+        left = without(center.ledger.open_runs(), hindered)
+        if not left:
+            return hindered
+        if time.monotonic() > until:
             raise Unavailable(f"cannot end {listed(left)} within {within_s:.0f} s; each has a stop stored, try again")
         wait_for_change(center, left, until)
 
@@ -100,24 +111,44 @@ def _known(center: Center, run_id: str) -> Run:
 def _end_run(center: Center, run: Run, order: StopOrder, *, wait: bool) -> Run:
     """Until it is closed; without ``wait``, until the stop is stored and reconciliation will carry it out."""
     until = time.monotonic() + _patience_s(run)
+    hindered_until = time.monotonic() + TAKEN_OVER_WITHIN_S
     passes = Passes(center, Scope(run_id=run.run_id))
     while run.state is not RunState.CLOSED:
         _refuse_doubt(run)
         run = _begin_to_end(center, passes, run, order)
         if run.state is RunState.CLOSED or (not wait and run.stop_reason is not None):
             break
+        hindered = _hindered(center, run)
+        if hindered is None or _may_be_taken_over(center, hindered):
+            hindered_until = time.monotonic() + TAKEN_OVER_WITHIN_S
+        elif not _may_pass(hindered) or time.monotonic() > hindered_until:
+            raise OperationsCenterError(refusal(hindered))
         if time.monotonic() > until:
-            raise OperationsCenterError(_still_alive(center, run))
+            raise OperationsCenterError(refusal(hindered) if hindered else _still_alive(center, run))
         wait_for_change(center, [run], until)
     return run
 
 
 def _refuse_doubt(run: Run) -> None:
+    """Before a stop is stored: what a person says of it decides."""
     if run.doubt is not None and run.state in HOLDS_SLOT:
-        raise OperationsCenterError(
-            f"cannot stop run {run.run_id}: {run.doubt}; ask its provider, then say what became of it with "
-            f"`operations-center resolve {run.run_id}`"
-        )
+        raise OperationsCenterError(refusal(Hindered(run, Hindrance.DOUBT)))
+
+
+def _hindered(center: Center, run: Run) -> Hindered | None:
+    found = hindered_runs(center, Scope(run_id=run.run_id)) if run.is_job else []
+    return found[0] if found else None
+
+
+def _may_be_taken_over(center: Center, hindered: Hindered) -> bool:
+    """By a watcher of its role, which lives and has been woken."""
+    watched = {member.name for member in survivors(center.state)}
+    return hindered.hindrance is Hindrance.UNANSWERED and hindered.run.role in watched
+
+
+def _may_pass(hindered: Hindered) -> bool:
+    """In a moment: a watcher may be about to start, or to hear that the job has ended."""
+    return hindered.hindrance is Hindrance.UNANSWERED or hindered.polled
 
 
 def _begin_to_end(center: Center, passes: Passes, run: Run, order: StopOrder) -> Run:

@@ -27,7 +27,7 @@ outputs = "outputs[].url"
 thumbnails = "thumbnail_url"
 max_concurrent = {cap}
 timeout = "{timeout}"
-grace = "1s"
+grace = "{grace}"
 {more}
 [backends.video.submit]
 url = "{{base_url}}/jobs"
@@ -58,8 +58,10 @@ def configure(
     timeout: str = "1h",
     initial: str = "20ms",
     submit_timeout: str = "2s",
+    grace: str = "1s",
 ) -> None:
     given = {"cap": cap, "timeout": timeout, "more": more, "initial": initial, "submit_timeout": submit_timeout}
+    given["grace"] = grace
     fleet.configure(CONFIG.format(url=remote.url, **given))
 
 

@@ -1,19 +1,24 @@
 """Commands that end runs, at a provider that does not do as it is told: they look often, and ask rarely."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from operations_center.errors import OperationsCenterError
-from operations_center.model import Health, JobMemory, Outcome, TaskState
+from operations_center.fleet import survivors
+from operations_center.locks import lock_within
+from operations_center.model import Health, JobMemory, Outcome, Run, RunState, TaskState
 from operations_center.stopping.fleet import Down, take_down
 from operations_center.stopping.runs import end_open_runs, stop_run
 from operations_center.wiring import Center
 from tests.fleet import Fleet, wait_until
-from tests.providers.jobs import configure, polled_by_nobody, the_run, the_task
+from tests.providers.jobs import add, configure, polled_by_nobody, the_run, the_task, watch
 from tests.providers.remote import Remote, provider_process
+from tests.providers.script import Course, Provider
 
 Command = Callable[[Center], None]
 
@@ -132,3 +137,111 @@ def test_the_first_question_of_a_person_goes_before_all_pauses(fleet: Fleet, rem
     fleet.run("stop", the_run(fleet).run_id)
     assert the_run(fleet).outcome is Outcome.STOPPED
     assert len(remote.requests("cancel")) == 1
+
+
+TO_CANCEL = """
+[backends.video.cancel]
+url = "{base_url}/jobs/{job_id}/cancel"
+"""
+
+
+def submitted_in_doubt(fleet: Fleet, remote: Remote) -> None:
+    """With a key, accepted and answered with an error; whoever has sent it was killed."""
+    configure(fleet, remote, more='idempotency_header = "Idempotency-Key"', initial="1h", grace="10m")
+    remote.is_now(Provider(idempotent=True, course=Course(polls=1_000_000)))
+    remote.rule("submit", status=500, accept=True, times=1)
+    add(fleet)
+    watcher = fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: len(remote.requests("submit")) == 1, "the submission")
+    watcher.kill()
+    watcher.wait()
+
+
+def polled_by_nobody_and_never_cancelled(fleet: Fleet, remote: Remote, polls: int = 1_000_000) -> None:
+    """Its backend names no way to cancel a job."""
+    configure(fleet, remote, initial="1h", grace="10m")
+    text = (fleet.root / "operations_center.toml").read_text()
+    assert TO_CANCEL in text
+    fleet.configure(text.replace(TO_CANCEL, "\n"))
+    polled_by_nobody(fleet, remote, polls=polls)
+
+
+Hindering = Callable[[Fleet, Remote], None]
+hindering = pytest.mark.parametrize("hinder", [submitted_in_doubt, polled_by_nobody_and_never_cancelled])
+
+
+@hindering
+def test_down_now_stores_a_stop_of_what_it_cannot_end_and_does_not_wait_for_it(
+    fleet: Fleet, remote: Remote, hinder: Hindering
+) -> None:
+    hinder(fleet, remote)
+    run = the_run(fleet)
+    said = fleet.run("down", "--now").stdout
+    assert run.run_id in said
+    assert "the next `up`" in said
+    run = the_run(fleet)
+    assert (run.state, run.stop_outcome, run.stop_then) == (RunState.RUNNING, Outcome.STOPPED, TaskState.READY)
+    assert remote.requests("cancel") == []
+
+
+@hindering
+def test_a_stop_of_what_cannot_be_ended_is_stored_and_refused(fleet: Fleet, remote: Remote, hinder: Hindering) -> None:
+    hinder(fleet, remote)
+    run_id = the_run(fleet).run_id
+    assert fleet.run("stop", run_id, expect=1).stderr.startswith(f"cannot stop run {run_id}: ")
+    run = the_run(fleet)
+    assert (run.state, run.stop_outcome, run.stop_then) == (RunState.RUNNING, Outcome.STOPPED, TaskState.BLOCKED)
+
+
+@hindering
+def test_a_task_whose_run_cannot_be_ended_is_cancelled_all_the_same(
+    fleet: Fleet, remote: Remote, hinder: Hindering
+) -> None:
+    hinder(fleet, remote)
+    run_id = the_run(fleet).run_id
+    said = fleet.run("task", "cancel", the_task(fleet).task_id, expect=1).stderr
+    assert said.startswith(f"cannot stop run {run_id}: ")
+    assert (the_run(fleet).stop_outcome, the_task(fleet).state) == (Outcome.CANCELLED, TaskState.CANCELLED)
+
+
+def test_a_submission_in_doubt_that_was_stopped_is_sent_once_more_and_its_job_cancelled(
+    fleet: Fleet, remote: Remote
+) -> None:
+    submitted_in_doubt(fleet, remote)
+    fleet.run("stop", the_run(fleet).run_id, expect=1)
+    watch(fleet)
+    assert (the_run(fleet).outcome, the_task(fleet).state) == (Outcome.STOPPED, TaskState.BLOCKED)
+    assert (len(remote.requests("submit")), len(remote.jobs()), len(remote.requests("cancel"))) == (2, 1, 1)
+
+
+def test_a_stopped_job_that_cannot_be_cancelled_keeps_what_it_has_become(fleet: Fleet, remote: Remote) -> None:
+    polled_by_nobody_and_never_cancelled(fleet, remote, polls=4)
+    run_id = the_run(fleet).run_id
+    fleet.run("stop", run_id, expect=1)
+    wait_until(lambda: fleet.run("stop", run_id, expect=None).returncode == 0, "the end of its job")
+    assert (the_run(fleet).outcome, the_task(fleet).state) == (Outcome.SUCCEEDED, TaskState.DONE)
+
+
+def test_a_stop_waits_for_a_living_watcher_that_is_to_take_the_submission_over(
+    fleet: Fleet, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted_in_doubt(fleet, remote)
+    monkeypatch.setattr("operations_center.stopping.runs.TAKEN_OVER_WITHIN_S", 0.0)
+    run_id = the_run(fleet).run_id
+    with fleet.center() as center, ThreadPoolExecutor(1) as pool:
+        with lock_within(center.state.startup_lock, 1.0) as alone:
+            assert alone
+            # It has not looked at a run yet, and will not while it is stopped.
+            watcher = fleet.popen("watch", "--role", "goal")
+            wait_until(lambda: any(each.name == "goal" for each in survivors(center.state)), "the watcher")
+            watcher.send_signal(signal.SIGSTOP)
+        stopping = pool.submit(stop_in_its_own_center, fleet, run_id)
+        wait_until(lambda: the_run(fleet).stop_outcome is not None or stopping.done(), "the stop")
+        watcher.send_signal(signal.SIGCONT)
+        assert stopping.result().outcome is Outcome.STOPPED
+    assert (len(remote.jobs()), len(remote.requests("cancel"))) == (1, 1)
+
+
+def stop_in_its_own_center(fleet: Fleet, run_id: str) -> Run:
+    with fleet.center() as center:
+        return stop_run(center, run_id, "enough")

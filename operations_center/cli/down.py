@@ -24,7 +24,8 @@ def command(drain: bool, now: bool, timeout: int | None, config_file: Path | Non
     """Stop supervisor, watchers and watchdog.
 
     Executors run on and are adopted by the next `up`, unless one of the options says otherwise. Works without a
-    supervisor, too; exit code 75 if something is left when the time is over.
+    supervisor, too; exit code 75 if something is left when the time is over. Jobs that --now cannot end from here are
+    named, and not waited for.
     """
     if drain and now:
         raise UsageError("cannot run `operations-center down`: --drain and --now exclude each other; give one of them")

@@ -19,7 +19,7 @@ class Hindrance(StrEnum):
     """
 
     DOUBT = "in doubt, for a person to resolve"
-    UNANSWERED = "to be submitted once more with the same key, and cancelled"
+    UNANSWERED = "to be submitted once more with its key or id, and cancelled"
     UNCANCELLABLE = "going on at its provider, which takes no cancellation, until it ends or until its deadline"
 
 

@@ -19,8 +19,8 @@ from operations_center.stopping.runs import stop_run
 def command(run_id: str, reason: str | None, no_wait: bool, config_file: Path | None, as_json: bool) -> int:
     """End a run's executor; its task becomes blocked.
 
-    TERM first, KILL after the backend's grace. Works with and without a fleet. What cannot be ended from here is told,
-    with exit code 1, and the stop is stored.
+    TERM first, KILL after the backend's grace. Works with and without a fleet. What keeps a run from being ended from
+    here is told, with exit code 1.
     """
     with opened(config_file) as center:
         run = stop_run(center, run_id, reason, wait=not no_wait)

@@ -103,7 +103,7 @@ class Watchdog:
         # A provider may take its time.
         surroundings = replace(self._center.surroundings, beat=lambda: self._beat("ready"))
         report = clear_orphaned_in_flight(surroundings, trigger=Trigger.WATCHDOG)
-        if report.actions or report.violations or report.skipped:
+        if report.actions or report.unsure or report.violations or report.skipped:
             _log.info("reconciliation: %s", report.summary)
         for violation in report.violations:
             _log.error("promise broken: %s", violation)

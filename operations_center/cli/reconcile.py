@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import DURATION, config_option, json_option, opened, print_json
+from operations_center.config.wording import on_one_line
 from operations_center.errors import NotFound
 from operations_center.in_flight_reconcile import (
     Asking,
@@ -46,7 +47,7 @@ def command(
     if as_json:
         print_json(document)
     else:
-        _print(document)
+        _print(report, document)
     return _exit_code(document)
 
 
@@ -63,9 +64,11 @@ def _exit_code(document: dict[str, Any]) -> int:
     return EXIT_FAILED if any(action["action"] == "error" for action in document["actions"]) else 0
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(report: Report, document: dict[str, Any]) -> None:
     for action in document["actions"]:
         click.echo(_line(action))
+    for each in report.unsure:
+        click.echo(on_one_line(f"suspect  run {each.run_id}  what became of its job is not known: {each.said}"))
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in document["verdicts"].items()) or "nothing is open"
     click.echo(f"{document['scanned_count']} open runs looked at in {document['wall_ms']:.0f} ms: {verdicts}")
     if document["skipped"]:

@@ -28,6 +28,7 @@ from operations_center.in_flight_reconcile.report import (
     Trigger,
     count_verdicts,
     report_job,
+    with_done,
     would_apply,
 )
 from operations_center.keeper.inspect import read_exit, read_gate
@@ -110,12 +111,9 @@ def clear_orphaned_in_flight(
     gathered = gather_evidence(surroundings, scope or Scope(), asking)
     judgements = judge(gathered.evidence)
     actions = _within_reach(plan_actions(judgements, gathered.stale), adopt_role)
-    applied = apply_actions(
-        surroundings, actions, trigger, lambda: deadline is not None and time.monotonic() > deadline
-    )
-    report = _report(surroundings, trigger, Mode.APPLY, gathered, judgements, asking)
-    skipped = Skipped.BUDGET if len(applied) < len(actions) else report.skipped
-    report = _timed(report, begun, actions=tuple(applied), skipped=skipped)
+    done = apply_actions(surroundings, actions, trigger, lambda: deadline is not None and time.monotonic() > deadline)
+    report = with_done(_report(surroundings, trigger, Mode.APPLY, gathered, judgements, asking), done)
+    report = _timed(report, begun, skipped=Skipped.BUDGET if len(done) < len(actions) else report.skipped)
     _remember(surroundings, report)
     if trigger in _WAKES_ADOPTERS and any(judgement.verdict in _FOR_ADOPTERS for judgement in judgements):
         surroundings.wake_everybody()
@@ -130,9 +128,11 @@ def reconcile_in_flight_on_startup(
     empty = Report(Trigger.STARTUP, Mode.APPLY, surroundings.host.name, surroundings.clock.now().wall)
     try:
         with lock_within(surroundings.startup_lock, min(LOCK_WITHIN_S, budget_s)) as alone:
-            if not alone:
-                return _timed(empty, begun, skipped=Skipped.LOCK_HELD)
             left = budget_s - (time.monotonic() - begun)
+            if not alone:
+                report = _timed(empty, begun, skipped=Skipped.LOCK_HELD)
+                _remember_skip(surroundings, report, left)
+                return report
             with surroundings.ledger.within(left):
                 return clear_orphaned_in_flight(surroundings, trigger=Trigger.STARTUP, adopt_role=role, budget_s=left)
     except Exception as error:
@@ -256,3 +256,15 @@ def _remember(surroundings: Surroundings, report: Report) -> None:
     if report.trigger is Trigger.WATCHER or (report.trigger is Trigger.ADMISSION and not report.applied):
         return
     surroundings.ledger.record_reconcile(replace(report, actions=()).as_json(), report.started_at)
+
+
+def _remember_skip(surroundings: Surroundings, report: Report, within_s: float) -> None:
+    """Best effort. Whoever holds the lock puts its own report in the place of this one; if it just has, that stays."""
+    ledger = surroundings.ledger
+    try:
+        with ledger.within(within_s), ledger.transaction():
+            last = ledger.reconciles().get(report.trigger)
+            if last is None or last["at"] <= report.started_at:
+                _remember(surroundings, report)
+    except Exception as error:
+        _log.warning("cannot remember that the start-up reconciliation was skipped: %s", error)

@@ -241,11 +241,18 @@ def _act_on(
             note = note_of(each.run, each.finding)
             over.append(replace(action, deed=Deed.FREE, ending=ending, proof=ending.proof, note=note))
         elif isinstance(each.finding, Unsure):
-            reports.append(ActionReport(action, Done.ERROR, each.finding.reason))
+            reports.append(ActionReport(_asked_in_vain(action, memory), Done.UNSURE, said=each.finding.reason))
         else:
             said = each.finding.heard.word if isinstance(each.finding, Going) else None
             reports.append(ActionReport(action, Done.APPLIED, said=said))
     return reports + (_settle_and_finish(surroundings, over, trigger) if over else [])
+
+
+def _asked_in_vain(action: Action, memory: JobMemory | None) -> Action:
+    """With the trouble in its evidence; no timer asks again at once."""
+    seen = _evidence_of(action)
+    assert seen.job is not None
+    return replace(action, evidence=replace(seen, job=replace(seen.job, memory=memory, is_eligible=False)))
 
 
 def _doubt(surroundings: Surroundings, action: Action) -> bool:

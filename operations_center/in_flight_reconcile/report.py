@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from operations_center.clock import rfc3339
-from operations_center.in_flight_reconcile.facts import Evidence
+from operations_center.in_flight_reconcile.facts import Evidence, Verdict
 from operations_center.in_flight_reconcile.orphans import Judgement
 from operations_center.in_flight_reconcile.plan import Action, Deed
 
@@ -39,16 +39,17 @@ class Skipped(StrEnum):
 
 
 class Done(StrEnum):
-    """What became of an action."""
+    """What became of an action. UNSURE: a provider was asked, and nothing was learned; not listed."""
 
     APPLIED = "applied"
     WOULD_APPLY = "would_apply"
     LOST_RACE = "lost_race"
     ERROR = "error"
+    UNSURE = "unsure"
 
 
 class ActionReport(msgspec.Struct, frozen=True, gc=False):
-    """``said``: the word of a provider that was asked, for a job that goes on."""
+    """``said``: the word of a provider that was asked, for a job that goes on; if UNSURE, why nothing was learned."""
 
     action: Action
     done: Done
@@ -56,15 +57,20 @@ class ActionReport(msgspec.Struct, frozen=True, gc=False):
     said: str | None = None
 
     @property
+    def run_id(self) -> str | None:
+        return self.action.run.run_id if self.action.run else None
+
+    @property
     def summary(self) -> str:
         action = self.action
-        subject = action.run.run_id if action.run else action.task_id
-        return f"{action.verdict or action.rule} of {subject} {self.done} ({action.proof or action.reason})"
+        subject = self.run_id or action.task_id
+        why = self.said if self.done is Done.UNSURE else action.proof or action.reason
+        return f"{action.verdict or action.rule} of {subject} {self.done} ({why})"
 
     def as_json(self) -> dict[str, Any]:
         action, run = self.action, self.action.run
         return {
-            "run_id": run.run_id if run else None,
+            "run_id": self.run_id,
             "task_id": action.task_id,
             "backend": run.backend if run else None,
             "started_at": rfc3339(run.started_at or run.reserved_at) if run else None,
@@ -126,7 +132,10 @@ def report_job(evidence: Evidence) -> JobReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``wall_ms`` is how long it took; ``started_at`` wall-clock ms."""
+    """``wall_ms`` is how long it took; ``started_at`` wall-clock ms.
+
+    ``unsure``: jobs that were asked about, and of which nothing was learned. They are suspect, and no actions.
+    """
 
     trigger: Trigger
     mode: Mode
@@ -138,6 +147,7 @@ class Report:
     verdicts: tuple[tuple[str, int], ...] = ()
     scanned_count: int = 0
     actions: tuple[ActionReport, ...] = ()
+    unsure: tuple[ActionReport, ...] = ()
     violations: tuple[str, ...] = ()
     min_age_ms: int = 0
     jobs: tuple[JobReport, ...] = ()
@@ -145,9 +155,10 @@ class Report:
     @property
     def summary(self) -> str:
         """One line for a log."""
-        done = "; ".join(each.summary for each in self.actions[:SUMMED_UP])
-        if len(self.actions) > SUMMED_UP:
-            done += f"; and {len(self.actions) - SUMMED_UP} more"
+        told = self.actions + self.unsure
+        done = "; ".join(each.summary for each in told[:SUMMED_UP])
+        if len(told) > SUMMED_UP:
+            done += f"; and {len(told) - SUMMED_UP} more"
         what = self.skipped or self.error
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts) or "nothing open"
         return f"{verdicts} in {self.wall_ms:.1f} ms" + (f"; {done}" if done else "") + (f"; {what}" if what else "")
@@ -160,7 +171,7 @@ class Report:
     def asked(self) -> list[str]:
         """Runs whose jobs providers were asked about, and that go on."""
         asks = [each for each in self.actions if each.action.deed is Deed.ASK and each.done is not Done.LOST_RACE]
-        return [each.action.run.run_id for each in asks if each.action.run is not None]
+        return [each.run_id for each in (*asks, *self.unsure) if each.run_id is not None]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -184,6 +195,22 @@ class Report:
 
 def count_verdicts(judgements: Iterable[Judgement]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(Counter(judgement.verdict.value for judgement in judgements).items()))
+
+
+def with_done(report: Report, done: Sequence[ActionReport]) -> Report:
+    """The report with what became of its actions: a job of which nothing was learned is suspect, with the trouble."""
+    unsure = tuple(each for each in done if each.done is Done.UNSURE)
+    verdicts = Counter(dict(report.verdicts))
+    verdicts.subtract(each.action.verdict.value for each in unsure if each.action.verdict is not None)
+    verdicts[Verdict.SUSPECT.value] += len(unsure)
+    jobs = {each.run_id: report_job(each.action.evidence) for each in unsure if each.action.evidence is not None}
+    return replace(
+        report,
+        actions=tuple(each for each in done if each.done is not Done.UNSURE),
+        unsure=unsure,
+        verdicts=tuple(sorted((+verdicts).items())),
+        jobs=tuple(jobs.get(job.run_id, job) for job in report.jobs),
+    )
 
 
 def would_apply(actions: Sequence[Action]) -> tuple[ActionReport, ...]:

@@ -21,8 +21,10 @@ from operations_center.errors import BoardUnreachable
 from operations_center.in_flight_reconcile import (
     LOCK_WITHIN_S,
     STARTUP_BUDGET_S,
+    Mode,
     Report,
     Surroundings,
+    Trigger,
     apply,
     reconcile_in_flight_on_startup,
 )
@@ -209,8 +211,30 @@ def test_whoever_finds_the_start_up_lock_held_skips_the_sweep_in_time(fleet: Fle
     assert (report["skipped"], report["error"], report["count"]) == ("lock_held", None, 0)
     assert LOCK_WITHIN_S <= report["wall_ms"] / 1000 < LOCK_WITHIN_S + 5.0
     assert {run.state for run in runs(fleet)} == {RunState.RUNNING}
+    skipped = fleet.json("status", expect=3)["reconcile"]["startup"]
+    assert (skipped["skipped"], skipped["verdicts"], skipped["wall_ms"]) == ("lock_held", {}, report["wall_ms"])
     sweep(fleet)
     assert_everything_is_swept(fleet)
+    swept = fleet.json("status", expect=3)["reconcile"]["startup"]
+    assert (swept["skipped"], swept["verdicts"]) == (None, {"orphan": RUNS})
+
+
+def test_a_sweep_that_ends_just_before_another_is_skipped_is_the_one_that_is_remembered(fleet: Fleet) -> None:
+    with fleet.center() as center, lock_within(fleet.state.startup_lock, 0.0):
+        now = center.clock.now().wall
+        swept = Report(Trigger.STARTUP, Mode.APPLY, "here", now, verdicts=(("orphan", RUNS),))
+        center.ledger.record_reconcile(swept.as_json(), now + 60_000)
+        report = reconcile_in_flight_on_startup(center.surroundings, role="goal", budget_s=0.0)
+        assert report.skipped == "lock_held"
+        assert center.ledger.reconciles()["startup"]["verdicts"] == {"orphan": RUNS}
+
+
+def test_a_skip_that_cannot_be_remembered_keeps_nobody_from_coming_up(fleet: Fleet) -> None:
+    with fleet.center() as center, fleet.center() as other, lock_within(fleet.state.startup_lock, 0.0):
+        with other.store.transaction():
+            report = reconcile_in_flight_on_startup(center.surroundings, role="goal", budget_s=0.1)
+        assert (report.skipped, report.error) == ("lock_held", None)
+        assert "startup" not in center.ledger.reconciles()
 
 
 def test_a_sweep_stops_when_its_budget_is_used_up_and_the_next_goes_on(fleet: Fleet) -> None:

@@ -142,8 +142,10 @@ class Provider(Protocol):
         """``again``: an earlier submission for this run is in doubt; only where its backend takes one twice."""
 
     def ask(self, job: Job) -> Heard | Trouble: ...
+    @property
+    def can_cancel(self) -> bool: ...
     def cancel(self, job: Job) -> Trouble | None:
-        """Only of a job that has just been heard of as not ended."""
+        """Only of a job that has just been heard of as not ended, and only where it ``can_cancel``."""
 
     def download(self, output: Output, directory: Path) -> Artifact | Missed:
         """Into ``directory``, which exists. A file that is there under its name is replaced."""

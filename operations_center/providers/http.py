@@ -87,10 +87,12 @@ class HttpProvider:
                 return said
         return self._answers.finished(heard, said)
 
+    @property
+    def can_cancel(self) -> bool:
+        return self._settings.can_cancel
+
     def cancel(self, job: Job) -> Trouble | None:
         settings = self._settings.cancel
-        if not self._settings.can_cancel:
-            return Trouble(Ill.UNREADABLE, "the backend names no way to cancel a job")
         url = self._url("cancel", settings.url if settings is not None else None, job)
         said = self._get(url, settings.method if settings is not None else "POST")
         if isinstance(said, Trouble):

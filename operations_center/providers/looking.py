@@ -70,6 +70,8 @@ def _look_after(provider: Provider, job: Job, artifacts: Path, end: bool) -> Fin
         if not heard.known:
             reason = f"its provider says {heard.word}, which is not in status: it may have ended, and is not cancelled"
             return Unsure(reason, may_pass=False)
+        if not provider.can_cancel:
+            return Unsure("its backend names no way to cancel a job: it goes on", may_pass=False)
         trouble = provider.cancel(job)
         if trouble is not None:
             return _unsure(trouble, "cannot cancel the job: ")

@@ -259,12 +259,6 @@ def test_a_cancellation_that_fails_says_why(remote: Remote, client: Client, stat
     assert trouble.ill is ill
 
 
-def test_a_provider_without_a_way_to_cancel_is_not_asked(remote: Remote, client: Client) -> None:
-    url = '[backends.video.cancel]\nurl = "{base_url}/jobs/{job_id}/cancel"\n'
-    assert client((url, "")).cancel(submitted(remote)) is not None
-    assert remote.requests("cancel") == []
-
-
 def test_pauses_grow_with_jitter_and_never_undercut_the_provider(client: Client) -> None:
     provider = client(('timeout = "19s"', 'initial = "1s"\nfactor = 2\nmax = "10s"'))
     for asked, pause in ((1, 1_000), (2, 2_000), (3, 4_000), (50, 10_000), (10_000, 10_000)):

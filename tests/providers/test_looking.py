@@ -92,3 +92,15 @@ def test_what_a_killed_process_has_left_half_written_goes_with_the_jobs_end(
     assert isinstance(finding, Over)
     assert finding.heard.state is JobState(end)
     assert not left.exists()
+
+
+def test_a_job_that_its_provider_cannot_cancel_goes_on_and_is_no_fault_of_the_provider(
+    remote: Remote, client: Client, tmp_path: Path
+) -> None:
+    remote.goes(Course(polls=1_000))
+    remote.post({})
+    provider = client(('[backends.video.cancel]\nurl = "{base_url}/jobs/{job_id}/cancel"\n', ""))
+    finding = look_after(provider, JOB, tmp_path, end=True)
+    assert isinstance(finding, Unsure)
+    assert (finding.ill, finding.may_pass) == (None, False)
+    assert remote.requests("cancel") == []

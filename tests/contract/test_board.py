@@ -173,6 +173,20 @@ def test_a_requeue_is_idempotent_and_only_for_the_run_that_has_it(board: Board, 
     assert board.running() == [Claim(task_id, "r2")]
 
 
+def test_a_blocked_task_can_be_finished_once_more_by_its_run(board: Board, service: LocalService) -> None:
+    task_id = service.add()
+    assert not board.hold(task_id, "r1")
+    board.claim(task_id, "r1")
+    board.finish({"r1": (task_id, Finish(TaskState.BLOCKED, "nobody knows"))})
+    board.finish({"r1": (task_id, DONE)})
+    assert service.task(task_id).state is TaskState.BLOCKED
+    assert board.hold(task_id, "r1")
+    assert service.task(task_id).state is TaskState.BLOCKED
+    board.finish({"r1": (task_id, DONE)})
+    assert service.task(task_id).state is TaskState.DONE
+    assert not board.hold(task_id, "r1")
+
+
 def test_a_cancelled_task_stays_cancelled_whatever_its_run_does(board: Board, service: LocalService) -> None:
     task_id = service.add()
     board.claim(task_id, "r1")

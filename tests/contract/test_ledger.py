@@ -343,7 +343,9 @@ def needed(before: RunState, after: RunState) -> dict[str, Any]:
     """The columns that a change of state must bring along."""
     if after is RunState.SETTLING and before in HOLDS_SLOT:
         return {"outcome": Outcome.LOST, "proof": Proof.PROCESS_GONE}
-    return {"closed_at": 1} if after is RunState.CLOSED else {}
+    if RunState.CLOSED in (before, after):
+        return {"closed_at": 1 if after is RunState.CLOSED else None}
+    return {}
 
 
 EVENTS = sorted({transition.event for transition in TRANSITIONS})

@@ -53,5 +53,5 @@ def _recent(center: Center, task_id: str | None, backend: str | None, limit: int
 
 def _row(run: Run) -> tuple[object, ...]:
     started = rfc3339(run.started_at or run.reserved_at)
-    reason = on_one_line(run.reason or run.stop_reason or "")
+    reason = on_one_line(run.reason or run.doubt or run.stop_reason or "")
     return (run.run_id, run.task_id, run.role, run.backend, run.attempt, run.state, run.outcome, started, reason[:80])

@@ -64,6 +64,7 @@ def test_a_submission_without_an_answer_is_held_for_a_person_and_never_sent_agai
     assert "resolve" in the_task(fleet).reason
     (shown,) = fleet.json("runs", "--open", "--json")["runs"]
     assert shown["reason"] == run.doubt
+    assert run.doubt[:60] in fleet.run("runs").stdout
 
 
 @pytest.mark.parametrize(

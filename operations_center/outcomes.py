@@ -95,15 +95,20 @@ def _ending_without_record(result: Result | UnreadableResult | None) -> Ending:
 def _worse(by_code: Ending, result: Result) -> Ending:
     claimed = Outcome(result.outcome) if result.outcome else by_code.outcome
     outcome = max(by_code.outcome, claimed, key=_SEVERITY.index)
-    # The exit code explains the end only where it is the reason for it.
-    reason = by_code.reason if outcome is by_code.outcome and claimed is not outcome else None
     return replace(
         by_code,
         outcome=outcome,
-        reason=reason or result.summary or by_code.reason,
+        reason=_reason_of_both(by_code, claimed, outcome, result.summary),
         retry_after_ms=result.retry_after_ms if outcome is Outcome.RETRY else None,
         follow_ups=_asked_for(result) if outcome is claimed else (),
     )
+
+
+def _reason_of_both(by_code: Ending, claimed: Outcome, outcome: Outcome, summary: str) -> str | None:
+    """The exit code explains the end only where it is the reason for it; a success that was none explains nothing."""
+    if outcome is claimed or by_code.reason is None:
+        return summary or by_code.reason
+    return by_code.reason if claimed is Outcome.SUCCEEDED or not summary else f"{by_code.reason}: {summary}"
 
 
 def _asked_for(result: Result) -> tuple[FollowUp, ...]:

@@ -92,6 +92,7 @@ def test_where_exit_code_and_result_disagree_the_worse_counts(code: int, claimed
     ("code", "written", "reason"),
     [
         (1, result("succeeded", "all is well"), "exit code 1"),
+        (1, result("blocked", "no key"), "exit code 1: no key"),
         (1, result("failed", "no bricks"), "no bricks"),
         (1, result("failed"), "exit code 1"),
         (1, result(None, "no bricks"), "no bricks"),

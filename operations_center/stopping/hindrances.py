@@ -20,7 +20,7 @@ class Hindrance(StrEnum):
 
     DOUBT = "in doubt, for a person to resolve"
     UNANSWERED = "to be submitted once more with its key or id, and cancelled"
-    UNCANCELLABLE = "going on at its provider, which takes no cancellation, until it ends or until its deadline"
+    UNCANCELLABLE = "going on at the provider, which takes no cancellation, until the job's end or the deadline"
 
 
 @dataclass(frozen=True, slots=True)

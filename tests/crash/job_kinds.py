@@ -5,9 +5,10 @@ from typing import NamedTuple
 import msgspec
 
 from tests.providers.remote import Remote
-from tests.providers.script import Course, Provider
+from tests.providers.script import WORDS, Course, Provider
 
-CONFIG = """
+CONFIG = (
+    """
 [center]
 cgroup = "off"
 [roles.goal]
@@ -37,15 +38,9 @@ status = "status"
 timeout = "20s"
 initial = "2ms"
 max = "5ms"
-[backends.video.cancel]
-url = "{{base_url}}/jobs/{{job_id}}/cancel"
-[backends.video.status]
-queued = "queued"
-running = "running"
-succeeded = "succeeded"
-failed = "failed"
-cancelled = "cancelled"
 """
+    + WORDS
+)
 
 FILES = ("a.mp4", "b.mp4")
 NAMES = {"output-1.mp4": "a.mp4", "output-2.mp4": "b.mp4", "thumbnail-1.jpg": "t.jpg"}

@@ -8,10 +8,12 @@ from operations_center.providers import Order
 from operations_center.providers.http import HttpProvider
 from operations_center.providers.wire import Wire  # noqa: F401 - slow to import, and no test's time is to pass by it
 from tests.providers.remote import Remote, provider_thread
+from tests.providers.script import WORDS
 
 SECRET = "s3cret/key"
 
-SETTINGS = """
+SETTINGS = (
+    """
 [roles.goal]
 backend = "video"
 [backends.video]
@@ -34,15 +36,9 @@ json = {{ prompt = "{{prompt}}" }}
 url = "{{base_url}}/jobs/{{job_id}}"
 status = "status"
 timeout = "19s"
-[backends.video.cancel]
-url = "{{base_url}}/jobs/{{job_id}}/cancel"
-[backends.video.status]
-queued = "queued"
-running = "running"
-succeeded = "succeeded"
-failed = "failed"
-cancelled = "cancelled"
 """
+    + WORDS
+)
 
 ORDER = Order(
     run_id="r1-aaaaaa",

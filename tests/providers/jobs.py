@@ -6,9 +6,10 @@ from operations_center.boards.local import NewTask
 from operations_center.model import Run
 from tests.fleet import Fleet, wait_until
 from tests.providers.remote import Remote
-from tests.providers.script import Course
+from tests.providers.script import WORDS, Course
 
-CONFIG = """
+CONFIG = (
+    """
 [center]
 cgroup = "off"
 [roles.goal]
@@ -39,15 +40,9 @@ status = "status"
 timeout = "2s"
 initial = "{initial}"
 max = "{initial}"
-[backends.video.cancel]
-url = "{{base_url}}/jobs/{{job_id}}/cancel"
-[backends.video.status]
-queued = "queued"
-running = "running"
-succeeded = "succeeded"
-failed = "failed"
-cancelled = "cancelled"
 """
+    + WORDS
+)
 
 
 def configure(

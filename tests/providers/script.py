@@ -4,6 +4,18 @@ from typing import Any
 
 from msgspec import Struct
 
+WORDS = """
+[backends.video.cancel]
+url = "{{base_url}}/jobs/{{job_id}}/cancel"
+[backends.video.status]
+queued = "queued"
+running = "running"
+succeeded = "succeeded"
+failed = "failed"
+cancelled = "cancelled"
+"""
+"""How a job is cancelled there, and the words for its states: settings of a backend, to be formatted."""
+
 
 class Course(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a job goes. It has ended after so many ``polls`` or, where that is given, so many ``seconds``.

@@ -135,7 +135,9 @@ class Story:
         self._survivors |= set(self._fleet.at_work())
         self._timeline.happened("☠", f"kill -9 {supervisor.pid}: the supervisor", "kill")
         for role in ROLES:
-            self._kill_watcher(role, [run for run in self._fleet.at_work() if self._runs[run]["role"] == role])
+            # What has begun a moment ago may not be told of yet.
+            at_work = [run for run in self._fleet.at_work() if self._runs.get(run, {}).get("role") == role]
+            self._kill_watcher(role, at_work)
         run = victims[0]
         self._survivors.discard(run)
         killed = self._fleet.kill_run_processes(run, keeper_too=True)

@@ -116,8 +116,8 @@ def test_a_run_whose_gate_cannot_be_created_keeps_its_slot(fleet: Fleet) -> None
     center.close()
 
 
-def closed_as_unknown(fleet: Fleet) -> Run:
-    (task_id,) = fleet.add(1, "goal")
+def closed_as_unknown(fleet: Fleet, task_id: str | None = None) -> Run:
+    task_id = task_id or fleet.add(1, "goal")[0]
     with fleet.center() as center:
         run = admit(center, task_id, center.me)
         assert center.board.claim(task_id, run.run_id)
@@ -157,6 +157,17 @@ def test_a_run_that_has_closed_as_unknown_says_nothing_of_a_task_that_has_gone_o
     refused = fleet.run("resolve", run.run_id, "--as", "succeeded", "--reason", "I looked", expect=1)
     assert "is not blocked by it any more" in refused.stderr
     assert state_of(fleet, run) is TaskState.READY
+
+
+def test_only_the_last_run_of_a_task_decides_what_becomes_of_it(fleet: Fleet) -> None:
+    first = closed_as_unknown(fleet)
+    fleet.run("task", "retry", first.task_id)
+    second = closed_as_unknown(fleet, first.task_id)
+    refused = fleet.run("resolve", first.run_id, "--as", "succeeded", "--reason", "I looked", expect=1)
+    assert "is not blocked by it any more" in refused.stderr
+    assert state_of(fleet, first) is TaskState.BLOCKED
+    fleet.run("resolve", second.run_id, "--as", "succeeded", "--reason", "I looked")
+    assert state_of(fleet, second) is TaskState.DONE
 
 
 def test_a_person_who_dies_while_resolving_is_heard_all_the_same(fleet: Fleet) -> None:

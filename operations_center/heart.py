@@ -5,13 +5,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from operations_center.clock import Clock
+from operations_center.clock import Clock, Now
 from operations_center.identity import Host, Process
 from operations_center.pulse import Pulse, write_pulse
 
 _log = logging.getLogger(__name__)
 
 BEAT_EVERY_MS = 2_000
+
+
+class Awake:
+    """Whether this very process stood still: stopped, frozen, or starved.
+
+    Then others may have done so with it, and their silence until ``since`` (monotonic ms) proves nothing.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.since = self._looked_at = clock.now().monotonic
+
+    def look(self) -> Now:
+        """The time, to be taken before the heartbeats that are judged by it: who stands still in between is younger."""
+        now = self._clock.now()
+        if now.monotonic - self._looked_at > 2 * BEAT_EVERY_MS:
+            self.since = now.monotonic
+        self._looked_at = now.monotonic
+        return now
 
 
 @dataclass

@@ -19,7 +19,7 @@ from operations_center.care.retention import prune_closed_runs
 from operations_center.clock import Now
 from operations_center.config import format_size
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
-from operations_center.heart import BEAT_EVERY_MS, Heart
+from operations_center.heart import BEAT_EVERY_MS, Awake, Heart
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.ledger import LEASE_MS, Pause
@@ -44,6 +44,7 @@ class Watchdog:
         self._center = center
         self._once = once
         self._heart = Heart(center.state.pulse(WATCHDOG), center.clock, center.host, center.me, *center.version)
+        self._awake = Awake(center.clock)
         self._last_cycle: Now | None = None
         # Who has just begun is watched whether its loop turns, and to remove much takes long.
         self._prune_at = 0 if once else self._now().monotonic + PRUNE_AFTER_MS
@@ -110,13 +111,15 @@ class Watchdog:
 
     def _replace_stalled(self) -> None:
         for role in self._center.config.roles:
-            pulse = read_pulse(self._center.state.pulse(role))
-            if pulse is not None and self._is_stalled(role, pulse):
+            now, pulse = self._awake.look(), read_pulse(self._center.state.pulse(role))
+            if pulse is not None and self._is_stalled(role, pulse, now):
                 self._end_watcher(role, pulse)
 
-    def _is_stalled(self, role: str, pulse: Pulse) -> bool:
+    def _is_stalled(self, role: str, pulse: Pulse, now: Now) -> bool:
         stalled_after_ms = self._center.config.watchdog.stalled_after_ms
-        silent = is_stalled(pulse, self._now(), self._center.host.boot_id, stalled_after_ms)
+        # Who judges once was asked to, and cannot wait who is heard of again.
+        awake_since = 0 if self._once else self._awake.since
+        silent = is_stalled(pulse, now, awake_since, self._center.host.boot_id, stalled_after_ms)
         alive = silent and lock_holder(self._center.state.watcher_lock(role), pulse.pid) == pulse.pid
         return alive and self._heart.could_beat_for(stalled_after_ms)
 
@@ -176,6 +179,7 @@ class Watchdog:
                     _log.info("forgot release %s", commit)
 
     def _beat(self, state: str) -> None:
+        self._awake.look()
         last = self._last_cycle
         self._heart.beat(state, last_cycle_at=last and last.wall, last_cycle_mono=last and last.monotonic)
 
@@ -183,9 +187,12 @@ class Watchdog:
         return self._center.clock.now()
 
 
-def is_stalled(pulse: Pulse, now: Now, boot_id: str, stalled_after_ms: int) -> bool:
-    """Alive, but silent for longer than a loop may take; of another boot nothing can be said."""
-    silent = now.monotonic - pulse.heartbeat_mono
+def is_stalled(pulse: Pulse, now: Now, awake_since: int, boot_id: str, stalled_after_ms: int) -> bool:
+    """Alive, but silent for longer than a loop may take; of another boot nothing can be said.
+
+    ``awake_since``: see Awake; ``now`` was taken before the pulse was read.
+    """
+    silent = now.monotonic - max(pulse.heartbeat_mono, awake_since)
     return pulse.boot_id == boot_id and silent > stalled_after_ms and is_alive(pulse.process)
 
 

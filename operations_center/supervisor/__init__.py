@@ -13,7 +13,7 @@ from typing import Any
 from operations_center.config import Config
 from operations_center.errors import LedgerReplaced, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
-from operations_center.heart import BEAT_EVERY_MS, Heart
+from operations_center.heart import BEAT_EVERY_MS, Awake, Heart
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import TaskState
 from operations_center.pulse import read_pulse
@@ -84,7 +84,8 @@ class Supervisor:
         self._roles = list(wishes.only) or list(center.config.roles)
         self._deploying: Deploying | None = None
         self._pulling: Pulling | None = None
-        self._begun_at = self._awake_since = self._turned_at = center.clock.now().monotonic
+        self._awake = Awake(center.clock)
+        self._begun_at = self._awake.since
         self._deploy_at: int | None = None
         self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me, *center.version)
         self._announced = False
@@ -100,7 +101,7 @@ class Supervisor:
         lock_file = self._center.state.supervisor_lock
         self._lock = lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
-        self._crew = Crew(self._center, self._roles, self._waiting, self._fork_server, self._note)
+        self._crew = Crew(self._center, self._roles, self._waiting, self._fork_server, self._awake, self._note)
         try:
             self._end_old_drain()
             self._begin_to_deploy()
@@ -139,7 +140,6 @@ class Supervisor:
                 self._pulling.bury()
             else:
                 self._crew.bury(name)
-        self._see_whether_we_stood_still()
         self._crew.see_who_is_ready()
         self._announce()
         self._replace_stalled_watchdog()
@@ -172,21 +172,15 @@ class Supervisor:
 
     def _replace_stalled_watchdog(self) -> None:
         """Nobody else looks after the one who looks after the others."""
-        pulse = read_pulse(self._center.state.pulse(WATCHDOG))
+        now, pulse = self._awake.look(), read_pulse(self._center.state.pulse(WATCHDOG))
         if pulse is None or pulse.process != self._crew.process_of(WATCHDOG):
             return
-        settings = self._center.config.watchdog
-        silent = is_stalled(pulse, self._center.clock.now(), self._center.host.boot_id, settings.stalled_after_ms)
-        if silent and self._heart.could_beat_for(settings.stalled_after_ms):
+        stalled_after_ms = self._center.config.watchdog.stalled_after_ms
+        silent = is_stalled(pulse, now, self._awake.since, self._center.host.boot_id, stalled_after_ms)
+        if silent and self._heart.could_beat_for(stalled_after_ms):
             _log.error("the watchdog %d does not turn its loop; it is replaced", pulse.pid)
             self._note("watcher.stalled", {"role": WATCHDOG, "pid": pulse.pid, "by": "supervisor"})
             dump_and_end(pulse.process)
-
-    def _see_whether_we_stood_still(self) -> None:
-        """Then others may have done so with us, and their silence proves nothing."""
-        if self._now() - self._turned_at > 2 * BEAT_EVERY_MS:
-            self._awake_since = self._now()
-        self._turned_at = self._now()
 
     def _beat(self) -> None:
         state = "up" if self._crew.is_ready else "starting"
@@ -243,7 +237,8 @@ class Supervisor:
         """As far as it goes now; when to look again, in monotonic ms."""
         while True:
             self._crew.put_on_trial(deploying.on_trial)
-            move = deploying.next_move(self._seen(deploying), self._now())
+            now = self._awake.look().monotonic
+            move = deploying.next_move(self._seen(deploying), now)
             match move:
                 case Wait(until):
                     return until
@@ -259,7 +254,7 @@ class Supervisor:
         return Fleet(
             me=self._center.version,
             mine_since=self._begun_at,
-            awake_since=self._awake_since,
+            awake_since=self._awake.since,
             can_go_back=self._crew.can_start(current.commit),
             members=list(self._crew.members(deploying.roles)),
             deaths=self._crew.deaths,

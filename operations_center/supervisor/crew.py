@@ -5,10 +5,11 @@ import random
 import signal
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from operations_center.fleet import called, look_at
 from operations_center.forking import Fork, Forked, ForkServer
+from operations_center.heart import Awake
 from operations_center.identity import Process
 from operations_center.keeper.stop import signal_processes
 from operations_center.logs import STACK_DUMP
@@ -37,21 +38,38 @@ EXIT_TEMPFAIL = 75
 Note = Callable[[str, dict[str, Any]], None]
 
 
+class Farewell(NamedTuple):
+    """When it was asked to leave, in monotonic ms, and how long it may take."""
+
+    asked_at: int
+    within_ms: int
+
+
 class Crew:
-    """``fork_server`` is that of the version which the supervisor itself runs; ``note`` writes into the event log."""
+    """``fork_server`` is that of the version which the supervisor itself runs; ``note`` writes into the event log.
+
+    ``awake``: whether the supervisor stood still.
+    """
 
     def __init__(
-        self, center: Center, roles: Collection[str], waiting: Waiting, fork_server: ForkServer, note: Note
+        self,
+        center: Center,
+        roles: Collection[str],
+        waiting: Waiting,
+        fork_server: ForkServer,
+        awake: Awake,
+        note: Note,
     ) -> None:
         self._center = center
         self._waiting = waiting
+        self._awake = awake
         self._note = note
         self._children = {name: Child(name) for name in [*roles, WATCHDOG]}
         self._versions: dict[str, Version | None] = dict.fromkeys(self._children, center.version)
         self._alive: dict[str, Process] = {}
         self._started_at: dict[str, int] = {}
         self._ready_at: dict[str, int] = {}
-        self._leaving: dict[str, int] = {}
+        self._leaving: dict[str, Farewell] = {}
         self._trial: Version | None = None
         self._deaths: list[str] = []
         self._logged: dict[str, int] = {}
@@ -82,7 +100,7 @@ class Crew:
         """When there is something to do, in monotonic ms."""
         # One whose fork server is not there yet waits for that.
         starts = [child.start_at for name, child in self._children.items() if self._spawner_of(name)]
-        return [*starts, *self._spawners.moments(), *self._leaving.values()]
+        return [*starts, *self._spawners.moments(), *map(self._kill_at, self._leaving.values())]
 
     # Starting
 
@@ -274,9 +292,9 @@ class Crew:
 
     def _ask_to_leave(self, name: str) -> None:
         """One that hangs hears nothing; it writes into its log where it is."""
-        pulse, now = self._pulse_of(name), self._now()
-        hangs = pulse is not None and now - pulse.heartbeat_mono > SILENT_MS
-        self._leaving[name] = now + (DUMP_WITHIN_MS if hangs else self._stop_within_ms)
+        now, pulse = self._awake.look().monotonic, self._pulse_of(name)
+        hangs = pulse is not None and now - max(pulse.heartbeat_mono, self._awake.since) > SILENT_MS
+        self._leaving[name] = Farewell(now, DUMP_WITHIN_MS if hangs else self._stop_within_ms)
         if hangs:
             self._note("watcher.stalled", {"role": name, "pid": self._alive[name].pid, "by": "supervisor"})
         signal_processes([self._alive[name]], STACK_DUMP if hangs else signal.SIGTERM)
@@ -293,8 +311,13 @@ class Crew:
         return STOP_WITHIN_MS + self._center.config.submissions_within_ms
 
     def kill_who_does_not_leave(self) -> None:
-        late = [self._alive[name] for name, kill_at in self._leaving.items() if self._now() >= kill_at]
+        now = self._awake.look().monotonic
+        late = [self._alive[name] for name, farewell in self._leaving.items() if now >= self._kill_at(farewell)]
         signal_processes(late, signal.SIGKILL)
+
+    def _kill_at(self, farewell: Farewell) -> int:
+        """In monotonic ms; while the supervisor stood still, who leaves may have done so too."""
+        return max(farewell.asked_at, self._awake.since) + farewell.within_ms
 
     # Fork servers
 

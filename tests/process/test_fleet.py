@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from operations_center.clock import SystemClock
 from operations_center.identity import Process, is_alive
 from operations_center.pulse import read_pulse
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
@@ -202,6 +203,27 @@ def test_a_stopped_watchdog_is_replaced_by_the_supervisor(fleet: Fleet) -> None:
     os.kill(before.pid, signal.SIGSTOP)
 
     wait_until(lambda: fleet.pulse(WATCHDOG).pid != before.pid, "another watchdog")
+
+
+@pytest.mark.parametrize("first", [SUPERVISOR, WATCHDOG])
+def test_nobody_is_replaced_who_stood_still_with_the_whole_fleet(fleet: Fleet, first: str) -> None:
+    fleet.configure(CONFIG.format(python=sys.executable, seconds=1) + 'stalled_after = "5s"\n')
+    fleet.up()
+    before = {name: fleet.pulse(name) for name in (SUPERVISOR, WATCHDOG, "goal", "test")}
+    for pulse in before.values():
+        os.kill(pulse.pid, signal.SIGSTOP)
+    signal.sigtimedwait([], 8)
+
+    os.kill(before[first].pid, signal.SIGCONT)
+    # Longer than two turns of either, shorter than `stalled_after`.
+    signal.sigtimedwait([], 3)
+    for pulse in before.values():
+        kill_if_there(pulse.pid, signal.SIGCONT)
+
+    all_go_on_at = SystemClock().now().monotonic
+    wait_until(lambda: all(fleet.pulse(name).heartbeat_mono > all_go_on_at for name in before), "all have beaten")
+    assert {name: fleet.pulse(name).pid for name in before} == {name: pulse.pid for name, pulse in before.items()}
+    assert "watcher.stalled" not in {event["kind"] for event in fleet_events(fleet)}
 
 
 def test_terminating_the_supervisor_leaves_executors_and_a_second_term_ends_them(fleet: Fleet) -> None:

@@ -6,14 +6,19 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from operations_center import cli
+from operations_center.pulse import read_pulse
 from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import ReleaseState
 from tests.fleet import Fleet, wait_until
+from tests.points import Stepped
 from tests.releases.staged import CONFIG, stage
 from tests.releases.test_rollout import (
     assert_executors_did_not_notice,
@@ -99,18 +104,39 @@ def test_a_rollout_is_resumed_when_the_ledger_can_be_written_and_the_fleet_does_
     assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
 
 
-def test_a_fleet_that_stood_still_does_not_blame_the_release(fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    "where", ["Supervisor._replace_stalled_watchdog", "Supervisor._seen", "Crew.members", "next_move"]
+)
+def test_a_fleet_that_stood_still_does_not_blame_the_release(fleet: Fleet, where: str) -> None:
+    """Wherever in its judgement the supervisor stood still, with the canary that it judges."""
     fleet.configure(CONFIG.replace('canary = "1s"', 'canary = "2s"'))
-    supervisor = fleet.up()
+    fleet.run("status", expect=3)
     commit = stage(fleet, 1)
-    wait_until(lambda: deployment(fleet).step is Step.CANARY and fleet.pulse("goal").release == commit, "the canary")
-    frozen = [fleet.pulse("goal").pid, supervisor.pid]
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
+
+    def is_there(frame: FrameType, event: str, _argument: object) -> str | None:
+        return where if event == "call" and frame.f_code.co_qualname == where and tries_out(fleet, commit) else None
+
+    supervisor = Stepped(partial(up, fleet), 1, signal.SIGSTOP, is_there)
+    canary = fleet.pulse("goal").pid
+    os.kill(canary, signal.SIGSTOP)
     signal.sigtimedwait([], 13)
     # The supervisor is the first that goes on.
-    os.kill(supervisor.pid, signal.SIGCONT)
+    supervisor.go_on()
     signal.sigtimedwait([], 0.3)
-    os.kill(frozen[0], signal.SIGCONT)
+    os.kill(canary, signal.SIGCONT)
     wait_until(lambda: deployment(fleet).step is None, "the rollout has ended")
     assert state_of(fleet, commit) == (ReleaseState.GOOD, None)
+    os.kill(supervisor.pid, signal.SIGTERM)
+    assert supervisor.wait() == 0
+
+
+def up(fleet: Fleet) -> None:
+    os.chdir(fleet.root)
+    os.environ.update(fleet.environment)
+    cli.run(["up", "--detached", "--config", str(fleet.root / "operations_center.toml")])
+
+
+def tries_out(fleet: Fleet, commit: str) -> bool:
+    """Its first watcher runs."""
+    pulse = read_pulse(fleet.state.pulse("goal"))
+    return pulse is not None and pulse.release == commit and deployment(fleet).step is Step.CANARY

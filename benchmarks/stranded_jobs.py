@@ -23,7 +23,7 @@ from operations_center.admission import Limits
 from operations_center.boards.local import NewTask
 from operations_center.identity import Process
 from operations_center.in_flight_reconcile import Asking, Report, Trigger, clear_orphaned_in_flight
-from operations_center.in_flight_reconcile.jobs import AT_ONCE
+from operations_center.in_flight_reconcile.asking import AT_ONCE
 from operations_center.keeper.launch import prepare_for_job
 from operations_center.ledger import Admission
 from operations_center.model import JobMemory, Run, RunState

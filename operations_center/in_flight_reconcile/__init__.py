@@ -17,7 +17,7 @@ from operations_center.boards import Board
 from operations_center.errors import BoardUnreachable, OperationsCenterError
 from operations_center.in_flight_reconcile.apply import apply_actions
 from operations_center.in_flight_reconcile.escalation import request_stop
-from operations_center.in_flight_reconcile.evidence import Asking, Gathered, Scope, Surroundings, gather_evidence
+from operations_center.in_flight_reconcile.evidence import Gathered, gather_evidence
 from operations_center.in_flight_reconcile.facts import Evidence, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS, Judgement, judge
 from operations_center.in_flight_reconcile.plan import Action, Deed, StopOrder, plan_actions
@@ -31,6 +31,7 @@ from operations_center.in_flight_reconcile.report import (
     with_done,
     would_apply,
 )
+from operations_center.in_flight_reconcile.surroundings import BY_TIMER, Asking, Scope, Surroundings
 from operations_center.keeper.inspect import read_exit, read_gate
 from operations_center.locks import lock_within
 from operations_center.model import Run, RunState, TaskState
@@ -70,7 +71,7 @@ _FOR_ADOPTERS = frozenset({Verdict.ADOPT, Verdict.RESUBMIT, Verdict.ASK_PROVIDER
 ASKING = {
     Trigger.CLI: Asking(by_person=True),
     Trigger.HTTP: Asking(by_person=True),
-    Trigger.WATCHDOG: Asking(by_person=False),
+    Trigger.WATCHDOG: BY_TIMER,
 }
 """Who may ask a provider about a job that nobody polls. A watcher adopts its job, and polls it."""
 

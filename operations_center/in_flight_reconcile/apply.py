@@ -8,19 +8,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from operations_center.errors import OperationsCenterError, Unavailable
+from operations_center.in_flight_reconcile.asking import Asked, look_after_all
 from operations_center.in_flight_reconcile.escalation import escalate, request_stop
-from operations_center.in_flight_reconcile.evidence import Surroundings, cgroup_of
+from operations_center.in_flight_reconcile.evidence import cgroup_of
 from operations_center.in_flight_reconcile.facts import Evidence, Sighting
-from operations_center.in_flight_reconcile.jobs import (
-    Asked,
-    ending_found,
-    look_after_all,
-    note_of,
-    record_doubt,
-    record_findings,
-)
+from operations_center.in_flight_reconcile.job_records import ending_found, note_of, record_doubt, record_findings
 from operations_center.in_flight_reconcile.plan import Action, Deed
 from operations_center.in_flight_reconcile.report import ActionReport, Done
+from operations_center.in_flight_reconcile.surroundings import Surroundings
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import GateState, TreeQuery, find_trees
 from operations_center.keeper.launch import revoke

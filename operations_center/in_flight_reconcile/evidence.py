@@ -6,21 +6,22 @@ admitted since, nothing is known of its task, which stops nothing.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import msgspec
 from msgspec.structs import replace
 
-from operations_center.boards import Board, Claim
-from operations_center.clock import Clock, Now
+from operations_center.boards import Claim
+from operations_center.clock import Now
 from operations_center.errors import BoardUnreachable
-from operations_center.identity import Host, Process
+from operations_center.identity import Host
 from operations_center.in_flight_reconcile.facts import Evidence, JobFacts, LeaseState, Place, Sighting
+from operations_center.in_flight_reconcile.job_facts import job_facts
 from operations_center.in_flight_reconcile.plan import stale_claims
+from operations_center.in_flight_reconcile.surroundings import Asking, Scope, Surroundings
 from operations_center.keeper.inspect import (
     Gate,
     GateState,
@@ -34,72 +35,13 @@ from operations_center.keeper.inspect import (
     read_gate,
     read_timed_out,
 )
-from operations_center.keeper.processes import Processes
 from operations_center.keeper.result import read_result
 from operations_center.ledger import Lease, Ledger
 from operations_center.locks import is_locked
-from operations_center.model import HOLDS_SLOT, Health, JobMemory, Run, RunState, TaskState
-from operations_center.providers import JobBackend
-from operations_center.providers.health import may_be_asked
-from operations_center.settlement import Settlement
+from operations_center.model import HOLDS_SLOT, Run, RunState, TaskState
 
 LEASE_MARGIN_MS = 10_000
 RECORD_OLD_MS = 60_000
-ASKED_AT_MOST = 25
-"""Jobs that one reconciliation asks for, unless a person wants more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What reconciliation reads and writes through.
-
-    ``me`` is this process; ``processes`` are all that it can see; ``directory_of`` maps a run id to its
-    directory; ``wake_everybody`` tells the others that a slot or a task is free; ``job_backends`` are those whose
-    runs are jobs at a provider, ``roles`` the names of those that have watchers; ``beat`` is called while providers
-    are waited for; ``childless_since`` remembers, for as long as this process lives, since when (monotonic ms) a
-    keeper has been seen without an executor.
-    """
-
-    ledger: Ledger
-    board: Board
-    clock: Clock
-    host: Host
-    me: Process
-    processes: Processes
-    settlement: Settlement
-    directory_of: Callable[[str], str]
-    wake_everybody: Callable[[], None]
-    startup_lock: Path
-    job_backends: Mapping[str, JobBackend]
-    roles: Collection[str]
-    beat: Callable[[], None] = lambda: None
-    childless_since: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which open runs are looked at; None is no limit."""
-
-    run_id: str | None = None
-    backend: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """Who may ask providers out of turn: a person, or a timer for backends that allow it; at most ``limit`` jobs.
-
-    ``min_age_ms``: younger jobs are left alone; None is the backend's own for a timer, and none for a person.
-    ``again_after_ms``: runs whose jobs this person's command has asked about already. They are asked about again only
-    so long after they were heard of, and as pauses and breaker allow.
-    """
-
-    by_person: bool
-    min_age_ms: int | None = None
-    limit: int = ASKED_AT_MOST
-    again_after_ms: Mapping[str, int] = field(default_factory=dict)
-
-
-BY_TIMER = Asking(by_person=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +111,7 @@ def _look_at(
     looks = [_Look.at(surroundings, run) for run in runs]
     trees = _find_trees(surroundings, [look.query for look in looks if look.has_tree_here], table)
     now = surroundings.clock.now()
-    jobs = _job_facts(surroundings, [run for run in runs if run.is_job], asking, now)
+    jobs = job_facts(surroundings, [run for run in runs if run.is_job], asking, now)
     return [
         look.evidence(
             now,
@@ -182,58 +124,6 @@ def _look_at(
         )
         for look in looks
     ]
-
-
-def _job_facts(surroundings: Surroundings, runs: Sequence[Run], asking: Asking | None, now: Now) -> dict[str, JobFacts]:
-    if not runs:
-        return {}
-    memories, health = surroundings.ledger.jobs([run.run_id for run in runs]), surroundings.ledger.health()
-    facts = {}
-    for run in runs:
-        memory, backend = memories.get(run.run_id), surroundings.job_backends.get(run.backend)
-        heard_at = memory.heard_at if memory is not None else run.submitting_at
-        heard_ms = max(0, now.wall - heard_at) if heard_at is not None else 0
-        if backend is None:
-            facts[run.run_id] = JobFacts(heard_ms=heard_ms, memory=memory)
-            continue
-        asked = partial(_may_be_asked, run.run_id, backend, health.get(run.backend), memory, heard_ms, now.wall)
-        facts[run.run_id] = JobFacts(
-            may_ask=asking is not None and asked(asking),
-            may_submit_again=backend.may_submit_again and run.role in surroundings.roles,
-            submit_timeout_ms=backend.submit_timeout_ms,
-            heard_ms=heard_ms,
-            min_age_ms=backend.min_age_ms,
-            is_eligible=asked(BY_TIMER),
-            memory=memory,
-        )
-    return _with_limit(facts, asking)
-
-
-def _may_be_asked(
-    run_id: str,
-    backend: JobBackend,
-    health: Health | None,
-    memory: JobMemory | None,
-    heard_ms: int,
-    now: int,
-    asking: Asking,
-) -> bool:
-    if not (asking.by_person or backend.asks_by_itself):
-        return False
-    again_after_ms = asking.again_after_ms.get(run_id)
-    if again_after_ms is not None:
-        return heard_ms >= again_after_ms and may_be_asked(health, memory, now, by_person=False)
-    default_ms = 0 if asking.by_person else backend.min_age_ms
-    if heard_ms < (default_ms if asking.min_age_ms is None else asking.min_age_ms):
-        return False
-    return may_be_asked(health, memory, now, by_person=asking.by_person)
-
-
-def _with_limit(facts: dict[str, JobFacts], asking: Asking | None) -> dict[str, JobFacts]:
-    """Those that were heard of longest ago, when there are too many."""
-    wanted = sorted((run_id for run_id, each in facts.items() if each.may_ask), key=lambda each: -facts[each].heard_ms)
-    late = wanted[asking.limit :] if asking is not None else []
-    return facts | {run_id: replace(facts[run_id], may_ask=False) for run_id in late}
 
 
 def _find_trees(surroundings: Surroundings, queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, Tree]:

@@ -15,9 +15,9 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 from operations_center.errors import OperationsCenterError
-from operations_center.in_flight_reconcile.evidence import Surroundings
-from operations_center.in_flight_reconcile.jobs import artifacts_of, job_of, no_backend
+from operations_center.in_flight_reconcile.asking import artifacts_of, job_of, no_backend
 from operations_center.in_flight_reconcile.plan import LATE
+from operations_center.in_flight_reconcile.surroundings import Surroundings
 from operations_center.keeper.inspect import read_file_of
 from operations_center.model import Outcome, Proof, Run, RunState
 from operations_center.outcomes import Ending

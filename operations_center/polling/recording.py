@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from operations_center.errors import BoardUnreachable
-from operations_center.in_flight_reconcile.evidence import Surroundings
-from operations_center.in_flight_reconcile.jobs import (
-    Asked,
+from operations_center.in_flight_reconcile.asking import Asked
+from operations_center.in_flight_reconcile.job_records import (
     ending_found,
     note_of,
     note_unclaimed,
@@ -16,6 +15,7 @@ from operations_center.in_flight_reconcile.jobs import (
     record_health,
     record_job,
 )
+from operations_center.in_flight_reconcile.surroundings import Surroundings
 from operations_center.model import HOLDS_SLOT, Outcome, Proof, Run
 from operations_center.outcomes import Ending, ending_of_job
 from operations_center.polling.followed import Changed, Followed

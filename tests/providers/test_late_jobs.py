@@ -11,7 +11,7 @@ import pytest
 
 from operations_center.clock import Clock, Now
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
-from operations_center.in_flight_reconcile.jobs import ASKS_IN_VAIN
+from operations_center.in_flight_reconcile.job_records import ASKS_IN_VAIN
 from operations_center.model import Outcome, Proof, RunState, TaskState
 from operations_center.polling.followed import Changed, Followed
 from operations_center.polling.recording import Recorder

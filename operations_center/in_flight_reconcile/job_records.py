@@ -1,98 +1,24 @@
-"""Provider runs: what a provider's answers are made of in the ledger. Shared by the poller and by who asks out of turn.
+"""What a provider's answers are made of in the ledger. Shared by the poller and by who asks out of turn.
 
 What is written here is guarded like every change of a run: an answer that comes after somebody else has changed the run
 changes nothing.
 """
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from operations_center.errors import OperationsCenterError
-from operations_center.in_flight_reconcile.evidence import Surroundings
+from operations_center.in_flight_reconcile.asking import Asked
+from operations_center.in_flight_reconcile.surroundings import Surroundings
 from operations_center.model import Finish, JobMemory, Outcome, Proof, Run, TaskState
 from operations_center.outcomes import Ending, ending_of_job
 from operations_center.providers import Ill, Job
 from operations_center.providers.health import after_answer, pause_after_ms
-from operations_center.providers.looking import Finding, Going, Over, Unsure, look_after
-
-AT_ONCE = 32
-"""Jobs that are asked for at the same time, of all providers together."""
-
-BATCH_S = 0.05
-"""Answers that come within it are recorded in one transaction."""
-
-BEAT_S = 1.0
+from operations_center.providers.looking import Finding, Going, Over, Unsure
 
 ASKS_IN_VAIN = 7
 """In a row, before a job is given up after its time. With the pauses between them a timer asks for five minutes."""
-
-_log = logging.getLogger(__name__)
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """A job that somebody looked after, and what was found."""
-
-    run: Run
-    finding: Finding
-
-
-# Asking
-
-
-def job_of(run: Run, memory: JobMemory | None) -> Job:
-    assert run.provider_job_id is not None
-    return Job(run.provider_job_id, memory.urls if memory else {})
-
-
-def artifacts_of(surroundings: Surroundings, run: Run) -> Path:
-    return Path(surroundings.directory_of(run.run_id), "artifacts")
-
-
-def look_after_all(surroundings: Surroundings, runs: Sequence[Run]) -> Iterator[list[Asked]]:
-    """Ask for the jobs of runs, in their order and ``AT_ONCE`` at a time; what was found, as it comes.
-
-    A run that is to stop has its job cancelled. ``surroundings.beat`` is called while nothing comes.
-    """
-    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait  # noqa: PLC0415 - who never asks, never pays
-
-    memories = surroundings.ledger.jobs([run.run_id for run in runs])
-    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
-    try:
-        left = {pool.submit(_look_after, surroundings, run, memories.get(run.run_id)): run for run in runs}
-        while left:
-            done, _ = wait(left, BEAT_S, FIRST_COMPLETED)
-            if done:
-                done, _ = wait(left, BATCH_S)
-                yield [Asked(left.pop(each), each.result()) for each in done]
-            surroundings.beat()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _look_after(surroundings: Surroundings, run: Run, memory: JobMemory | None) -> Finding:
-    backend = surroundings.job_backends.get(run.backend)
-    if backend is None:
-        return no_backend(run)
-    try:
-        job, artifacts = job_of(run, memory), artifacts_of(surroundings, run)
-        return look_after(backend.provider, job, artifacts, end=run.stop_outcome is not None)
-    except OperationsCenterError as error:
-        return Unsure(str(error))
-    except Exception as error:
-        # A defect in one job's answer must not keep the others from theirs.
-        _log.exception("the request for run %s failed", run.run_id)
-        return Unsure(f"{type(error).__name__} in the request")
-
-
-def no_backend(run: Run) -> Unsure:
-    return Unsure(f"there is no backend {run.backend} any more", may_pass=False)
-
-
-# Recording
 
 
 def record_job(surroundings: Surroundings, run: Run, job: Job) -> Run | None:

@@ -8,21 +8,20 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from operations_center.config import Config
 from operations_center.errors import LedgerReplaced, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
 from operations_center.heart import BEAT_EVERY_MS, Awake, Heart
 from operations_center.locks import is_still_there, take_lock
-from operations_center.model import TaskState
 from operations_center.pulse import read_pulse
 from operations_center.releases.deployment import Version
 from operations_center.state_directory import PULL, SUPERVISOR, WATCHDOG
 from operations_center.stopping.ends import executors_left
 from operations_center.supervisor.crew import Crew
 from operations_center.supervisor.deploying import Deploying
+from operations_center.supervisor.idle import is_idle
 from operations_center.supervisor.image import INSTALLED_CODE, end_for_good, execute, loop_turned, why_not_start
+from operations_center.supervisor.notes import START_WITHIN_S, Notes
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
 from operations_center.supervisor.pulling import Pulling
 from operations_center.supervisor.rollout import Become, Exchange, Fleet, Wait
@@ -31,13 +30,6 @@ from operations_center.watchdog import dump_and_end, is_stalled
 from operations_center.wiring import Center
 
 _log = logging.getLogger(__name__)
-
-START_WITHIN_S = 0.5
-"""As long as a note in the log or the end of a drain may keep the fleet from starting."""
-
-TELL_AGAIN_MS = 2_000
-UNTOLD_KEPT = 1_000
-"""Notes that the ledger did not take are offered again, as many of the last ones as this."""
 
 AGAIN_WITHIN_S = 2
 
@@ -90,8 +82,7 @@ class Supervisor:
         self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me, *center.version)
         self._announced = False
         self._notify_at = 0
-        self._untold: list[tuple[str, dict[str, Any]]] = []
-        self._tell_at = 0
+        self._notes = Notes(center)
 
     def run(self) -> int:
         """Until told to stop, or with ``exit_when_idle`` until nothing is left to do; 1 when the ledger is gone.
@@ -101,11 +92,11 @@ class Supervisor:
         lock_file = self._center.state.supervisor_lock
         self._lock = lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
         self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
-        self._crew = Crew(self._center, self._roles, self._waiting, self._fork_server, self._awake, self._note)
+        self._crew = Crew(self._center, self._roles, self._waiting, self._fork_server, self._awake, self._notes.add)
         try:
             self._end_old_drain()
             self._begin_to_deploy()
-            self._note("supervisor.started", {"roles": self._roles})
+            self._notes.add("supervisor.started", {"roles": self._roles})
             self._crew.recognise_survivors(self._current)
             while not self._waiting.stop_requests and not self._is_idle():
                 self._turn()
@@ -129,8 +120,7 @@ class Supervisor:
 
     def _turn(self) -> None:
         self._crew.start_due()
-        if self._now() >= self._tell_at:
-            self._write_notes()
+        self._notes.write_if_due()
         self._beat()
         ended = self._waiting.wait(self._sleep_s())
         self._waiting.take_wake_up()
@@ -179,7 +169,7 @@ class Supervisor:
         silent = is_stalled(pulse, now, self._awake.since, self._center.host.boot_id, stalled_after_ms)
         if silent and self._heart.could_beat_for(stalled_after_ms):
             _log.error("the watchdog %d does not turn its loop; it is replaced", pulse.pid)
-            self._note("watcher.stalled", {"role": WATCHDOG, "pid": pulse.pid, "by": "supervisor"})
+            self._notes.add("watcher.stalled", {"role": WATCHDOG, "pid": pulse.pid, "by": "supervisor"})
             dump_and_end(pulse.process)
 
     def _beat(self) -> None:
@@ -270,8 +260,8 @@ class Supervisor:
         copy = self._center.state.config_copy(version.config) if version.config else None
         refusal = why_not_start(runtime, file, copy)
         if refusal is None:
-            self._note("supervisor.re_executed", {"release": version.commit})
-            self._write_notes()
+            self._notes.add("supervisor.re_executed", {"release": version.commit})
+            self._notes.write()
             # The next image makes its own, of its own code.
             self._crew.end_fork_servers()
             if self._pulling is not None:
@@ -283,7 +273,7 @@ class Supervisor:
 
     def _refuse_to_become(self, reason: str) -> None:
         _log.error("goes on as it is: %s", reason)
-        self._note("supervisor.re_execution_refused", {"reason": reason})
+        self._notes.add("supervisor.re_execution_refused", {"reason": reason})
 
     def _words_of(self, version: Version) -> list[str]:
         copy = ["--config-copy", str(self._center.state.config_copy(version.config))] if version.config else []
@@ -348,8 +338,8 @@ class Supervisor:
 
     def _say_what_is_left(self) -> None:
         running = self._executors_left()
-        self._note("supervisor.stopped", {})
-        self._write_notes()
+        self._notes.add("supervisor.stopped", {})
+        self._notes.write()
         _log.info("stopped" + (f"; {running} on, to be adopted by the next `up`" if running else ""))
 
     def _executors_left(self) -> str:
@@ -361,7 +351,7 @@ class Supervisor:
             return ""
         return "" if not count else "1 executor runs" if count == 1 else f"{count} executors run"
 
-    # Time and notes
+    # Time
 
     def _now(self) -> int:
         return self._center.clock.now().monotonic
@@ -371,36 +361,3 @@ class Supervisor:
         pull_at = self._pulling.due_at if self._pulling else None
         moments = [*self._crew.moments(), notify_at, pull_at, self._deploy_at]
         return seconds_until(moments, self._now(), BEAT_EVERY_MS / 1000)
-
-    def _note(self, kind: str, data: dict[str, Any]) -> None:
-        """The log explains every moment; it is written when whoever is due has been started."""
-        self._untold.append((kind, {"supervisor": self._center.me.pid, **data}))
-
-    def _write_notes(self) -> None:
-        """A ledger that is busy must not keep the fleet from starting; one that is full takes them later."""
-        if not self._untold:
-            return
-        try:
-            with self._center.ledger.within(START_WITHIN_S), self._center.ledger.transaction():
-                for kind, data in self._untold:
-                    self._center.ledger.note(kind, data)
-        except OperationsCenterError as error:
-            _log.warning("cannot note %d events: %s", len(self._untold), error)
-            self._tell_at = self._now() + TELL_AGAIN_MS
-            del self._untold[:-UNTOLD_KEPT]
-        else:
-            self._untold.clear()
-
-
-def is_idle(center: Center, roles: Sequence[str]) -> bool:
-    """Whether these roles have nothing to run now and nothing that they will retry by themselves."""
-    kinds = [kind for role in roles for kind in center.config.roles[role].task_kinds]
-    with center.ledger.snapshot():
-        runnable = [task for task in center.board.ready(kinds) if _could_run(center.config, task.backend)]
-        open_runs = [run for run in center.ledger.open_runs() if run.role in roles and run.doubt is None]
-        running = [task for task in center.board.tasks(TaskState.RUNNING) if task.kind in kinds]
-    return not runnable and not open_runs and not running
-
-
-def _could_run(config: Config, backend: str | None) -> bool:
-    return backend is None or backend in config.backends

@@ -14,7 +14,7 @@ from operations_center.config.structure import keys_of, nested_section
 from operations_center.in_flight_reconcile import LOCK_WITHIN_S, STARTUP_BUDGET_S
 from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, PROVIDER_RUN, SETTLING_RUN
 from operations_center.store.sqlite import WRITE_WITHIN_S
-from operations_center.supervisor import START_WITHIN_S
+from operations_center.supervisor.notes import START_WITHIN_S
 from operations_center.watcher import TAKE_OVER_WITHIN_S
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -170,7 +170,10 @@ def _detach(log: Path, command: Sequence[str], as_json: bool) -> int:
         if readable and said != READY.encode():
             # It ends, and says why there, or before it had a log.
             code = popen.wait()
-            click.echo((said or os.pread(errors.fileno(), SAID_AT_MOST, 0)).decode(errors="replace").strip(), err=True)
+            words = (said or os.pread(errors.fileno(), SAID_AT_MOST, 0)).decode(errors="replace").strip()
+            click.echo(
+                words or f"cannot start the fleet: its supervisor ended before all were ready, see {log}", err=True
+            )
             return code if code > 0 else 1
     # The child runs on; that it is not waited for is what --detach means.
     popen.returncode = 0

@@ -24,7 +24,7 @@ LONGEST_PAUSE_MS = 10_000
 """Between a command's asks for one job that goes on; they double."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Passes:
     """The reconciliations of one command, which looks often and asks providers rarely.
 

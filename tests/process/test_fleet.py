@@ -10,6 +10,7 @@ import pytest
 
 from operations_center.clock import SystemClock
 from operations_center.identity import Process, is_alive
+from operations_center.locks import lock_within
 from operations_center.pulse import read_pulse
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
 from tests.fleet import PATIENCE_S, Fleet, kill_if_there, wait_until
@@ -269,6 +270,19 @@ def test_what_keeps_a_fleet_in_the_background_from_starting_is_told_to_who_start
     fleet.state.supervisor_lock.mkdir()
     refused = fleet.run("up", "--detach", expect=1)
     assert refused.stderr.startswith("cannot start the supervisor: cannot open the lock ")
+
+
+def test_a_supervisor_that_is_killed_in_the_background_before_all_are_ready_is_not_called_started(fleet: Fleet) -> None:
+    fleet.run("task", "list")
+    # No watcher is ready as long as it waits for its turn to reconcile.
+    with lock_within(fleet.state.startup_lock, PATIENCE_S):
+        caller = fleet.popen("up", "--detach")
+        wait_until(lambda: pulse_state(fleet) == "starting", "the supervisor starts")
+        os.kill(fleet.pulse(SUPERVISOR).pid, signal.SIGKILL)
+        assert caller.wait(PATIENCE_S) == 1
+    log = fleet.state.log(SUPERVISOR)
+    told = f"cannot start the fleet: its supervisor ended before all were ready, see {log}\n"
+    assert (fleet.root / "up.log").read_text() == told
 
 
 def test_of_two_supervisors_started_at_once_exactly_one_runs_and_the_other_names_it(fleet: Fleet) -> None:

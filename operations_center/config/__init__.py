@@ -25,7 +25,7 @@ from operations_center.config.sections import (
 )
 from operations_center.config.showing import merged
 from operations_center.config.template import template_text, write_template
-from operations_center.config.units import format_duration, format_size, parse_duration, parse_size
+from operations_center.units import format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
     "FILE_NAME",

@@ -6,8 +6,8 @@ from typing import Any
 
 from operations_center.config.sections import Config, Section
 from operations_center.config.structure import keys_of
-from operations_center.config.units import format_duration, format_size
 from operations_center.config.wording import hide_user
+from operations_center.units import format_duration, format_size
 
 
 def merged(config: Config) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What an executor says of its own run, in ``result.json``: rubbish is an answer here, never an exception."""
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from operations_center.keeper.inspect import is_there
+from operations_center.units import parse_duration
 
 RESULT_LIMIT = 1024 * 1024
 RETRY_LIMIT_MS = 366 * 86_400_000
-
-_MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class ResultFollowUp(msgspec.Struct, frozen=True):
@@ -107,10 +105,10 @@ def _refuse_unstorable(text: str) -> None:
 
 
 def _duration_ms(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h|d)", text)
-    if match is None:
-        raise ValueError(f"retry_after must look like 10m, not {text[:40]!r}")
-    duration = int(match[1]) * _MILLISECONDS[match[2]]
+    try:
+        duration = parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"retry_after: {error}") from error
     if duration > RETRY_LIMIT_MS:
         raise ValueError(f"retry_after is more than a year: {text}")
     return duration

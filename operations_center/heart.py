@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from operations_center.clock import Clock, Now
 from operations_center.identity import Host, Process
@@ -12,6 +12,13 @@ from operations_center.pulse import Pulse, write_pulse
 _log = logging.getLogger(__name__)
 
 BEAT_EVERY_MS = 2_000
+
+
+class Patience(NamedTuple):
+    """When somebody was asked for something, in monotonic ms, and how long that may take."""
+
+    asked_at: int
+    within_ms: int
 
 
 class Awake:
@@ -31,6 +38,10 @@ class Awake:
             self.since = now.monotonic
         self._looked_at = now.monotonic
         return now
+
+    def end_of(self, patience: Patience) -> int:
+        """In monotonic ms: while this process stood still, whoever was asked may have done so too."""
+        return max(patience.asked_at, self.since) + patience.within_ms
 
 
 @dataclass

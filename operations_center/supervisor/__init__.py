@@ -240,6 +240,8 @@ class Supervisor:
                         return None
 
     def _seen(self, deploying: Deploying) -> Fleet:
+        # After the time was taken by which they are judged.
+        self._crew.see_who_is_ready()
         current = deploying.deployment.current
         return Fleet(
             me=self._center.version,

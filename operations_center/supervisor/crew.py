@@ -5,11 +5,11 @@ import random
 import signal
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from operations_center.fleet import called, look_at
 from operations_center.forking import Fork, Forked, ForkServer
-from operations_center.heart import Awake
+from operations_center.heart import Awake, Patience
 from operations_center.identity import Process
 from operations_center.keeper.stop import signal_processes
 from operations_center.logs import STACK_DUMP
@@ -38,13 +38,6 @@ EXIT_TEMPFAIL = 75
 Note = Callable[[str, dict[str, Any]], None]
 
 
-class Farewell(NamedTuple):
-    """When it was asked to leave, in monotonic ms, and how long it may take."""
-
-    asked_at: int
-    within_ms: int
-
-
 class Crew:
     """``fork_server`` is that of the version which the supervisor itself runs; ``note`` writes into the event log.
 
@@ -69,11 +62,11 @@ class Crew:
         self._alive: dict[str, Process] = {}
         self._started_at: dict[str, int] = {}
         self._ready_at: dict[str, int] = {}
-        self._leaving: dict[str, Farewell] = {}
+        self._leaving: dict[str, Patience] = {}
         self._trial: Version | None = None
         self._deaths: list[str] = []
         self._logged: dict[str, int] = {}
-        self._spawners = Spawners(self._start_fork_server, center.clock, waiting)
+        self._spawners = Spawners(self._start_fork_server, center.clock, awake, waiting)
         self._spawners.of(center.version.commit).take(fork_server)
 
     @property
@@ -100,7 +93,7 @@ class Crew:
         """When there is something to do, in monotonic ms."""
         # One whose fork server is not there yet waits for that.
         starts = [child.start_at for name, child in self._children.items() if self._spawner_of(name)]
-        return [*starts, *self._spawners.moments(), *map(self._kill_at, self._leaving.values())]
+        return [*starts, *self._spawners.moments(), *map(self._awake.end_of, self._leaving.values())]
 
     # Starting
 
@@ -167,9 +160,9 @@ class Crew:
         self._waiting.for_end_of(name, process)
 
     def see_who_is_ready(self) -> None:
-        for name in self._alive:
+        for name in [name for name in self._alive if self._children[name].state is ChildState.STARTING]:
             pulse = self._pulse_of(name)
-            if self._children[name].state is ChildState.STARTING and pulse is not None and pulse.state == "ready":
+            if pulse is not None and pulse.state == "ready":
                 if self._center.config.code_pull is not None and name not in self._leaving:
                     # Of one that was recognised before it could tell, it was only supposed.
                     self._versions[name] = Version(pulse.release, pulse.config)
@@ -220,11 +213,12 @@ class Crew:
 
     def stop(self) -> None:
         """Until none of them is left; those that are late are killed."""
-        kill_at = self._now() + self._stop_within_ms
+        patience = Patience(self._now(), self._stop_within_ms)
         self.end_fork_servers()
         signal_processes(self._alive.values(), signal.SIGTERM)
         while self._alive:
-            if self._now() >= kill_at:
+            now = self._awake.look().monotonic
+            if now >= self._awake.end_of(patience):
                 signal_processes(self._alive.values(), signal.SIGKILL)
             for name in self._waiting.wait(0.2):
                 if self._alive.pop(name, None) is not None:
@@ -294,7 +288,7 @@ class Crew:
         """One that hangs hears nothing; it writes into its log where it is."""
         now, pulse = self._awake.look().monotonic, self._pulse_of(name)
         hangs = pulse is not None and now - max(pulse.heartbeat_mono, self._awake.since) > SILENT_MS
-        self._leaving[name] = Farewell(now, DUMP_WITHIN_MS if hangs else self._stop_within_ms)
+        self._leaving[name] = Patience(now, DUMP_WITHIN_MS if hangs else self._stop_within_ms)
         if hangs:
             self._note("watcher.stalled", {"role": name, "pid": self._alive[name].pid, "by": "supervisor"})
         signal_processes([self._alive[name]], STACK_DUMP if hangs else signal.SIGTERM)
@@ -312,12 +306,8 @@ class Crew:
 
     def kill_who_does_not_leave(self) -> None:
         now = self._awake.look().monotonic
-        late = [self._alive[name] for name, farewell in self._leaving.items() if now >= self._kill_at(farewell)]
+        late = [self._alive[name] for name, patience in self._leaving.items() if now >= self._awake.end_of(patience)]
         signal_processes(late, signal.SIGKILL)
-
-    def _kill_at(self, farewell: Farewell) -> int:
-        """In monotonic ms; while the supervisor stood still, who leaves may have done so too."""
-        return max(farewell.asked_at, self._awake.since) + farewell.within_ms
 
     # Fork servers
 

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from operations_center.errors import Unavailable
@@ -18,19 +20,24 @@ INSTALLED_CODE = "installed"
 CHECK_WITHIN_S = 10.0
 """An image that takes longer to say that it can start is not changed to."""
 
+LOOK_EVERY_S = 0.5
+"""Whether it has said so. The looks are counted: time in which this process stood still is one of them."""
+
 _NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 HANGS_MS = 25_000
 CERTAIN_MS = 5_000
 """A loop on trial that does not turn for the first, and then not for the second either, hangs."""
 
+LOOKS = 5
+"""So many signals make the second time, one after the other as they are due."""
+
 # Given as text, so that no release brings its own: whether the next image raises or hangs, this process goes on as
-# before. A process that was stopped is told once that its time is up, however long ago that was, and has the second
-# time to turn its loop.
+# before. A process that was stopped, however often, gets a signal late: the second time then begins anew.
 _LAUNCH = """
 import json, os, runpy, signal, sys, time, traceback
 before = json.loads(sys.argv.pop(1))
-me, told_at = os.getpid(), None
+me, looks, looked_at = os.getpid(), 0, 0.0
 def go_on_as_before(reason):
     signal.setitimer(signal.ITIMER_REAL, 0)
     try:
@@ -43,13 +50,15 @@ def go_on_as_before(reason):
             os.environ[name] = value
     os.execv(before["argv"][0], [*before["argv"], "--handed-back", reason])
 def too_late(*_):
-    global told_at
-    last, told_at = told_at, time.monotonic()
-    if os.getpid() == me and last is not None and told_at - last < 2 * before["certain_s"]:
+    global looks, looked_at
+    last, looked_at = looked_at, time.monotonic()
+    looks = looks + 1 if looked_at - last < 2 * before["look_s"] else 0
+    signal.setitimer(signal.ITIMER_REAL, before["look_s"], before["look_s"])
+    if os.getpid() == me and looks >= before["looks"]:
         traceback.print_stack()
         go_on_as_before("its supervisor does not turn its loop")
 signal.signal(signal.SIGALRM, too_late)
-signal.setitimer(signal.ITIMER_REAL, before["hangs_s"], before["certain_s"])
+signal.setitimer(signal.ITIMER_REAL, before["hangs_s"], before["look_s"])
 class Heard:
     said = ""
     def write(self, text):
@@ -87,7 +96,11 @@ def loop_turned(*, on_trial: bool) -> None:
 
 
 def _set_timer(milliseconds: int) -> None:
-    signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000, CERTAIN_MS / 1000 if milliseconds else 0)
+    signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000, _look_s() if milliseconds else 0)
+
+
+def _look_s() -> float:
+    return CERTAIN_MS / 1000 / LOOKS
 
 
 def why_not_start(runtime: Runtime, config_file: Path, copy: Path | None) -> str | None:
@@ -97,22 +110,32 @@ def why_not_start(runtime: Runtime, config_file: Path, copy: Path | None) -> str
     """
     words = ["config", "check", "--config", str(config_file), *(["--copy", str(copy)] if copy else [])]
     try:
-        done = subprocess.run(
+        asked = subprocess.Popen(
             runtime.command(*words),
             env=runtime.environment(os.environ),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CHECK_WITHIN_S,
-            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
     except OSError as error:
         if error.errno in _NO_PROCESS:
             raise Unavailable(f"cannot ask whether the supervisor can start: {error.strerror}; try again") from error
         return str(error)
-    except subprocess.TimeoutExpired as error:
-        return str(error)
-    return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    with asked:
+        complaint = _complaint_of(asked)
+    if complaint is None:
+        return f"{shlex.join(words)} was not done within {CHECK_WITHIN_S:g} s"
+    return None if asked.returncode == 0 else " ".join(complaint.split()) or f"exit code {asked.returncode}"
+
+
+def _complaint_of(asked: "subprocess.Popen[str]") -> str | None:
+    """Once it has ended; None for one that did not in time, and was killed."""
+    for _ in range(round(CHECK_WITHIN_S / LOOK_EVERY_S)):
+        with suppress(subprocess.TimeoutExpired):
+            return asked.communicate(timeout=LOOK_EVERY_S)[1]
+    asked.kill()
+    return None
 
 
 def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Sequence[str]) -> OSError:
@@ -130,7 +153,8 @@ def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Se
         "environment": changed,
         "lock": lock,
         "hangs_s": HANGS_MS / 1000,
-        "certain_s": CERTAIN_MS / 1000,
+        "look_s": _look_s(),
+        "looks": LOOKS,
     }
     argv = runtime.script(_LAUNCH, json.dumps(back), *words, *handed_on)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -3,9 +3,11 @@
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from operations_center.clock import Clock
 from operations_center.forking import Fork, Forked, ForkServer, Reap
+from operations_center.heart import Awake, Patience
 from operations_center.identity import Process, read_exit_code
 from operations_center.state_directory import FORK_SERVER
 from operations_center.supervisor import child as machine
@@ -23,16 +25,20 @@ class Spawner:
     """One fork server. ``ask`` for a watcher by name; sooner or later the name is in ``take_answers`` or in ``bury``.
 
     ``start_anew`` starts a fork server of this release; ``name`` is the one under which its end is waited for.
+    ``awake``: whether the supervisor stood still.
     """
 
-    def __init__(self, name: str, start_anew: Callable[[], ForkServer], clock: Clock, waiting: Waiting) -> None:
+    def __init__(
+        self, name: str, start_anew: Callable[[], ForkServer], clock: Clock, awake: Awake, waiting: Waiting
+    ) -> None:
         self.name = name
         self._start_anew = start_anew
         self._clock = clock
+        self._awake = awake
         self._waiting = waiting
         self._child = Child(name)
         self._server: ForkServer | None = None
-        self._asked: dict[str, int] = {}
+        self._asked: dict[str, Patience] = {}
 
     @property
     def is_ready(self) -> bool:
@@ -65,24 +71,29 @@ class Spawner:
         self._server = server
         self._waiting.for_end_of(self.name, server.process)
         self._waiting.for_readable(server)
-        self._asked[self.name] = self._now() + START_WITHIN_MS
+        self._asked[self.name] = Patience(self._now(), START_WITHIN_MS)
 
     def ask(self, request: Fork) -> None:
         assert self._server is not None
         self._server.ask(request)
-        self._asked[request.name] = self._now() + ANSWER_WITHIN_MS
+        self._asked[request.name] = Patience(self._now(), ANSWER_WITHIN_MS)
 
     def take_answers(self) -> list[Forked]:
         if self._server is None:
             return []
-        answers = self._server.answers()
+        now = self._awake.look().monotonic
+        answers = self._answers_of(self._server)
+        if any(now >= self._awake.end_of(patience) for patience in self._asked.values()):
+            _log.error("%s %d does not answer; it is replaced", self.name, self._server.process.pid)
+            self._server.kill()
+        return answers
+
+    def _answers_of(self, server: ForkServer) -> list[Forked]:
+        answers = server.answers()
         for answer in answers:
             self._asked.pop(self.name if answer.name == FORK_SERVER else answer.name, None)
         if any(answer.name == FORK_SERVER for answer in answers):
             self._child = machine.became_ready(self._child, self._now())
-        if any(self._now() >= late for late in self._asked.values()):
-            _log.error("%s %d does not answer; it is replaced", self.name, self._server.process.pid)
-            self._server.kill()
         return [answer for answer in answers if answer.name != FORK_SERVER]
 
     def bury(self) -> list[str]:
@@ -103,14 +114,14 @@ class Spawner:
 
     def moments(self) -> list[int | None]:
         """When this needs the next look, in monotonic milliseconds."""
-        return [self._child.start_at, *self._asked.values()]
+        return [self._child.start_at, *map(self._awake.end_of, self._asked.values())]
 
     def end(self) -> list[Forked]:
         """No process is forked any more; the last answers. What was forked goes on."""
         if self._server is None:
             return []
         self._server.end()
-        answers = self.take_answers()
+        answers = self._answers_of(self._server)
         self._waiting.forget(self.name)
         self._leave()
         self._child = Child(self.name)
@@ -132,9 +143,12 @@ class Spawner:
 class Spawners:
     """By commit; None is the code that ``up`` was started with."""
 
-    def __init__(self, start_anew: Callable[[str | None], ForkServer], clock: Clock, waiting: Waiting) -> None:
+    def __init__(
+        self, start_anew: Callable[[str | None], ForkServer], clock: Clock, awake: Awake, waiting: Waiting
+    ) -> None:
         self._start_anew = start_anew
         self._clock = clock
+        self._awake = awake
         self._waiting = waiting
         self._by_commit: dict[str | None, Spawner] = {}
 
@@ -142,7 +156,8 @@ class Spawners:
         """Made when it is first asked for; it then starts by itself."""
         if commit not in self._by_commit:
             name = FORK_SERVER if commit is None else f"{FORK_SERVER} {commit}"
-            self._by_commit[commit] = Spawner(name, lambda: self._start_anew(commit), self._clock, self._waiting)
+            start = partial(self._start_anew, commit)
+            self._by_commit[commit] = Spawner(name, start, self._clock, self._awake, self._waiting)
         return self._by_commit[commit]
 
     def keep(self, commits: Collection[str | None]) -> Iterator[Forked]:

@@ -10,7 +10,7 @@ import pytest
 from operations_center.identity import Process, is_alive, read_stat
 from operations_center.locks import lock_holder
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
-from tests.fleet import PATIENCE_S, Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, kill_if_there, wait_until
 
 CONFIG = """
 [roles.goal]
@@ -114,6 +114,59 @@ def test_a_stopped_fork_server_is_replaced_when_a_watcher_is_wanted(fleet: Fleet
     wait_for_another(fleet, "goal", before)
 
     assert fork_server_of(supervisor.pid) != server
+
+
+def test_a_fork_server_is_not_replaced_for_a_silence_in_which_the_supervisor_stood_still_too(fleet: Fleet) -> None:
+    supervisor = fleet.up()
+    server, before = fork_server_of(supervisor.pid), fleet.pulse("goal").process
+
+    for pid in (server, before.pid):
+        os.kill(pid, signal.SIGSTOP)
+    kill(before.pid)
+    wait_until(lambda: not is_alive(before), "it is dead")
+    wait_until(lambda: told_of_goal(fleet) == "starting", "another is asked for")
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    signal.sigtimedwait([], 5)
+    os.kill(supervisor.pid, signal.SIGCONT)
+    signal.sigtimedwait([], 0.3)
+    kill_if_there(server, signal.SIGCONT)
+    wait_for_another(fleet, "goal", before)
+
+    assert fork_server_of(supervisor.pid) == server
+
+
+def told_of_goal(fleet: Fleet) -> str:
+    """Its state in the supervisor's own words."""
+    children = {child["name"]: child for child in fleet.pulse(SUPERVISOR).details["children"]}
+    return str(children["goal"]["state"])
+
+
+def test_a_supervisor_ends_well_when_its_fork_server_has_not_answered(fleet: Fleet) -> None:
+    supervisor = fleet.up()
+    server, before = fork_server_of(supervisor.pid), fleet.pulse("goal").process
+    os.kill(server, signal.SIGSTOP)
+    kill(before.pid)
+    wait_until(lambda: told_of_goal(fleet) == "starting", "another is asked for")
+    supervisor.terminate()
+    assert supervisor.wait(PATIENCE_S) == 0
+
+
+def test_a_watcher_that_stood_still_with_its_supervisor_is_not_killed_when_the_fleet_ends(fleet: Fleet) -> None:
+    supervisor = fleet.up()
+    goal = fleet.pulse("goal").process
+    os.kill(goal.pid, signal.SIGSTOP)
+    supervisor.terminate()
+    wait_until(lambda: not is_alive(fleet.pulse("test").process), "its watchers are told to end")
+
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    # Longer than a watcher may take to end.
+    signal.sigtimedwait([], 6)
+    os.kill(supervisor.pid, signal.SIGCONT)
+    signal.sigtimedwait([], 0.3)
+    kill_if_there(goal.pid, signal.SIGCONT)
+
+    assert supervisor.wait(PATIENCE_S) == 0
+    assert fleet.pulse("goal").state == "stopping"
 
 
 def test_the_exit_code_of_a_watcher_is_known_and_no_zombie_stays(fleet: Fleet) -> None:

@@ -136,7 +136,7 @@ JSON = st.recursive(
 KEYS = ("outcome", "summary", "retry_after", "follow_ups", "artifacts")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary() | st.dictionaries(st.sampled_from(KEYS), JSON).map(lambda d: json.dumps(d).encode()))
 def test_no_content_whatever_raises(tmp_path: Path, content: bytes) -> None:
     assert isinstance(read(tmp_path, content), Result | UnreadableResult)

@@ -104,7 +104,7 @@ def test_everything_that_stands_in_the_way_is_told_at_once() -> None:
     ]
 
 
-@settings(derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(held=st.integers(0, 50), cap=st.integers(1, 50))
 def test_a_backend_never_admits_past_its_cap(held: int, cap: int) -> None:
     assert bool(refused(Limits(cap), slots_held=held)) == (held >= cap)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from operations_center.config import (
@@ -315,7 +315,6 @@ def test_what_is_no_size_is_refused_in_a_sentence(text: str) -> None:
         parse_size(text)
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.integers(min_value=0, max_value=3650 * 86_400_000))
 def test_a_formatted_number_reads_as_itself(number: int) -> None:
     assert parse_duration(format_duration(number)) == number
@@ -334,7 +333,6 @@ def test_the_backoff_grows_up_to_its_maximum() -> None:
     assert backing_off(0, 2, 300_000).backoff_ms(10**12) == 0
 
 
-@settings(derandomize=True, deadline=None)
 @given(
     st.integers(0, 10**9),
     st.floats(1, 1_000),

@@ -83,7 +83,7 @@ ROWS = st.dictionaries(
 )
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(changes=st.lists(st.tuples(st.sampled_from(["r1", "r2", "r3"]), st.sampled_from(COLUMNS), VALUES), max_size=20))
 def test_the_fold_of_changes_is_the_table_that_they_make(changes: list[tuple[str, str, Any]]) -> None:
     table: dict[str, dict[str, Any]] = {}
@@ -94,7 +94,7 @@ def test_the_fold_of_changes_is_the_table_that_they_make(changes: list[tuple[str
     assert fold(log)["run"] == table
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=ROWS, data=st.data())
 def test_any_one_row_changed_by_hand_is_noticed_and_named(rows: dict[str, dict[str, Any]], data: st.DataObject) -> None:
     log = [event("run.reserved", run_id=run_id, run=row) for run_id, row in rows.items()]

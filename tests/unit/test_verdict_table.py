@@ -303,7 +303,7 @@ FREES = {Verdict.ORPHAN, Verdict.SETTLE, Verdict.UNKNOWABLE}
 BY_PLACE = {14, 16, 17}
 """Rows that need no look at the tree: it was on a host whose lease is over, or on another boot."""
 
-thorough = settings(max_examples=300, derandomize=True, deadline=None)
+thorough = settings(max_examples=300)
 
 
 @thorough

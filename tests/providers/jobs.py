@@ -1,10 +1,17 @@
 """A fleet whose tasks are jobs at the provider's server, and what a test does with it and asks of it."""
 
+import os
+import signal
 from typing import Any
 
+# Imported before a watcher is forked: a deadline of a second does not pass by it.
+import operations_center.providers.wire  # noqa: F401
 from operations_center.boards.local import NewTask
 from operations_center.model import Run
-from tests.fleet import Fleet, wait_until
+from operations_center.watcher import Watcher
+from tests.crash.job_steps import after
+from tests.fleet import Fleet
+from tests.points import Stepped
 from tests.providers.remote import Remote
 from tests.providers.script import WORDS, Course
 
@@ -37,7 +44,7 @@ json = {{ prompt = "{{prompt}}" }}
 [backends.video.poll]
 url = "{{base_url}}/jobs/{{job_id}}"
 status = "status"
-timeout = "2s"
+timeout = "20s"
 initial = "{initial}"
 max = "{initial}"
 """
@@ -52,7 +59,7 @@ def configure(
     cap: int = 4,
     timeout: str = "1h",
     initial: str = "20ms",
-    submit_timeout: str = "2s",
+    submit_timeout: str = "20s",
     grace: str = "1s",
 ) -> None:
     given = {"cap": cap, "timeout": timeout, "more": more, "initial": initial, "submit_timeout": submit_timeout}
@@ -88,13 +95,19 @@ def add(fleet: Fleet, count: int = 1) -> None:
 
 
 def polled_by_nobody(fleet: Fleet, remote: Remote, count: int = 1, polls: int = 1_000_000) -> None:
-    """Jobs at the provider, whose watcher was killed while it polled them."""
+    """Jobs at the provider, whose watcher was killed when it had recorded the id of the last, before it did more."""
     remote.goes(Course(polls=polls))
     add(fleet, count)
-    watcher = fleet.popen("watch", "--role", "goal")
-    wait_until(lambda: len(submitted(fleet)) == count, "the submissions")
-    watcher.kill()
-    watcher.wait()
+    watcher = Stepped(lambda: watch_here(fleet), count, signal.SIGKILL, after("Recorder._job"))
+    assert os.WTERMSIG(watcher.wait()) == signal.SIGKILL
+    assert len(submitted(fleet)) == count
+
+
+def watch_here(fleet: Fleet) -> None:
+    """In a process of its own."""
+    os.environ.update(fleet.environment)
+    with fleet.center() as center:
+        Watcher(center, center.config.roles["goal"]).run()
 
 
 def submitted(fleet: Fleet) -> list[Run]:

@@ -50,7 +50,8 @@ def unwritable(directory: Path) -> Iterator[None]:
             wait_until(lambda: subprocess.run(remount, check=False).returncode == 0, "the directory is read-only")
             yield
         finally:
-            subprocess.run(["umount", directory], check=True)
+            # Somebody may be reading there at this very moment.
+            subprocess.run(["umount", "-l", directory], check=True)
         return
     modes = {}
     for path in (directory, *directory.rglob("*")):

@@ -27,7 +27,7 @@ from operations_center.stopping.ends import wait_for_change
 from operations_center.wakeups import WakeUp
 from operations_center.watcher import Watcher
 from operations_center.wiring import Center
-from tests.fleet import Fleet
+from tests.fleet import PATIENCE_S, Fleet
 from tests.points import IsStep, Stepped, effects
 from tests.promises import broken_promises, broken_witness, living_runs
 from tests.runs import run_of_a_dead_watcher, with_clock
@@ -204,7 +204,7 @@ class Stage:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             for pidfd in pidfds:
-                assert select.select([pidfd], [], [], 20)[0]
+                assert select.select([pidfd], [], [], PATIENCE_S)[0]
 
     # What is true of it
 
@@ -218,7 +218,7 @@ class Stage:
 
     def come_to_rest(self) -> dict[str, set[int]]:
         """Until each run that lives has an executor that has begun, and until all have ended that were let go."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while restless := self._restless(living := self.living()):
             assert time.monotonic() < deadline, f"still waiting for {restless}"
             with opened_pidfds(_processes(restless)) as pidfds:

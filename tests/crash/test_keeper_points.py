@@ -24,7 +24,7 @@ from operations_center.keeper.inspect import ExitRecord, ProcessTable, read_exit
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
 from operations_center.pidfds import wait_for_end
 from operations_center.wiring import Center
-from tests.fleet import Fleet, kill_if_there, wait_until
+from tests.fleet import PATIENCE_S, Fleet, kill_if_there, wait_until
 from tests.runs import process_of, run_of_a_dead_watcher, start_run
 from tests.syscalls import (
     EVERY_POINT,
@@ -135,7 +135,7 @@ class Lives:
     def see_to_the_end(self, life: Life, surroundings: Surroundings | None = None) -> Run:
         """Reconcile until the run is closed, then once more, to no effect."""
 
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while self.run(life).state is not RunState.CLOSED:
             assert time.monotonic() < deadline, f"still waiting for the end of run {life.run_id}"
             self.reconcile(life, surroundings)
@@ -146,7 +146,7 @@ class Lives:
         assert (report.actions, report.violations, report.scanned_count) == ((), (), 0)
         assert self.center.ledger.last_event() == before
         for child in self.children:
-            child.wait(timeout=20)
+            child.wait(PATIENCE_S)
         self.children.clear()
         assert self.fleet.broken_promises() == []
         assert_its_end_is_what_it_recorded(self, life)
@@ -289,7 +289,7 @@ def test_a_keeper_stopped_at_any_call_keeps_the_slot_until_it_has_gone_on_to_its
             if dies == "executor":
                 end_executor(life)
             elif dies == "timer":
-                os.kill(life.timer.pid, signal.SIGKILL)
+                kill_if_there(life.timer.pid)
             # A second after the exit was recorded, or five without an executor, it is woken; until then it is let be.
             for _ in range(2):
                 lives.reconcile(life)

@@ -23,7 +23,7 @@ from operations_center.identity import is_alive
 from operations_center.locks import lock_holder
 from operations_center.pulse import read_pulse
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
-from tests.fleet import Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, kill_if_there, wait_until
 
 CONFIG = """
 [roles.goal]
@@ -135,7 +135,8 @@ def live(fleet: Fleet, victim: str, step: int) -> Life:
     wait_until(lambda: life.exit_code is not None or is_up(life), "it is up or dead")
     if life.exit_code is None:
         before = fleet.pulse("goal")
-        os.kill(before.pid, signal.SIGKILL)
+        # It may have come to its step just now.
+        kill_if_there(before.pid)
         wait_until(
             lambda: life.exit_code is not None or (is_up(life) and fleet.pulse("goal").pid != before.pid),
             "the watcher is back, or the supervisor is dead",
@@ -180,7 +181,7 @@ def assert_the_next_fleet_is_whole(fleet: Fleet) -> None:
     assert len(fleet.witnessed("begin")) == len(fleet.witnessed("end")) == before + 1
     fleet.run("down")
     assert members_alive(fleet) == {}
-    assert supervisor.wait(20) == 0
+    assert supervisor.wait(PATIENCE_S) == 0
     assert fleet.broken_promises() == []
 
 

@@ -3,11 +3,10 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fleet import Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, wait_until
 
 CONFIG = """
 [roles.goal]
@@ -57,8 +56,7 @@ def test_watchers_that_meet_damage_wait_longer_and_longer_and_a_restore_lets_the
     damage_table(fleet.state.ledger, "tasks")
 
     supervisor = fleet.popen("up")
-    wait_until(lambda: watcher(fleet)["state"] in ("backoff", "failed") and watcher(fleet)["restarts"] >= 2, "backoff")
-    (problem,) = fleet.json("status")["problems"]
+    (problem,) = wait_until(lambda: problems_of_a_pause(fleet), "a pause after two restarts")
     assert str(fleet.state.log("goal")) in problem
     (check,) = ledger_checks(fleet)
     assert check["status"] == "fault"
@@ -68,7 +66,7 @@ def test_watchers_that_meet_damage_wait_longer_and_longer_and_a_restore_lets_the
     assert backup in refused
     assert supervisor.poll() is None
     fleet.run("down", expect=None)
-    assert supervisor.wait(timeout=20) == 0
+    assert supervisor.wait(PATIENCE_S) == 0
     before = told(fleet)
 
     fleet.run("ledger", "restore", backup)
@@ -82,9 +80,13 @@ def test_watchers_that_meet_damage_wait_longer_and_longer_and_a_restore_lets_the
     assert not fleet.broken_promises()
 
 
-def watcher(fleet: Fleet) -> dict[str, Any]:
-    watchers: list[dict[str, Any]] = fleet.json("status", expect=None)["watchers"]
-    return next(each for each in watchers if each["role"] == "goal")
+def problems_of_a_pause(fleet: Fleet) -> list[str] | None:
+    """At one moment: the next one the watcher may be starting again."""
+    status = fleet.json("status", expect=None)
+    (watcher,) = [each for each in status["watchers"] if each["role"] == "goal"]
+    pauses = watcher["state"] in ("backoff", "failed") and watcher["restarts"] >= 2
+    problems: list[str] = status["problems"]
+    return problems if pauses else None
 
 
 def ledger_checks(fleet: Fleet) -> list[dict[str, str]]:
@@ -119,4 +121,4 @@ def test_a_log_that_was_removed_takes_admissions_with_it_and_that_is_noticed(fle
 def test_a_log_that_is_removed_under_a_fleet_ends_it(fleet: Fleet) -> None:
     supervisor = fleet.up()
     Path(f"{fleet.state.ledger}-wal").unlink()
-    assert supervisor.wait(timeout=30) == 1
+    assert supervisor.wait(PATIENCE_S) == 1

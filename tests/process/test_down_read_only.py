@@ -55,7 +55,15 @@ def begun(fleet: Fleet) -> list[str]:
 
 def is_executing(fleet: Fleet) -> bool:
     pids = living_runs().get(begun(fleet)[-1], set())
-    return any(b"well.py" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids if pid not in keepers(pids))
+    return any(b"well.py" in command_line(pid) for pid in pids - keepers(pids))
+
+
+def command_line(pid: int) -> bytes:
+    """Empty for one that has ended: a keeper does when it has recorded the end of its executor."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def goes_on_to_the_end(fleet: Fleet) -> list[dict[str, Any]]:

@@ -399,8 +399,11 @@ def test_output_of_300_mb_is_kept_whole(fleet: Fleet) -> None:
 
 
 DAEMON = r"""
-import os
+import os, time
 if os.fork():
+    # From its end on the daemon lives no longer than its grace.
+    while not os.path.exists(os.environ["HOME"] + "/go"):
+        time.sleep(0.01)
     os._exit(0)
 os.setsid()
 if os.fork():
@@ -418,6 +421,7 @@ def test_a_daemon_that_it_leaves_behind_holds_the_slot_until_it_is_ended(fleet: 
     (task_id,) = add(fleet, "")
     watcher = fleet.popen("watch", "--role", "goal", "--once")
     daemon = wait_until(lambda: read_process(fleet.root / "daemon"), "the daemon")
+    fleet.let_go()
 
     def slot_is_free() -> bool:
         with fleet.center() as center:

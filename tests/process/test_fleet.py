@@ -193,7 +193,8 @@ def test_a_stopped_watcher_is_replaced_and_its_runs_are_not_touched(fleet: Fleet
     fleet.let_go()
     wait_until(lambda: states(fleet) == {"done": 2}, "both tasks are done")
     assert len(fleet.witnessed("begin")) == len(fleet.witnessed("end")) == 2
-    assert "watcher.stalled" in {event["kind"] for event in fleet_events(fleet)}
+    # Whoever ends it tells of it afterwards.
+    wait_until(lambda: "watcher.stalled" in {event["kind"] for event in fleet_events(fleet)}, "the note of it")
 
 
 def test_a_stopped_watchdog_is_replaced_by_the_supervisor(fleet: Fleet) -> None:

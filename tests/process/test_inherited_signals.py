@@ -99,9 +99,12 @@ def test_a_fork_server_and_a_watcher_that_end_are_seen_and_replaced(fleet: Fleet
     os.kill(before.pid, signal.SIGKILL)
     wait_for_another(fleet, "goal", before)
     assert fork_server_of(supervisor) != server
-    ended = [event["data"] for event in fleet.json("events")["events"] if event["kind"] == "watcher.ended"]
-    assert [data["pid"] for data in ended] == [before.pid]
+    assert wait_until(lambda: ended(fleet), "the note of its end") == [before.pid]
     assert len(executors(fleet)) == 1
+
+
+def ended(fleet: Fleet) -> list[int]:
+    return [event["data"]["pid"] for event in fleet.json("events")["events"] if event["kind"] == "watcher.ended"]
 
 
 def stop(fleet: Fleet) -> None:

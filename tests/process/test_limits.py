@@ -1,9 +1,7 @@
 """Runs that are past their limits, with no watcher alive, and runs whose traces are deleted under them."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +13,8 @@ from operations_center.identity import Process, is_alive
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import ProcessTable, read_cgroup
 from operations_center.model import Outcome, Proof, Run, RunState, Task, TaskState
-from tests.fleet import PATIENCE_S, Fleet, wait_until
+from tests.fleet import Fleet, wait_until
+from tests.runs import run_of_a_dead_watcher
 
 UNTIL_TOLD = 'echo $$ >"$HOME/executor.new"; mv ~/executor.new ~/executor; until [ -e ~/end ]; do sleep 0.05; done'
 IGNORES_TERM = "trap '' TERM; " + UNTIL_TOLD
@@ -27,8 +26,8 @@ def fleet(fleet: Fleet) -> Iterator[Fleet]:
     (fleet.root / "end").touch()
 
 
-def start_watching(fleet: Fleet, script: str, backend: str) -> tuple["subprocess.Popen[bytes]", Run]:
-    """A watcher of one task whose executor runs."""
+def configure(fleet: Fleet, script: str, backend: str) -> None:
+    """With one task."""
     fleet.configure(
         f"""
 [roles.goal]
@@ -43,6 +42,11 @@ max_concurrent = 1
     )
     with fleet.center() as center:
         center.board.add([NewTask("Do it", "goal")])
+
+
+def start_watching(fleet: Fleet, script: str, backend: str) -> tuple["subprocess.Popen[bytes]", Run]:
+    """A watcher of one task whose executor runs."""
+    configure(fleet, script, backend)
     watcher = fleet.popen("watch", "--role", "goal", "--once")
     wait_until((fleet.root / "executor").exists, "the executor")
     return watcher, wait_until(lambda: the_started_run(fleet), "the record of its start")
@@ -55,7 +59,6 @@ def the_run(fleet: Fleet) -> Run:
 
 
 def the_started_run(fleet: Fleet) -> Run | None:
-    """It may have come to its limit already."""
     run = the_run(fleet)
     return run if run.keeper is not None else None
 
@@ -64,11 +67,6 @@ def the_task(fleet: Fleet) -> Task:
     with fleet.center() as center:
         (task,) = center.board.tasks()
         return task
-
-
-def kill(process: "subprocess.Popen[bytes]") -> None:
-    process.kill()
-    process.wait()
 
 
 def keeper_of(run: Run) -> Process:
@@ -91,13 +89,13 @@ def reconcile(fleet: Fleet) -> list[dict[str, Any]]:
     [("timeout", "ran longer than timeout"), ("idle_timeout", "no output for idle_timeout")],
 )
 def test_a_limit_holds_while_no_watcher_lives(fleet: Fleet, limit: str, reason: str) -> None:
-    watcher, run = start_watching(fleet, IGNORES_TERM, f'{limit} = "6s"\ngrace = "300ms"')
-    kill(watcher)
-    executor = int((fleet.root / "executor").read_text())
-    assert executor in ProcessTable.scan().pids_of_run(run.run_id)
+    configure(fleet, IGNORES_TERM, f'{limit} = "3s"\ngrace = "300ms"')
+    run_of_a_dead_watcher(fleet, "t1")
+    run = the_run(fleet)
 
     wait_until(lambda: not is_alive(keeper_of(run)), "the end of the run")
 
+    assert (fleet.root / "executor").exists()
     assert not ProcessTable.scan().pids_of_run(run.run_id)
     assert slot_is_held(fleet)
     (action,) = reconcile(fleet)
@@ -111,20 +109,19 @@ def test_a_limit_holds_while_no_watcher_lives(fleet: Fleet, limit: str, reason: 
 
 
 def test_an_executor_that_ignores_term_is_killed_after_its_grace(fleet: Fleet) -> None:
-    watcher, run = start_watching(fleet, IGNORES_TERM, 'timeout = "2s"\ngrace = "300ms"')
-    assert watcher.wait(PATIENCE_S) == 0
+    configure(fleet, IGNORES_TERM, 'timeout = "2s"\ngrace = "300ms"')
+    fleet.run("watch", "--role", "goal", "--once")
     ended = the_run(fleet)
     assert (ended.outcome, ended.reason, ended.exit_code) == (Outcome.TIMED_OUT, "ran longer than timeout", 137)
     assert ended.settled_at is not None
-    assert ended.settled_at - run.reserved_at >= 2_300
+    assert ended.settled_at - ended.reserved_at >= 2_300
     assert the_task(fleet).state is TaskState.READY
     assert not fleet.broken_promises()
 
 
 def test_an_executor_that_is_stopped_by_a_stranger_is_ended_by_its_limit(fleet: Fleet) -> None:
-    watcher, _ = start_watching(fleet, UNTIL_TOLD, 'timeout = "3s"\ngrace = "300ms"')
-    os.kill(int((fleet.root / "executor").read_text()), signal.SIGSTOP)
-    assert watcher.wait(PATIENCE_S) == 0
+    configure(fleet, "sh -c 'kill -STOP $PPID'; sleep 300", 'timeout = "2s"\ngrace = "300ms"')
+    fleet.run("watch", "--role", "goal", "--once")
     assert the_run(fleet).outcome is Outcome.TIMED_OUT
     assert not fleet.broken_promises()
 

@@ -9,7 +9,7 @@ import pytest
 from operations_center.identity import is_alive
 from operations_center.keeper.inspect import ProcessTable
 from operations_center.pulse import Pulse
-from tests.fleet import Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, wait_until
 
 CONFIG = """
 [roles.goal]
@@ -49,7 +49,7 @@ class Lost:
         self.run_ids = {event.run_id for event in fleet.witnessed("begin")}
         members = {name: fleet.pulse(name) for name in MEMBERS}
         take_away(fleet.state.root)
-        self.code = supervisor.wait(timeout=30)
+        self.code = supervisor.wait(PATIENCE_S)
         wait_until(lambda: not any(is_alive(each.process) for each in members.values()), "the fleet ends")
         self.members: dict[str, Pulse] = members
 
@@ -62,13 +62,19 @@ def let_go_and_wait(fleet: Fleet, lost: Lost) -> None:
     wait_until(lambda: not lost.living_runs(), "the executors end")
 
 
+def remove_everything(root: Path) -> None:
+    """Whoever lives there writes on meanwhile."""
+    while root.exists():
+        shutil.rmtree(root, ignore_errors=True)
+
+
 def remove_ledger(root: Path) -> None:
     (root / "ledger.db").unlink()
 
 
 def remove_all_of_ledger(root: Path) -> None:
     for path in root.glob("ledger.*"):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def replace_by_empty_directory(root: Path) -> None:
@@ -76,7 +82,7 @@ def replace_by_empty_directory(root: Path) -> None:
     root.mkdir(mode=0o700)
 
 
-@pytest.mark.parametrize("take_away", [shutil.rmtree, replace_by_empty_directory])
+@pytest.mark.parametrize("take_away", [remove_everything, replace_by_empty_directory])
 def test_a_fleet_whose_state_directory_is_gone_ends_and_no_new_one_begins_while_its_executors_run(
     fleet: Fleet, take_away: Callable[[Path], object]
 ) -> None:
@@ -137,7 +143,7 @@ def test_a_state_directory_that_was_moved_goes_on_where_it_is_now(fleet: Fleet) 
     fleet.let_go()
     assert_each_ran_once(fleet)
     supervisor.terminate()
-    assert supervisor.wait(timeout=20) == 0
+    assert supervisor.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("which", ["runs", "one run directory"])

@@ -21,6 +21,7 @@ from operations_center.ledger import Admission
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
 from operations_center.wiring import Center
 from tests.fleet import PATIENCE_S, Fleet, is_dead, wait_until
+from tests.runs import run_of_a_dead_watcher
 
 CONFIG = """
 [roles.goal]
@@ -79,8 +80,9 @@ def left_with_a_daemon(fleet: Fleet) -> str:
 
 
 def test_a_recorded_finish_is_not_undone_by_a_limit_that_passes_while_a_daemon_is_left(fleet: Fleet) -> None:
-    configure(fleet, LEAVE_A_DAEMON, timeout="5s")
-    run_id = left_with_a_daemon(fleet)
+    configure(fleet, "setsid sleep 300 & exit 0", timeout="4s")
+    (task_id,) = fleet.add(1, "goal")
+    run_id, _ = run_of_a_dead_watcher(fleet, task_id)
     wait_until(lambda: not ProcessTable.scan().pids_of_run(run_id), "the timer ends what is left")
     fleet.run("reconcile")
     (run,) = fleet.json("runs")["runs"]

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_no_dead_run_blocks_a_live_task_even_without_watchdog_and_supervisor(fle
     fleet.add(1, "goal")
     watcher = fleet.popen("watch", "--role", "goal")
     wait_until(lambda: fleet.witnessed("begin"), "the run begins")
-    (run,) = fleet.json("runs", "--open")["runs"]
+    (run,) = wait_until(lambda: started_runs(fleet), "the record of its start")
     # The watcher of goal does not look any more, and everything of the run dies.
     watcher.kill()
     watcher.wait()
@@ -109,6 +110,10 @@ def test_no_dead_run_blocks_a_live_task_even_without_watchdog_and_supervisor(fle
 
     assert fleet.json("task", "show", task_id)["state"] == "done"
     assert fleet.json("status", expect=3)["reconcile"]["admission"]["verdicts"] == {"orphan": 1}
+
+
+def started_runs(fleet: Fleet) -> list[dict[str, Any]]:
+    return [run for run in fleet.json("runs", "--open")["runs"] if run["keeper_pid"] is not None]
 
 
 def kill_tree(run_id: str) -> None:

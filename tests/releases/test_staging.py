@@ -21,7 +21,7 @@ from operations_center.state_directory import SUPERVISOR
 from operations_center.store import SCHEMA
 from operations_center.supervisor.pulling import Pulling
 from operations_center.waiting import Waiting
-from tests.fleet import wait_until
+from tests.fleet import kill_if_there, wait_until
 from tests.points import Stepped, effects
 from tests.releases.clones import Clones, open_run_of
 
@@ -316,7 +316,7 @@ def test_a_pull_that_stands_still_does_not_keep_the_supervisor_from_going_on(
         pulling.start_if_due()
         wait_until(clones.is_left, "it has begun")
         for pid in clones.is_left():
-            os.kill(pid, signal.SIGSTOP)
+            kill_if_there(pid, signal.SIGSTOP)
         pulling.end()
     wait_until(lambda: not clones.is_left(), "it has ended")
 

@@ -65,6 +65,16 @@ class Action(msgspec.Struct, frozen=True, gc=False):
     note: Mapping[str, Any] = {}
 
 
+def run_of(action: Action) -> Run:
+    assert action.run is not None
+    return action.run
+
+
+def evidence_of(action: Action) -> Evidence:
+    assert action.evidence is not None
+    return action.evidence
+
+
 def plan_actions(judgements: Iterable[Judgement], stale: Iterable[Claim]) -> list[Action]:
     """What the verdicts ask for; ``stale`` are tasks shown as running in our name without an open run."""
     of_runs = [_action(judgement) for judgement in judgements]

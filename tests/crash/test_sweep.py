@@ -25,7 +25,7 @@ from operations_center.in_flight_reconcile import (
     Report,
     Surroundings,
     Trigger,
-    apply,
+    freeing,
     reconcile_in_flight_on_startup,
 )
 from operations_center.locks import lock_within
@@ -41,7 +41,9 @@ BATCH = 100
 AMPLE_S = 60.0
 """The budget of a sweep that is not about its budget: the machine may have much else to do."""
 KILLS = 25
-STEPS = calls_of("in_flight_reconcile.apply", "settlement", "ledger.sqlite", "boards.local")
+STEPS = calls_of(
+    "in_flight_reconcile.apply", "in_flight_reconcile.freeing", "settlement", "ledger.sqlite", "boards.local"
+)
 
 CONFIG = """
 [roles.goal]
@@ -58,7 +60,7 @@ max_concurrent = 2
 def batches_of_a_hundred() -> Iterator[None]:
     """So that a few hundred runs are several batches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "BATCH", BATCH)
+        patch.setattr(freeing, "BATCH", BATCH)
         yield
 
 

@@ -161,7 +161,7 @@ def test_a_run_that_cannot_be_revoked_keeps_no_other_slot(fleet: Fleet, monkeypa
                 raise PermissionError("the directory is not ours")
             return revoke(directory)
 
-        monkeypatch.setattr("operations_center.in_flight_reconcile.apply.revoke", refuse_the_first)
+        monkeypatch.setattr("operations_center.in_flight_reconcile.freeing.revoke", refuse_the_first)
         report = clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
         assert sorted(action.done for action in report.actions) == ["applied", "applied", "error"]
         assert [run.run_id for run in center.ledger.open_runs()] == [runs[0].run_id]

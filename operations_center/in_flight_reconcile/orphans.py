@@ -236,10 +236,12 @@ COMMAND_RUN = (
         18,
         ANY,
         lambda e: (
-            e.not_begun and e.gate is GateState.ABSENT and e.watcher is ALIVE and e.reserved_ms < RESERVATION_YOUNG_MS
+            (e.not_begun or e.tree is ALIVE)
+            and (e.run.keeper is None and e.gate is GateState.ABSENT)
+            and (e.watcher is ALIVE and e.reserved_ms < RESERVATION_YOUNG_MS)
         ),
         Verdict.KEEP,
-        "its watcher is about to start it",
+        "its watcher is about to start it, or to record its start",
     ),
     Rule(
         19,

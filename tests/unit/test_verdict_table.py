@@ -127,6 +127,14 @@ def test_a_reservation_whose_directory_was_deleted_under_a_living_tree_is_no_orp
     assert (row, what) == (23, Verdict.REAP)
 
 
+def test_row_18_it_is_left_to_a_living_watcher_that_is_about_to_record_its_start() -> None:
+    seen = Tree(TreeQuery(RUN.run_id), False, (Process(4712, 100),), None)
+    living: dict[str, Any] = {"directory": GONE, "seen": seen, "executor": ALIVE, "watcher": ALIVE}
+    young, old = (replace(RESERVED, reserved_mono=NOW.monotonic - age) for age in (9_999, 10_000))
+    assert verdict(UNBEGUN, run=young, **living) == (18, Verdict.KEEP, None)
+    assert verdict(UNBEGUN, run=old, **living) == (23, Verdict.REAP, None)
+
+
 def test_row_20_a_living_run_with_a_stored_stop_is_stopped() -> None:
     assert verdict(LIVING, run=STOPPED) == (20, Verdict.STOP, None)
 

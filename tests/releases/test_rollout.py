@@ -173,11 +173,16 @@ def test_a_release_that_does_not_work_is_taken_back_and_no_executor_notices(
     assert why.startswith(reason)
     assert releases_run(fleet) == {None}
     assert fleet.pulse(SUPERVISOR).pid == supervisor
-    with fleet.center() as center:
-        assert [event.data["role"] for event in center.ledger.events() if event.kind == "watcher.stalled"] == stalled
+    # What the supervisor notes is written when the ledger takes it.
+    wait_until(lambda: stalled_roles(fleet) == stalled, "the note of it")
     status = fleet.json("status")
     assert (status["state"], status["deployment"]["bad"]["commit"]) == ("up", bad)
     assert_executors_did_not_notice(fleet, 4)
+
+
+def stalled_roles(fleet: Fleet) -> list[str]:
+    with fleet.center() as center:
+        return [event.data["role"] for event in center.ledger.events() if event.kind == "watcher.stalled"]
 
 
 def test_status_names_the_release_of_every_process_and_why_the_fleets_own_pull_failed(fleet: Fleet) -> None:

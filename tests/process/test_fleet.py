@@ -209,15 +209,15 @@ def test_a_stopped_watchdog_is_replaced_by_the_supervisor(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("first", [SUPERVISOR, WATCHDOG])
 def test_nobody_is_replaced_who_stood_still_with_the_whole_fleet(fleet: Fleet, first: str) -> None:
-    fleet.configure(CONFIG.format(python=sys.executable, seconds=1) + 'stalled_after = "5s"\n')
+    fleet.configure(CONFIG.format(python=sys.executable, seconds=1) + 'stalled_after = "10s"\n')
     fleet.up()
     before = {name: fleet.pulse(name) for name in (SUPERVISOR, WATCHDOG, "goal", "test")}
     for pulse in before.values():
         os.kill(pulse.pid, signal.SIGSTOP)
-    signal.sigtimedwait([], 8)
+    signal.sigtimedwait([], 12)
 
     os.kill(before[first].pid, signal.SIGCONT)
-    # Longer than two turns of either, shorter than `stalled_after`.
+    # Longer than a turn of either, and much shorter than `stalled_after`: the others have to be heard of by then.
     signal.sigtimedwait([], 3)
     for pulse in before.values():
         kill_if_there(pulse.pid, signal.SIGCONT)

@@ -55,7 +55,8 @@ def _tell_poller(surroundings: Surroundings, action: Action) -> bool:
 def _stop(surroundings: Surroundings, action: Action) -> bool:
     assert action.order is not None
     ledger, clock, processes = surroundings.ledger, surroundings.clock, surroundings.processes
-    return escalate(ledger, clock, processes, evidence_of(action), action.order) is not None
+    directory = surroundings.directory_of(run_of(action).run_id)
+    return escalate(ledger, clock, processes, evidence_of(action), action.order, directory) is not None
 
 
 def _adopt(surroundings: Surroundings, action: Action) -> bool:

@@ -4,10 +4,12 @@ The reason and the time of the KILL are in the ledger before the first signal, s
 death in between does the same, and so that the exit which follows is not taken for the run's own.
 """
 
+from pathlib import Path
+
 from operations_center.clock import Clock
 from operations_center.in_flight_reconcile.facts import Evidence
 from operations_center.in_flight_reconcile.plan import StopOrder
-from operations_center.keeper.inspect import Tree
+from operations_center.keeper.inspect import Tree, read_exit
 from operations_center.keeper.processes import Processes
 from operations_center.keeper.stop import kill, kill_keeper, terminate
 from operations_center.ledger import Ledger
@@ -20,15 +22,22 @@ KEEPER_LAST_MS = 5_000
 """After the KILL of its tree a keeper has this long to record the exit before it is killed, too."""
 
 
-def escalate(ledger: Ledger, clock: Clock, processes: Processes, evidence: Evidence, order: StopOrder) -> Run | None:
-    """The run as it is now; None when somebody else has changed it meanwhile."""
+def escalate(
+    ledger: Ledger, clock: Clock, processes: Processes, evidence: Evidence, order: StopOrder, directory: Path | str
+) -> Run | None:
+    """The run as it is now; None when somebody else has changed it meanwhile. ``directory`` is the run's."""
     run = request_stop(ledger, clock, evidence.run, order)
     if run is None or evidence.seen is None:
         return run
     if run.signalled_at is None:
         # Recorded first: an exit is taken for the run's own as long as the ledger knows of no signal.
         signalled = ledger.change_run(run, "run.signalled", holder=run.holder + 1, signalled_at=clock.now().wall)
-        return _terminate(ledger, clock, processes, signalled, evidence.seen) if signalled is not None else None
+        if signalled is None:
+            return None
+        if not evidence.exit_recorded and read_exit(directory) is not None:
+            # However long ago it was looked at: what it has recorded before a signal was sent is its own end.
+            return ledger.change_run(signalled, "run.signalled", holder=signalled.holder + 1, signalled_at=None)
+        return _terminate(ledger, clock, processes, signalled, evidence.seen)
     if run.termed_at is None and abs(clock.now().wall - run.signalled_at) > TERM_WITHIN_MS:
         # Whoever was about to send it has died.
         return _terminate(ledger, clock, processes, run, evidence.seen)

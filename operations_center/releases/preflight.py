@@ -61,7 +61,7 @@ class Preflight:
     own_config: Path | None
 
     def examine(self) -> None:
-        """Raises Refused with the first step that fails, OSError."""
+        """Raises Refused with the first step that fails, Unavailable, OSError."""
         if self.runtime.has_own_code:
             self._imports()
         self._likes_config()

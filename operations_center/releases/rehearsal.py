@@ -38,14 +38,16 @@ min_free_disk = "0B"
 
 
 def rehearse(runtime: Runtime, steps: Steps, directory: Path) -> None:
-    """Raises Refused, OSError. ``directory`` is made, and removed again."""
+    """Raises Refused, Unavailable, OSError. ``directory`` is made, and removed again."""
     alone = replace(steps, directory=directory, environment=_without_this_fleet(steps.environment))
+    begun = steps.awake.look().monotonic
     try:
         directory.mkdir(mode=0o700)
         config = directory / "operations_center.toml"
         config.write_text(CONFIG)
         _Rehearsal(runtime, alone, config, time.monotonic() + WITHIN_S).play()
     except Refused as refusal:
+        steps.excuse_since(begun, "rehearsal")
         said = _last_complaint(StateDirectory(directory))
         raise Refused(f"{refusal}; {said}" if said else str(refusal)) from None
     finally:

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from operations_center.clock import SystemClock
 from operations_center.config import CodePull, CommandSettings, Config, HttpJobSettings
 from operations_center.errors import LockHeld, OperationsCenterError
+from operations_center.heart import Awake
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.ledger import Ledger
 from operations_center.locks import take_lock
@@ -163,7 +165,8 @@ class Staging:
             )
         release_directory = {"OPERATIONS_CENTER_RELEASE_DIR": str(directory)}
         environment = runtime.environment(self._program_environment()) | release_directory
-        steps = Steps(self.state.root.resolve(), self.state.log(PULL), directory, environment)
+        awake = Awake(SystemClock())
+        steps = Steps(self.state.root.resolve(), self.state.log(PULL), directory, environment, awake)
         if self._settings.install:
             name = f"install {' '.join(self._settings.install)}"
             self.tell(f"{commit[:12]}: {name}")
@@ -192,10 +195,11 @@ class Staging:
 
     def _take_lock(self, until: float) -> int:
         while True:
+            is_late = time.monotonic() > until
             try:
                 return take_lock(self.state.pull_lock, "a pull")
             except LockHeld:
-                if time.monotonic() > until:
+                if is_late:
                     raise
                 time.sleep(LOOK_EVERY_S)
 

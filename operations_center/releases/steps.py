@@ -5,17 +5,19 @@ their environment, by which those that have left their session are found: at the
 """
 
 import os
+import select
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from operations_center.config.wording import hide_user, on_one_line
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import OperationsCenterError, Unavailable
+from operations_center.heart import Awake
 from operations_center.identity import Process
 from operations_center.keeper.inspect import environment_values
 from operations_center.keeper.processes import KERNEL
@@ -26,6 +28,7 @@ MARK = "OPERATIONS_CENTER_STAGE_OF"
 
 KILL_AFTER_S = 5
 END_WITHIN_S = 5.0
+LOOK_EVERY_S = 1.0
 LONGEST_REASON = 300
 TAIL_BYTES = 64 * 1024
 
@@ -57,10 +60,12 @@ def run_limited(
     within_s: float,
     out: IO[bytes],
     err: IO[bytes] | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Ended:
     """In a session of its own, without input; ``err`` None: where ``out`` goes. Raises OSError.
 
-    TERM when the time is over, and KILL to those of its group that are left after 5 s.
+    TERM when the time is over, and KILL to those of its group that are left after 5 s. ``meanwhile`` is called now and
+    then until it has ended.
     """
     begun = time.monotonic()
     program = shutil.which("timeout", path=os.confstr("CS_PATH")) or "timeout"
@@ -75,7 +80,7 @@ def run_limited(
     )
     try:
         # Not reaped yet, so that nobody else's group can have this number.
-        os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
+        _wait_for_end(popen.pid, meanwhile)
         is_late = time.monotonic() - begun >= within_s
     except BaseException:
         os.killpg(popen.pid, signal.SIGTERM)
@@ -88,20 +93,34 @@ def run_limited(
     return Ended(None if is_late and code in _TIMED_OUT else code, within_s)
 
 
+def _wait_for_end(pid: int, meanwhile: Callable[[], object]) -> None:
+    pidfd = os.pidfd_open(pid)
+    try:
+        while not select.select([pidfd], [], [], LOOK_EVERY_S)[0]:
+            meanwhile()
+    finally:
+        os.close(pidfd)
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """The programs of one stage, run in ``directory`` with ``environment``; their output goes to the end of ``log``.
 
-    ``root`` is the state directory that a release is made for.
+    ``root`` is the state directory that a release is made for. ``awake``: whether this process stood still, and what it
+    runs with it.
     """
 
     root: Path
     log: Path
     directory: Path
     environment: Mapping[str, str]
+    awake: Awake
 
     def run(self, name: str, command: Sequence[str], *, within_s: float) -> str:
-        """The end of its output; nothing of it is left. Raises Refused when it fails or is too slow, OSError."""
+        """The end of its output; nothing of it is left. Raises Refused when it fails or is too slow, OSError.
+
+        Raises Unavailable when it fails, and this process stood still meanwhile.
+        """
         try:
             return self.begin(name, command, within_s=within_s)
         finally:
@@ -109,11 +128,19 @@ class Steps:
 
     def begin(self, name: str, command: Sequence[str], *, within_s: float) -> str:
         """As ``run``, but what it leaves in the background lives on, until ``end_marked``."""
+        begun = self.awake.look().monotonic
         with self._open_log() as log:
             log.write(f"== {name}\n".encode())
             begin = log.tell()
             marked = {**self.environment, MARK: str(self.root)}
-            ended = run_limited(command, directory=self.directory, environment=marked, within_s=within_s, out=log)
+            ended = run_limited(
+                command,
+                directory=self.directory,
+                environment=marked,
+                within_s=within_s,
+                out=log,
+                meanwhile=self.awake.look,
+            )
             output = _read_tail(self.log, begin)
         if ended.code == 0:
             return output
@@ -121,9 +148,18 @@ class Steps:
             raise OperationsCenterError(
                 f"cannot make a release: the disk is full at its step {name}; make room in {self.root} and try again"
             )
+        self.excuse_since(begun, name)
         # Paths in a release say the same without the way to it.
         said = reason_of(output.replace(f"{self.directory}/", "")) if ended.code else ""
         raise Refused(f"{name}: {said or ended.in_words}")
+
+    def excuse_since(self, begun: int, name: str) -> None:
+        """Raises Unavailable if this process stood still since then (monotonic ms): its time-outs say nothing."""
+        self.awake.look()
+        if self.awake.since > begun:
+            raise Unavailable(
+                f"cannot make a release: the machine, or this process, stood still during its step {name}; try again"
+            )
 
     def _open_log(self) -> IO[bytes]:
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:

@@ -1,11 +1,13 @@
 """Schedules that once lost or doubled a run, hung a sweep or spun a watcher."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -21,6 +23,7 @@ from operations_center.ledger import Admission
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
 from operations_center.wiring import Center
 from tests.fleet import PATIENCE_S, Fleet, is_dead, wait_until
+from tests.points import Stepped
 from tests.runs import run_of_a_dead_watcher
 
 CONFIG = """
@@ -109,6 +112,34 @@ def test_a_recorded_finish_is_not_undone_by_a_stop_that_was_stored_and_never_sig
         wait_until(lambda: reconciled(center, run.run_id).state is RunState.CLOSED, "the end of the run")
         assert reconciled(center, run.run_id).outcome is Outcome.SUCCEEDED
         assert center.board.states([run.task_id]) == {run.task_id: TaskState.DONE}
+
+
+def begins_to_stop(frame: FrameType, event: str, _argument: object) -> str | None:
+    return event if event in ("call", "return") and frame.f_code.co_qualname == "request_stop" else None
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_recorded_finish_is_not_undone_by_who_stood_still_before_the_first_signal(fleet: Fleet, step: int) -> None:
+    configure(fleet, UNTIL_LET_GO)
+    run_id = run_without_a_watcher(fleet)
+    with fleet.center() as center:
+        (run,) = center.ledger.open_runs()
+        assert request_stop(center.ledger, center.clock, run, StopOrder(Outcome.STOPPED, "down", TaskState.READY))
+
+    def reconcile() -> None:
+        with fleet.center() as center:
+            clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+
+    reconciler = Stepped(reconcile, step, signal.SIGSTOP, begins_to_stop)
+    fleet.let_go()
+    wait_until(lambda: read_exit(fleet.state.run(run_id)), "the exit record")
+    reconciler.go_on()
+    assert reconciler.wait() == 0
+    with fleet.center() as center:
+        wait_until(lambda: reconciled(center, run_id).state is RunState.CLOSED, "the end of the run")
+        assert reconciled(center, run_id).outcome is Outcome.SUCCEEDED
+        assert center.board.states([run.task_id]) == {run.task_id: TaskState.DONE}
+    assert times_run(fleet) == 1
 
 
 def reconciled(center: Center, run_id: str) -> Run:

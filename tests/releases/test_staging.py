@@ -3,16 +3,19 @@
 import os
 import signal
 import sys
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 import pytest
 
-from operations_center.errors import LockHeld, OperationsCenterError
+from operations_center import heart
+from operations_center.errors import LockHeld, OperationsCenterError, Unavailable
 from operations_center.model import Outcome, Proof
 from operations_center.outcomes import Ending
+from operations_center.releases import staging, steps
 from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import Deployment, Version
 from operations_center.releases.records import ReleaseState
@@ -319,6 +322,38 @@ def test_a_pull_that_stands_still_does_not_keep_the_supervisor_from_going_on(
             kill_if_there(pid, signal.SIGSTOP)
         pulling.end()
     wait_until(lambda: not clones.is_left(), "it has ended")
+
+
+def test_a_commit_is_not_to_blame_for_a_pull_that_stood_still_past_its_time_outs(
+    clones: Clones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(clones.root))
+    monkeypatch.setattr(staging, "INSTALL_WITHIN_S", 1.0)
+    monkeypatch.setattr(steps, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(heart, "BEAT_EVERY_MS", 300)
+    clones.configure(install=sh("touch begun; until [ -e ~/goes-on ]; do sleep 0.01; done"))
+
+    def waits_for_the_install(frame: FrameType, event: str, _argument: object) -> str | None:
+        begun = event == "c_call" and frame.f_code.co_qualname == "_wait_for_end" and clones.state.exists()
+        return "waits" if begun and list(clones.state.glob("releases/*/begun")) else None
+
+    def stage() -> None:
+        with suppress(Unavailable):
+            clones.stage()
+            os._exit(1)
+
+    pull = Stepped(stage, 1, signal.SIGSTOP, waits_for_the_install)
+    for pid in clones.is_left():
+        os.kill(pid, signal.SIGSTOP)
+    signal.sigtimedwait([], 1.5)
+    for pid in clones.is_left():
+        kill_if_there(pid, signal.SIGCONT)
+    pull.go_on()
+    assert pull.wait() == 0
+    assert clones.known() == {}
+    (clones.root / "goes-on").touch()
+    monkeypatch.undo()
+    assert clones.stage().is_new
 
 
 def test_a_state_directory_from_which_nothing_can_be_imported_is_not_the_commits_fault(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ check_wall() {
     [ "$left" -ge "$step" ] || step=$left
 }
 
+# What stood still together with this process was not idle meanwhile.
 check_idle() {
+    [ $((now - looked_at)) -le $((step_before + 100)) ] || last_output=$now
     sizes=$(command -p stat -L -c %s stdout stderr)
     [ "$sizes" = "$last_sizes" ] || last_output=$now
     last_sizes=$sizes
@@ -82,8 +84,11 @@ take_time
 started=$now
 last_output=$now
 last_sizes=
+step=0
 while :; do
+    looked_at=$now
     take_time
+    step_before=$step
     step=360000
     [ "$wall" -eq 0 ] || check_wall
     [ "$idle" -eq 0 ] || check_idle

@@ -10,7 +10,7 @@ import pytest
 
 from operations_center.identity import Process
 from operations_center.keeper.inspect import ProcessTable, TreeQuery, read_timed_out, tree_of
-from tests.fleet import PATIENCE_S, wait_until
+from tests.fleet import PATIENCE_S, kill_if_there, wait_until
 
 from .conftest import DAEMON, Bench, exit_code, output, python, wait_for_end
 
@@ -64,6 +64,27 @@ def test_output_keeps_a_run_from_being_idle(bench: Bench, stream: str) -> None:
     # For longer than the limit, and with pauses that are far shorter.
     talk = f"i=0; while [ $i -lt 40 ]; do echo $i >&{stream}; sleep 0.1; i=$((i + 1)); done"
     plan = bench.finish("sh", "-c", talk, idle_timeout_ms=3_000)
+    assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, None)
+
+
+def test_a_run_that_stood_still_together_with_its_timer_was_not_idle(bench: Bench) -> None:
+    go = bench.directory / "go"
+    script = f"echo word; until [ -e '{go}' ]; do sleep 0.1; done"
+    plan, run = bench.launch("sh", "-c", script, idle_timeout_ms=3_000)
+    wait_until(lambda: (plan.run_directory / "stdout").exists() and output(plan), "it begins")
+    # Longer than its timer takes to look again.
+    signal.sigtimedwait([], 0.8)
+    timer, executor = run.children[1].pid, [process.pid for process in bench.tree(plan, run.keeper).members]
+    for pid in (timer, *executor):
+        kill_if_there(pid, signal.SIGSTOP)
+    signal.sigtimedwait([], 3)
+    # The timer is the first that goes on.
+    kill_if_there(timer, signal.SIGCONT)
+    signal.sigtimedwait([], 0.3)
+    for pid in executor:
+        kill_if_there(pid, signal.SIGCONT)
+    go.touch()
+    run.children[0].wait(timeout=PATIENCE_S)
     assert (exit_code(plan), read_timed_out(plan.run_directory)) == (0, None)
 
 

@@ -27,6 +27,9 @@ USER_AGENT = "operations-center"
 KEPT_CONNECTIONS = 20
 KEPT_FOR_S = 30.0
 
+LATE_S = 0.5
+"""For what has come already when the time is over: this process may have stood still."""
+
 # It tells each URL, and whoever has that of an output has the output.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -39,12 +42,18 @@ class Exchange:
 
     until: float
     sent: bool = False
+    is_late: bool = False
 
     def left(self, timed_out: type[Exception]) -> float:
         seconds = self.until - time.monotonic()
         if seconds <= 0:
             raise timed_out("it took too long")
         return seconds
+
+    def left_to_read(self) -> float:
+        if not self.is_late and time.monotonic() >= self.until:
+            self.is_late, self.until = True, time.monotonic() + LATE_S
+        return self.left(httpcore.ReadTimeout)
 
 
 class NoAnswer(Exception):
@@ -225,7 +234,7 @@ class _Stream(httpcore.NetworkStream):
         self._current = current
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._current().left(httpcore.ReadTimeout))
+        return self._stream.read(max_bytes, self._current().left_to_read())
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         exchange = self._current()

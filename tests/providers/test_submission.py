@@ -1,9 +1,12 @@
 """What is certain after a submission, and what is in doubt."""
 
+import os
+import signal
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -12,6 +15,8 @@ from msgspec.structs import replace
 from operations_center.providers import InDoubt, Job, NotSubmitted
 from operations_center.providers.backend import HttpJobBackend
 from operations_center.providers.http import HttpProvider
+from tests.fleet import wait_until
+from tests.points import Stepped
 from tests.providers.conftest import ORDER, SECRET, SETTINGS, Client, read_settings
 from tests.providers.remote import Remote
 from tests.providers.script import Provider
@@ -244,3 +249,22 @@ def test_only_what_takes_a_key_or_an_id_of_ours_may_be_sent_twice(
     for old, new in changes:
         text = text.replace(old, new)
     assert HttpJobBackend(read_settings(tmp_path / "operations_center.toml", text), {}).may_submit_again is may
+
+
+def begins_to_read(frame: FrameType, event: str, _argument: object) -> str | None:
+    return "reads" if event == "call" and frame.f_code.co_qualname == "_Stream.read" else None
+
+
+def test_an_answer_that_has_come_is_read_by_who_stood_still_until_its_time_was_over(
+    remote: Remote, client: Client
+) -> None:
+    provider = client(('submit_timeout = "20s"', 'submit_timeout = "1s"'))
+
+    def submit() -> None:
+        os._exit(0 if provider.submit(ORDER, again=False) == Job("job-1") else 1)
+
+    poller = Stepped(submit, 1, signal.SIGSTOP, begins_to_read)
+    wait_until(remote.jobs, "its request has arrived")
+    signal.sigtimedwait([], 1.2)
+    poller.go_on()
+    assert poller.wait() == 0

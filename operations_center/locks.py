@@ -38,15 +38,16 @@ def take_lock(path: Path, what: str, *, inherited: int | None = None) -> int:
         descriptor = _open(path)
     except OSError as error:
         raise OperationsCenterError(f"cannot start {what}: cannot open the lock {path}: {error.strerror}") from error
-    deadline = time.monotonic() + PROBE_WITHIN_S
+    deadline, is_late = time.monotonic() + PROBE_WITHIN_S, False
     while not _try_lock(descriptor):
         holder = lock_holder(path)
         # Nobody holds it for good: a probe was in the way, and is over in a moment.
-        if holder is not None or time.monotonic() > deadline:
+        if holder is not None or is_late:
             os.close(descriptor)
             who = f"process {holder}" if holder else "another process"
             raise LockHeld(f"cannot start {what}: {who} already runs it ({path})")
         time.sleep(PAUSE_S)
+        is_late = time.monotonic() > deadline
     return descriptor
 
 
@@ -76,10 +77,13 @@ def lock_within(path: Path, seconds: float) -> Iterator[bool]:
 
 
 def _lock_before(deadline: float, descriptor: int) -> bool:
+    # The time is taken before each try: who stood still until it was over tries once more.
+    is_late = time.monotonic() >= deadline
     while not _try_lock(descriptor):
-        if time.monotonic() >= deadline:
+        if is_late:
             return False
         time.sleep(PAUSE_S)
+        is_late = time.monotonic() >= deadline
     return True
 
 

@@ -41,7 +41,8 @@ def opened_pidfds(processes: Iterable[Process]) -> Iterator[dict[int, Process]]:
 def wait_for_end(processes: Iterable[Process], until: float) -> list[Process]:
     """Those that still live at the monotonic time ``until`` (seconds)."""
     with opened_pidfds(processes) as left:
-        while left and (seconds := until - time.monotonic()) > 0:
-            for pidfd in select.select(list(left), [], [], seconds)[0]:
+        # Also who stood still until the time was over looks once more.
+        while left and (ended := select.select(list(left), [], [], max(until - time.monotonic(), 0.0))[0]):
+            for pidfd in ended:
                 del left[pidfd]
         return list(left.values())

@@ -146,11 +146,19 @@ class Watchdog:
 
     def _end_abandoned_drain(self) -> None:
         """A `down --drain` that was killed has left its pause behind."""
-        drains = any(pause.source == "drain" for pause in self._center.ledger.pauses())
-        if drains and lock_holder(self._center.state.drain_lock) is None:
+        if not self._is_drain_abandoned():
+            return
+        with self._center.ledger.transaction():
+            # Asked again: whoever begins to drain meanwhile has the lock, and pauses admission after this.
+            if not self._is_drain_abandoned():
+                return
             self._center.ledger.resume(None, "drain")
-            self._center.wake_everybody()
-            _log.warning("admission goes on: whoever drained the fleet is gone")
+        self._center.wake_everybody()
+        _log.warning("admission goes on: whoever drained the fleet is gone")
+
+    def _is_drain_abandoned(self) -> bool:
+        drains = any(pause.source == "drain" for pause in self._center.ledger.pauses())
+        return drains and lock_holder(self._center.state.drain_lock) is None
 
     def _prune(self) -> None:
         now = self._now()

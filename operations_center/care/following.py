@@ -40,14 +40,15 @@ def let_rollout_end(center: Center) -> None:
 
 def wait_for_commit(center: Center, commit: str, tell: Tell) -> Deployment:
     """Until a staged release is current, or was taken back. Raises OperationsCenterError when it takes too long."""
-    begun_by = time.monotonic() + BEGIN_WITHIN_S
+    begun_by, is_late = time.monotonic() + BEGIN_WITHIN_S, False
     while (deployment := wait_for_rest(center, tell)).current.commit != commit and _is_staged(center, commit):
         # Another rollout may have been on its way; now it is this one's turn.
-        if time.monotonic() > begun_by:
+        if is_late:
             raise OperationsCenterError(f"cannot say when {commit} is rolled out: see `operations-center status`")
         time.sleep(LOOK_EVERY_S)
         if deployment != _read(center):
             begun_by = time.monotonic() + BEGIN_WITHIN_S
+        is_late = time.monotonic() > begun_by
     return deployment
 
 
@@ -60,7 +61,7 @@ def wait_for_rest(center: Center, tell: Tell = _nobody) -> Deployment:
     """Until nothing is rolled out or taken back. Raises OperationsCenterError when it takes too long."""
     assert center.config.code_pull is not None
     until = time.monotonic() + 2 * center.config.code_pull.canary_ms / 1000 + BESIDE_CANARIES_S
-    told = None
+    told, is_late = None, False
     while (deployment := _read(center)).step is not None:
         if deployment != told:
             tell(deployment)
@@ -70,11 +71,12 @@ def wait_for_rest(center: Center, tell: Tell = _nobody) -> Deployment:
                 f"cannot say how the rollout ends: the supervisor has ended at its step {deployment.step}; "
                 "the next `operations-center up` goes on with it, or takes it back"
             )
-        if time.monotonic() > until:
+        if is_late:
             raise OperationsCenterError(
                 f"cannot say how the rollout ends: it is at step {deployment.step}; see `operations-center status`"
             )
         time.sleep(LOOK_EVERY_S)
+        is_late = time.monotonic() > until
     return deployment
 
 

@@ -145,6 +145,7 @@ class Poller:
             followed.is_over = True
             return
         backend = self._surroundings.job_backends.get(run.backend)
+        followed.asked_at = self._now()
         if run.doubt is not None:
             followed.next_at = None
             return

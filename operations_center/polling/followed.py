@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Followed:
     """A run between two requests. Moments in monotonic ms; ``next_at`` None waits for a person.
 
-    ``asks`` in a row that told nothing new; ``again``: an earlier submission of the run is in doubt; ``is_over``:
+    ``asked_at`` is when the last request began; ``asks`` in a row that told nothing new; ``again``: an earlier
+    submission of the run is in doubt; ``is_over``:
     there is nothing left to do for it here.
     """
 
@@ -16,6 +17,7 @@ class Followed:
     busy: bool = False
     again: bool = False
     submissions: int = 0
+    asked_at: int = 0
     asks: int = 0
     said: tuple[str, float | None] | None = None
     remembered_at: int = 0

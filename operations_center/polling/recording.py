@@ -128,7 +128,8 @@ class Recorder:
         """True when the run has ended: there was no time left to learn more."""
         with self._surroundings.ledger.transaction():
             memory = record_findings(self._surroundings, [Asked(run, unsure)])[run.run_id]
-            late = run.is_late(self._now(), by_ms=run.grace_ms)
+            # An answer from before its time was over says nothing of what came after, however late it is recorded.
+            late = run.is_late(followed.asked_at, by_ms=run.grace_ms)
             ending = ending_found(run, unsure, memory, past_grace=late)
             settled = None if ending is None else self._settled(run, ending, note_of(run, unsure))
         if settled is not None:

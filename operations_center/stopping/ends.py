@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from operations_center.clock import SystemClock
+from operations_center.heart import Awake, Patience
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Asking, Scope, Trigger, clear_orphaned_in_flight
 from operations_center.keeper.inspect import read_gate
@@ -55,10 +57,19 @@ def end_processes(processes: Iterable[Process], kill_after_s: float, until: floa
     signal_processes(left, signal.SIGTERM)
     # A stopped process would take its TERM only when it goes on.
     signal_processes(left, signal.SIGCONT)
-    left = wait_for_end(left, min(until, time.monotonic() + kill_after_s))
+    left = _wait_awake(left, kill_after_s, until)
     if left and time.monotonic() < until:
         signal_processes(left, signal.SIGKILL)
         left = wait_for_end(left, until)
+    return left
+
+
+def _wait_awake(left: list[Process], seconds: float, until: float) -> list[Process]:
+    """Time in which this process stood still does not count: they may have done so too."""
+    awake = Awake(SystemClock())
+    patience = Patience(awake.since, round(seconds * 1000))
+    while left and (now := awake.look().monotonic) < (end := min(awake.end_of(patience), until * 1000)):
+        left = wait_for_end(left, min(now / 1000 + LONGEST_WAIT_S, end / 1000))
     return left
 
 

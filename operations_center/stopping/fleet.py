@@ -124,14 +124,15 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _wait_for_open_runs(center: Center, within_s: float | None) -> None:
     """Watchers settle what ends; where a run's role has none, reconciliation is driven from here."""
     until = None if within_s is None else time.monotonic() + within_s
-    passes = Passes(center, Scope())
+    passes, is_late = Passes(center, Scope()), False
     while runs := undoubted(center.ledger.open_runs()):
-        if until is not None and time.monotonic() > until:
+        if is_late:
             raise Unavailable(f"cannot drain within {within_s:.0f} s: still open are {listed(runs)}; nothing stopped")
         watched = {member.name for member in survivors(center.state)}
         if any(run.role not in watched for run in runs):
             passes.reconcile()
         wait_for_change(center, runs, until)
+        is_late = until is not None and time.monotonic() > until
 
 
 def _stop_fleet(config: Config, until: float) -> tuple[Member, list[Member]]:

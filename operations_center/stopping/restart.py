@@ -33,7 +33,7 @@ def renew_supervisor(center: Center) -> int:
     old = look_at(center.state, SUPERVISOR)
     last_event = center.ledger.last_event()
     signal_processes([old.process] if old.process else [], RE_EXECUTE)
-    until = time.monotonic() + READY_WITHIN_S
+    until, is_late = time.monotonic() + READY_WITHIN_S, False
     while not _is_another_image(old, new := look_at(center.state, SUPERVISOR)):
         _refuse_without_supervisor(center.state, SUPERVISOR)
         for event in center.ledger.events(after=last_event):
@@ -41,12 +41,13 @@ def renew_supervisor(center: Center) -> int:
                 raise OperationsCenterError(
                     f"cannot restart the supervisor: it goes on as it is: {event.data['reason']}"
                 )
-        if time.monotonic() > until:
+        if is_late:
             raise OperationsCenterError(
                 f"cannot restart the supervisor: it is not ready again after {READY_WITHIN_S:.0f} s; "
                 f"see {center.state.log(SUPERVISOR)}"
             )
         time.sleep(LOOK_EVERY_S / 5)
+        is_late = time.monotonic() > until
     assert new.pid is not None
     return new.pid
 
@@ -76,17 +77,18 @@ def _restart(center: Center, name: str) -> Restarted:
     state, submissions_s = center.state, center.config.submissions_within_ms / 1000
     _refuse_without_supervisor(state, name)
     old = look_at(state, name)
-    until = time.monotonic() + READY_WITHIN_S + submissions_s
+    until, is_late = time.monotonic() + READY_WITHIN_S + submissions_s, False
     if old.process is not None:
         end_processes([old.process], WATCHER_KILL_AFTER_S + submissions_s, until)
     while (new := look_at(state, name)).process == old.process or new.pid is None or new.state != "ready":
         _refuse_without_supervisor(state, name)
-        if time.monotonic() > until:
+        if is_late:
             raise OperationsCenterError(
                 f"cannot restart {called(name)}: it is not ready again after {READY_WITHIN_S:.0f} s; "
                 f"see {state.log(name)}"
             )
         time.sleep(LOOK_EVERY_S / 5)
+        is_late = time.monotonic() > until
     return Restarted(name, old.pid, new.pid)
 
 

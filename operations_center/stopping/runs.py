@@ -66,6 +66,7 @@ def end_open_runs(center: Center, within_s: float | None = None) -> Sequence[Hin
     Passes(center, Scope()).reconcile()
     passes = Passes(center, Scope())
     while True:
+        is_late = time.monotonic() > until
         for run in undoubted(center.ledger.open_runs()):
             _store_stop(center, run, DOWN_NOW)
         passes.reconcile()
@@ -73,7 +74,7 @@ def end_open_runs(center: Center, within_s: float | None = None) -> Sequence[Hin
         left = without(center.ledger.open_runs(), hindered)
         if not left:
             return hindered
-        if time.monotonic() > until:
+        if is_late:
             raise Unavailable(f"cannot end {listed(left)} within {within_s:.0f} s; each has a stop stored, try again")
         wait_for_change(center, left, until)
 
@@ -114,6 +115,8 @@ def _end_run(center: Center, run: Run, order: StopOrder, *, wait: bool) -> Run:
     hindered_until = time.monotonic() + TAKEN_OVER_WITHIN_S
     passes = Passes(center, Scope(run_id=run.run_id))
     while run.state is not RunState.CLOSED:
+        # Before the look: however long this process stands still after it, what was seen is not judged by that.
+        now = time.monotonic()
         _refuse_doubt(run)
         run = _begin_to_end(center, passes, run, order)
         if run.state is RunState.CLOSED or (not wait and run.stop_reason is not None):
@@ -121,9 +124,9 @@ def _end_run(center: Center, run: Run, order: StopOrder, *, wait: bool) -> Run:
         hindered = _hindered(center, run)
         if hindered is None or _may_be_taken_over(center, hindered):
             hindered_until = time.monotonic() + TAKEN_OVER_WITHIN_S
-        elif not _may_pass(hindered) or time.monotonic() > hindered_until:
+        elif not _may_pass(hindered) or now > hindered_until:
             raise OperationsCenterError(refusal(hindered))
-        if time.monotonic() > until:
+        if now > until:
             raise OperationsCenterError(refusal(hindered) if hindered else _still_alive(center, run))
         wait_for_change(center, [run], until)
     return run

@@ -71,6 +71,15 @@ def _open(path: Path) -> int:
 
 
 def _lock(descriptor: int, path: Path, deadline: float) -> None:
+    try:
+        _wait_for(descriptor, path, deadline)
+    except LedgerBusy:
+        # Who stood still until its time was over tries once more.
+        if not _try_lock(descriptor):
+            raise
+
+
+def _wait_for(descriptor: int, path: Path, deadline: float) -> None:
     if _try_lock(descriptor):
         return
     look = _Look(path, deadline)

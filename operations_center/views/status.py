@@ -65,12 +65,13 @@ def read_status(center: Center) -> Seen:
 
 def read_members(config: Config) -> Seen:
     """Who lives: that much can be told where there is no ledger to read."""
-    state = StateDirectory(config.center.state_dir)
+    # Before the heartbeats: what stands still in between is no silence of theirs.
+    now, state = SystemClock().now(), StateDirectory(config.center.state_dir)
     supervisor = look_at(state, SUPERVISOR)
     alive = {member.name: member for member in survivors(state)}
     watchdog = alive.pop(WATCHDOG, Member(WATCHDOG))
     roles = [alive.pop(role, Member(role)) for role in config.roles]
-    return Seen(config, SystemClock().now(), supervisor, watchdog, [*roles, *alive.values()])
+    return Seen(config, now, supervisor, watchdog, [*roles, *alive.values()])
 
 
 def describe(seen: Seen) -> dict[str, Any]:

@@ -6,14 +6,18 @@ import signal
 import sqlite3
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from operations_center.boards.local import NewTask
 from operations_center.keeper.inspect import ProcessTable
-from operations_center.locks import lock_within
+from operations_center.ledger import Pause
+from operations_center.locks import lock_holder, lock_within
+from operations_center.watchdog import Watchdog
 from tests.fleet import Fleet, wait_until
+from tests.points import Stepped
 from tests.process.test_fleet import CONFIG
 
 
@@ -165,3 +169,34 @@ def change_database(path: Path, statement: str) -> None:
         connection.commit()
     finally:
         connection.close()
+
+
+def asks_who_drains(frame: FrameType, event: str, _argument: object) -> str | None:
+    asked = event == "return" and frame.f_code.co_qualname == "lock_holder" and frame.f_back is not None
+    return "asked" if asked and "drain" in frame.f_back.f_code.co_qualname else None
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_drain_that_begins_while_the_end_of_an_earlier_one_is_judged_goes_on(fleet: Fleet, step: int) -> None:
+    fleet.configure(CONFIG.format(python=sys.executable, seconds="go"))
+    fleet.add(1, "goal")
+    fleet.popen("watch", "--role", "goal")
+    wait_until(lambda: fleet.witnessed("begin"), "an executor")
+
+    def cycle() -> None:
+        with fleet.center() as center:
+            Watchdog(center, once=True).run()
+
+    with fleet.center() as center:
+        center.ledger.pause(Pause("*", "drain", "of one that was killed", center.clock.now().wall))
+        watchdog = Stepped(cycle, step, signal.SIGSTOP, asks_who_drains)
+        assert watchdog.where is not None
+        drain = fleet.popen("down", "--drain")
+        wait_until(lambda: lock_holder(fleet.state.drain_lock) == drain.pid, "the next one begins")
+        if step == 1:
+            wait_until(lambda: "waits" in center.ledger.pauses()[0].reason, "it has paused admission")
+        watchdog.go_on()
+        watchdog.wait()
+        wait_until(center.ledger.pauses, "admission is paused")
+    fleet.let_go()
+    assert drain.wait(60) == 0

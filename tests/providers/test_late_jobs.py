@@ -218,5 +218,20 @@ def test_what_could_not_be_written_of_an_answer_is_not_counted_twice(fleet: Flee
         before = center.ledger.jobs([overtaken.run_id])
         recorder = Recorder(center.surroundings)
         with pytest.raises(Changed):
-            recorder.unsure(Followed(overtaken.run_id), overtaken, Unsure("no such job", may_pass=False))
+            asked_now = Followed(overtaken.run_id, asked_at=center.clock.now().monotonic)
+            recorder.unsure(asked_now, overtaken, Unsure("no such job", may_pass=False))
         assert center.ledger.jobs([overtaken.run_id]) == before
+
+
+def test_an_answer_from_before_the_deadline_gives_no_job_up_after_it(fleet: Fleet, remote: Remote) -> None:
+    """Its poller stood still in between."""
+    long_after_its_deadline(fleet, remote)
+    run = the_run(fleet)
+    with fleet.center() as center:
+        recorder, no_job = Recorder(center.surroundings), Unsure("no such job", may_pass=False)
+        asked_early = Followed(run.run_id, asked_at=run.reserved_mono)
+        assert not recorder.unsure(asked_early, run, no_job)
+        assert the_run(fleet).outcome is None
+        asked_late = Followed(run.run_id, asked_at=center.clock.now().monotonic)
+        assert recorder.unsure(asked_late, run, no_job)
+        assert the_run(fleet).outcome is Outcome.UNKNOWN

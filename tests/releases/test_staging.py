@@ -344,7 +344,7 @@ def test_a_commit_is_not_to_blame_for_a_pull_that_stood_still_past_its_time_outs
 
     pull = Stepped(stage, 1, signal.SIGSTOP, waits_for_the_install)
     for pid in clones.is_left():
-        os.kill(pid, signal.SIGSTOP)
+        kill_if_there(pid, signal.SIGSTOP)
     signal.sigtimedwait([], 1.5)
     for pid in clones.is_left():
         kill_if_there(pid, signal.SIGCONT)

@@ -2,15 +2,18 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
-from operations_center.locks import lock_holder
+from operations_center.locks import lock_holder, lock_within
+from tests.points import Stepped
 
 HOLDER = """
 import fcntl, os, sys
@@ -67,3 +70,21 @@ def test_a_lock_that_a_dead_process_has_left_to_its_child_is_still_its_own(path:
                 assert lock_holder(path, likely=child.pid) == lock_holder(path) == os.getpid()
             finally:
                 child.kill()
+
+
+def has_tried(frame: FrameType, event: str, _argument: object) -> str | None:
+    return "tried" if event == "return" and frame.f_code.co_qualname == "_try_lock" else None
+
+
+def test_who_stood_still_until_its_time_was_over_takes_the_lock_that_is_free_by_then(path: Path) -> None:
+    def wait_for_it() -> None:
+        with lock_within(path, 0.2) as is_ours:
+            os._exit(0 if is_ours else 1)
+
+    with path.open() as ours:
+        fcntl.flock(ours, fcntl.LOCK_EX)
+        waiter = Stepped(wait_for_it, 1, signal.SIGSTOP, has_tried)
+        fcntl.flock(ours, fcntl.LOCK_UN)
+    signal.sigtimedwait([], 0.3)
+    waiter.go_on()
+    assert waiter.wait() == 0

@@ -172,8 +172,9 @@ def change_database(path: Path, statement: str) -> None:
 
 
 def asks_who_drains(frame: FrameType, event: str, _argument: object) -> str | None:
-    asked = event == "return" and frame.f_code.co_qualname == "lock_holder" and frame.f_back is not None
-    return "asked" if asked and "drain" in frame.f_back.f_code.co_qualname else None
+    asker = frame.f_back.f_code.co_qualname if frame.f_back is not None else ""
+    asked = event == "return" and frame.f_code.co_qualname == "lock_holder"
+    return "asked" if asked and "drain" in asker else None
 
 
 @pytest.mark.parametrize("step", [1, 2])

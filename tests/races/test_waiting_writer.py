@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from operations_center.errors import LedgerBusy
+from tests.points import Stepped
 from tests.races.test_admission import Child, admit, opened, wait_for_a_holder
 
 SHORT_S = 0.2
@@ -88,3 +90,23 @@ def test_somebody_elses_alarm_is_still_set_after_a_wait(tmp_path: Path) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, handler)
+
+
+def looks(frame: FrameType, event: str, _argument: object) -> str | None:
+    return "looks" if event == "call" and frame.f_code.co_qualname == "_Look.__call__" else None
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_writer_that_stood_still_until_its_time_was_over_writes_if_nobody_else_does(
+    tmp_path: Path, look: int
+) -> None:
+    def write() -> None:
+        with opened(tmp_path) as ledger, ledger.within(SHORT_S):
+            os._exit(0 if admit(ledger, "t1") is not None else 1)
+
+    with opened(tmp_path):
+        with writing(tmp_path):
+            waiter = Stepped(write, look, signal.SIGSTOP, looks)
+        signal.sigtimedwait([], 2 * SHORT_S)
+        waiter.go_on()
+        assert waiter.wait() == 0

@@ -61,6 +61,11 @@ class Fleet:
     awake_since: int = 0
     can_go_back: bool = True
 
+    @property
+    def stood_still_until(self) -> int:
+        """Since the supervisor has begun; 0 if it has not. What was healthy before may have stood still with it."""
+        return self.awake_since if self.awake_since > self.mine_since else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -141,7 +146,7 @@ def _onwards(deployment: Deployment, fleet: Fleet, target: Version, now: int, ca
     # A role that goes with the old configuration proves nothing of the new one.
     for place, member in enumerate(sorted(fleet.members, key=lambda member: not member.wanted)):
         healthy_ms = canary_ms if place == 0 and not is_proven else 0
-        move = _exchange(member, target) or _wait_for(member, now, healthy_ms, fleet.awake_since)
+        move = _exchange(member, target) or _wait_for(member, now, healthy_ms, fleet)
         if move is not None:
             return move
         if deployment.step is Step.CANARY:
@@ -150,7 +155,8 @@ def _onwards(deployment: Deployment, fleet: Fleet, target: Version, now: int, ca
         return Reach(Step.SUPERVISOR)
     if fleet.me != target:
         return TakeBack("the supervisor cannot become it") if fleet.refused == target else Become(target)
-    return Complete() if now >= fleet.mine_since + canary_ms else Wait(fleet.mine_since + canary_ms)
+    proven_at = max(fleet.mine_since, fleet.stood_still_until) + canary_ms
+    return Complete() if now >= proven_at else Wait(proven_at)
 
 
 def _exchange(member: Member, target: Version) -> Move | None:
@@ -158,18 +164,18 @@ def _exchange(member: Member, target: Version) -> Move | None:
     return None if member.version == version else Exchange(member.name, version)
 
 
-def _wait_for(member: Member, now: int, healthy_ms: int, awake_since: int) -> Move | None:
+def _wait_for(member: Member, now: int, healthy_ms: int, fleet: Fleet) -> Move | None:
     """None once it has been healthy for so long: it beat after that time, so its loop turns."""
     if member.version is None:
         return None
     if member.ready_at is None:
-        return _unless_late(member, "is not ready", max(member.started_at, awake_since) + READY_WITHIN_MS, now)
-    if now - max(member.beat_at, member.ready_at, awake_since) > SILENT_MS:
+        return _unless_late(member, "is not ready", max(member.started_at, fleet.awake_since) + READY_WITHIN_MS, now)
+    if now - max(member.beat_at, member.ready_at, fleet.awake_since) > SILENT_MS:
         return TakeBack(f"{member.name} does not turn its loop")
-    proven_at = member.ready_at + healthy_ms
+    proven_at = max(member.ready_at, fleet.stood_still_until) + healthy_ms
     if member.beat_at >= proven_at:
         return None
-    return _unless_late(member, "does not turn its loop", max(proven_at, awake_since) + SILENT_MS, now)
+    return _unless_late(member, "does not turn its loop", max(proven_at, fleet.awake_since) + SILENT_MS, now)
 
 
 def _unless_late(member: Member, problem: str, deadline: int, now: int) -> Move:

@@ -204,6 +204,19 @@ def test_who_was_silent_while_the_supervisor_stood_still_is_not_to_blame() -> No
     assert story.deployment == Deployment(NEW)
 
 
+@pytest.mark.parametrize("me", [OLD, NEW])
+def test_time_in_which_the_fleet_stood_still_proves_nothing(me: Version) -> None:
+    stood_still_until = 10 * CANARY_MS
+    step = Step.CANARY if me == OLD else Step.SUPERVISOR
+    story = Story(Deployment(OLD, NEW, step), me=me, now=stood_still_until, awake_since=stood_still_until)
+    story.members = {name: Member(name, NEW, ready_at=0, beat_at=stood_still_until) for name in NAMES}
+    move = next_move(story.deployment, story.fleet(), story.now, CANARY_MS)
+    assert isinstance(move, Wait)
+    story.go_on()
+    assert story.deployment == Deployment(NEW)
+    assert story.now >= stood_still_until + CANARY_MS
+
+
 def test_a_role_that_the_configuration_has_no_more_is_no_canary() -> None:
     story = Story(unwanted=frozenset({"goal"}))
     story.members["goal"] = replace(story.members["goal"], wanted=False)

@@ -63,7 +63,7 @@ def _wait_for_the_dying() -> None:
         if fields and fields[0] not in _GONE and int(fields[6]) & _PF_EXITING:
             with suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(int(pid))
-                assert select.select([pidfd], [], [], 20)[0], f"process {pid} does not come to its end"
+                assert select.select([pidfd], [], [], 60)[0], f"process {pid} does not come to its end"
                 os.close(pidfd)
 
 

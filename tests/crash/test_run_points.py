@@ -90,7 +90,7 @@ def next_watcher(stage: Stage, step: int) -> Stepped:
 
 
 def killed_everywhere(template: Template, tmp_path: Path, scenario: Scenario, part: int) -> Iterator[Point]:
-    """The watcher alone at every point of a part; where others live, some of them too, until it ends before."""
+    """The watcher alone at every point of a part; where others live, some of them too, there or a little earlier."""
     rotating = itertools.cycle(VICTIMS[part % len(VICTIMS) :] + VICTIMS[: part % len(VICTIMS)])
     for step in itertools.count(1 + part, PARTS):
         point = killed_at(template, tmp_path, scenario, step, {WATCHER})
@@ -100,8 +100,8 @@ def killed_everywhere(template: Template, tmp_path: Path, scenario: Scenario, pa
         if point.others_live:
             for victims in VICTIMS if EVERY_POINT else [next(rotating)]:
                 # Near its end a watcher that is told to stop has a step more or less.
-                if (point := killed_at(template, tmp_path, scenario, step, victims)) is not None:
-                    yield point
+                earlier = (killed_at(template, tmp_path, scenario, at, victims) for at in range(step, 0, -1))
+                yield next(point for point in earlier if point is not None)
 
 
 def killed_at(

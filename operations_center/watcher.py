@@ -16,6 +16,7 @@ from operations_center.config import Role
 from operations_center.dispatch import Dispatcher, Reserved, Started
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.heart import BEAT_EVERY_MS, Heart
+from operations_center.identity import Process
 from operations_center.in_flight_reconcile import (
     Scope,
     Trigger,
@@ -75,6 +76,7 @@ class Watcher:
         self._tend_pause_ms = TEND_EVERY_MS
         self._wake_at: int | None = None
         self._was_hindered = False
+        self._is_one_ending = False
 
     def run(self) -> int:
         """Until told to stop, or with ``once`` until what could start has ended.
@@ -142,9 +144,12 @@ class Watcher:
     def _take_over(self) -> None:
         """Adopt live runs of the role whose watcher is dead, and follow every run that is ours."""
         self._center.ledger.keep_lease(self._center.host, LEASE_MS)
+        # Before the look: a keeper that ends in between is seen by the next.
+        ending = self._ending_runs() if self._once else ()
         for report in adopt_own_runs(self._surroundings, self._role.name):
             _log.info("looked after a run of a dead watcher: %s", report.summary)
         runs = self._center.ledger.open_runs(role=self._role.name)
+        self._is_one_ending = any(run.run_id in ending and run.watcher != self._center.me for run in runs)
         # One in doubt waits for a person, and not for us.
         ours = {run.run_id: run for run in runs if run.watcher == self._center.me and run.doubt is None}
         for run_id in self._followed - set(ours):
@@ -157,6 +162,15 @@ class Watcher:
                 self._follow_job(run.run_id)
             elif run.state is RunState.RESERVED:
                 self._record_late_start(run)
+
+    def _ending_runs(self) -> set[str]:
+        """Of dead watchers, with a keeper that lives. One that is not adopted is about to end, and then settled."""
+        is_alive = self._surroundings.processes.is_alive
+        left = [run for run in self._center.ledger.open_runs(role=self._role.name) if not is_alive(run.watcher)]
+        return {run.run_id for run in left if (keeper := self._keeper_of(run)) is not None and is_alive(keeper)}
+
+    def _keeper_of(self, run: Run) -> Process | None:
+        return run.keeper or read_gate(self._center.state.run(run.run_id)).keeper
 
     def _record_late_start(self, run: Run) -> None:
         """A start that could not be recorded when it happened: the gate tells of it, as long as it is there."""
@@ -172,7 +186,7 @@ class Watcher:
             )
 
     def _follow(self, run: Run) -> None:
-        keeper = run.keeper or read_gate(self._center.state.run(run.run_id)).keeper
+        keeper = self._keeper_of(run)
         self._followed.add(run.run_id)
         if keeper is not None:
             self._waiting.for_end_of(run.run_id, keeper)
@@ -271,7 +285,7 @@ class Watcher:
         self._wake_at = moment if self._wake_at is None else min(self._wake_at, moment)
 
     def _sleep_s(self) -> float:
-        tend_at = self._tend_at if self._followed else None
+        tend_at = self._tend_at if self._followed or self._is_one_ending else None
         job_at = self._poller.due_at if self._poller is not None else None
         return seconds_until((self._poll_at, self._wake_at, tend_at, job_at), self._now(), BEAT_EVERY_MS / 1000)
 
@@ -282,7 +296,7 @@ class Watcher:
 
     def _is_done(self) -> bool:
         """Nothing is left to do only if everything that there is could be asked for."""
-        return self._is_idle_once and self._poll_at > 0 and not self._was_hindered
+        return self._is_idle_once and self._poll_at > 0 and not self._was_hindered and not self._is_one_ending
 
     def _reap_children(self) -> None:
         """Keepers and timers that we started are our children: a zombie would hold its pid."""

@@ -298,6 +298,20 @@ def test_a_drain_that_is_killed_holds_nobody_up(fleet: Fleet) -> None:
     wait_until(lambda: times_run(fleet) == 2, "the second executor")
 
 
+def test_a_watcher_that_runs_once_stays_for_a_run_whose_keeper_is_about_to_record_its_end(fleet: Fleet) -> None:
+    configure(fleet, UNTIL_LET_GO)
+    (task_id,) = fleet.add(1, "goal")
+    run_id, (keeper, *_) = run_of_a_dead_watcher(fleet, task_id)
+    wait_until(lambda: times_run(fleet), "the executor")
+    os.kill(keeper, signal.SIGSTOP)
+    fleet.let_go()
+    wait_until(lambda: ProcessTable.scan().pids_of_run(run_id) == {keeper}, "the executor's end")
+    fleet.run("watch", "--role", "goal", "--once")
+    (run,) = fleet.json("runs")["runs"]
+    assert (run["state"], run["outcome"]) == ("closed", "succeeded")
+    assert fleet.json("task", "show", task_id)["state"] == "done"
+
+
 def test_a_stranger_who_reads_a_lock_is_nobodys_watcher(fleet: Fleet) -> None:
     fleet.run("status", expect=3)
     lock = fleet.state.watcher_lock("goal")

@@ -21,7 +21,7 @@ from operations_center.supervisor.crew import Crew
 from operations_center.supervisor.deploying import Deploying
 from operations_center.supervisor.idle import is_idle
 from operations_center.supervisor.image import INSTALLED_CODE, end_for_good, execute, loop_turned, why_not_start
-from operations_center.supervisor.notes import START_WITHIN_S, Notes
+from operations_center.supervisor.notes import LAST_WITHIN_S, START_WITHIN_S, Notes
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
 from operations_center.supervisor.pulling import Pulling
 from operations_center.supervisor.rollout import Become, Exchange, Fleet, Wait
@@ -263,7 +263,7 @@ class Supervisor:
         refusal = why_not_start(runtime, file, copy)
         if refusal is None:
             self._notes.add("supervisor.re_executed", {"release": version.commit})
-            self._notes.write()
+            self._notes.write(LAST_WITHIN_S)
             # The next image makes its own, of its own code.
             self._crew.end_fork_servers()
             if self._pulling is not None:

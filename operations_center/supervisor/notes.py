@@ -13,6 +13,9 @@ AGAIN_AFTER_MS = 2_000
 KEPT = 1_000
 """As many of the last ones are offered again."""
 
+LAST_WITHIN_S = 3.0
+"""For what would be lost with the image that knows it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,11 +33,11 @@ class Notes:
         if self._now() >= self._write_at:
             self.write()
 
-    def write(self) -> None:
+    def write(self, within_s: float = START_WITHIN_S) -> None:
         if not self._untold:
             return
         try:
-            with self._center.ledger.within(START_WITHIN_S), self._center.ledger.transaction():
+            with self._center.ledger.within(within_s), self._center.ledger.transaction():
                 for kind, data in self._untold:
                     self._center.ledger.note(kind, data)
         except OperationsCenterError as error:

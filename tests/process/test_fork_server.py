@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -240,6 +242,18 @@ def test_a_supervisor_that_executes_itself_anew_keeps_lock_and_watchers(fleet: F
         fleet.run("up", expect=75)
         wait_until(lambda: fleet.is_up(supervisor), "the fleet is up")
     assert watchers(fleet) == before
+
+
+def test_what_an_image_has_to_tell_is_not_lost_with_it_where_the_ledger_is_busy_for_a_moment(fleet: Fleet) -> None:
+    supervisor = fleet.up()
+    started = fleet.pulse(SUPERVISOR).started_at
+    with closing(sqlite3.connect(fleet.state.ledger, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        supervisor.send_signal(signal.SIGUSR2)
+        # Longer than a fleet that starts waits for the ledger, counted from the check of the next image.
+        signal.sigtimedwait([], 2)
+    wait_until(lambda: fleet.pulse(SUPERVISOR).started_at != started, "the next image")
+    assert "supervisor.re_executed" in fleet.run("events").stdout
 
 
 def test_a_stop_that_comes_while_it_executes_itself_is_not_lost(fleet: Fleet) -> None:

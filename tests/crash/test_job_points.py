@@ -99,19 +99,22 @@ def points_of(
     part: int,
     story_at: Callable[[Story, Stepped, int], str],
 ) -> Iterator[Point]:
-    """A story for each point of a part, of one kind after the other, until one of them ends before its step."""
+    """A story for each point of a part, of one kind after the other; a kind that ends before its step is done with."""
     is_step, share = PLACES[place]
-    rotations = [[kind] for kind in kinds] if EVERY_POINT else [[*kinds]]
-    for rotation in rotations:
-        for number, step in enumerate(itertools.count(1 + part, PARTS * (1 if EVERY_POINT else share))):
+    for rotation in [[kind] for kind in kinds] if EVERY_POINT else [[*kinds]]:
+        steps = itertools.count(1 + part, PARTS * (1 if EVERY_POINT else share))
+        for number in itertools.count():
+            if not rotation:
+                break
             kind = rotation[number % len(rotation)]
             with stories.begin(KINDS[kind]) as story:
-                watcher = scenario(story, step, is_step)
+                watcher = scenario(story, next(steps), is_step)
                 if watcher.where is None:
                     assert watcher.wait() == 0
                     story.come_to_the_end([*Resolution][number % len(Resolution)])
                     story.assert_it_ended_well()
-                    break
+                    rotation.remove(kind)
+                    continue
                 deed = story_at(story, watcher, number)
                 yield Point(watcher.where, kind, deed)
 

@@ -25,9 +25,9 @@ from operations_center.care.manifest import (
     write_manifest,
 )
 from operations_center.clock import rfc3339
-from operations_center.config.wording import on_one_line
 from operations_center.errors import OperationsCenterError
 from operations_center.ledger.sqlite import SqliteLedger
+from operations_center.text import on_one_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from operations_center.backends.command import DEFAULT_PATH
 from operations_center.care.older import refuse_older_ledger
 from operations_center.clock import rfc3339
 from operations_center.config import Backend, CommandSettings, Config, HttpJobSettings, format_size
-from operations_center.config.wording import on_one_line
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
@@ -37,6 +36,7 @@ from operations_center.store.faults import (
     way_back,
 )
 from operations_center.store.reading import look_into
+from operations_center.text import on_one_line
 
 OLDEST_KERNEL = (5, 3)
 """pidfd_open(2)."""

@@ -26,7 +26,6 @@ from operations_center.care.older import fences_of_directories
 from operations_center.care.verification import compare_with_manifest, copy_backup, verify
 from operations_center.clock import SystemClock
 from operations_center.config import Config
-from operations_center.config.wording import on_one_line
 from operations_center.errors import LedgerBusy, LockHeld, OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile import Verdict, explain_run
 from operations_center.keeper import cgroup
@@ -38,6 +37,7 @@ from operations_center.model import HOLDS_SLOT
 from operations_center.state_directory import WATCHDOG, StateDirectory
 from operations_center.store import Store, load_queries
 from operations_center.store.turnstile import Turnstile
+from operations_center.text import on_one_line
 from operations_center.wiring import Center, open_center
 
 UNKNOWN_NUMBERS = 1_000_000

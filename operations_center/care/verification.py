@@ -18,11 +18,11 @@ from operations_center.care.manifest import (
     runs_in,
 )
 from operations_center.clock import SystemClock
-from operations_center.config.wording import on_one_line
 from operations_center.errors import OperationsCenterError
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.store import Store
 from operations_center.store.faults import APPLICATION_ID
+from operations_center.text import on_one_line
 
 
 def copy_backup(source: Path, present: Path, staged: Path) -> None:

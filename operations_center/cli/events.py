@@ -11,11 +11,11 @@ import click
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.clock import SystemClock, from_rfc3339, rfc3339
 from operations_center.config import parse_duration
-from operations_center.config.wording import on_one_line
 from operations_center.errors import NotFound
 from operations_center.model import Event
 from operations_center.presentation import event_as_json
 from operations_center.store import Access
+from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 LOOK_EVERY_S = 0.2

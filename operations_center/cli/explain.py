@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
-from operations_center.config.wording import on_one_line
 from operations_center.errors import NotFound
 from operations_center.store import Access
+from operations_center.text import on_one_line
 from operations_center.views.explanation import explain
 
 

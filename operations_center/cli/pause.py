@@ -7,9 +7,9 @@ import click
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.clock import rfc3339
 from operations_center.config import Config
-from operations_center.config.wording import on_one_line
 from operations_center.errors import NotFound
 from operations_center.ledger import Pause
+from operations_center.text import on_one_line
 
 EVERYTHING = "*"
 

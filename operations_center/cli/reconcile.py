@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from operations_center.cli.common import DURATION, config_option, json_option, opened, print_json
-from operations_center.config.wording import on_one_line
 from operations_center.errors import NotFound
 from operations_center.in_flight_reconcile import (
     Asking,
@@ -17,6 +16,7 @@ from operations_center.in_flight_reconcile import (
     find_orphaned_in_flight,
 )
 from operations_center.store import Access
+from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 EXIT_FAILED = 1

@@ -6,10 +6,10 @@ import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json, print_table
 from operations_center.clock import rfc3339
-from operations_center.config.wording import on_one_line
 from operations_center.model import Run
 from operations_center.presentation import run_as_json
 from operations_center.store import Access
+from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 USUAL_LIMIT = 50

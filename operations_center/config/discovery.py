@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from operations_center.config.wording import on_one_line
 from operations_center.errors import ConfigError
+from operations_center.text import on_one_line
 
 FILE_NAME = "operations_center.toml"
 

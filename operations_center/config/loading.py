@@ -27,8 +27,9 @@ from operations_center.config.sections import (
     Watchdog,
     Web,
 )
-from operations_center.config.wording import on_one_line, spell_nearest
+from operations_center.config.wording import spell_nearest
 from operations_center.errors import ConfigError
+from operations_center.text import on_one_line
 
 S = TypeVar("S", bound=Section)
 

@@ -11,7 +11,8 @@ from msgspec.structs import FieldInfo
 
 from operations_center.config.sections import Name, Section
 from operations_center.config.structure import advice, describe, keys_of, nested_section
-from operations_center.config.wording import Key, on_one_line, spell_key, spell_nearest, spell_value
+from operations_center.config.wording import Key, spell_key, spell_nearest, spell_value
+from operations_center.text import on_one_line
 from operations_center.units import parse_duration, parse_size
 
 S = TypeVar("S", bound=Section)

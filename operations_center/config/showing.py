@@ -6,7 +6,7 @@ from typing import Any
 
 from operations_center.config.sections import Config, Section
 from operations_center.config.structure import keys_of
-from operations_center.config.wording import hide_user
+from operations_center.text import hide_secrets
 from operations_center.units import format_duration, format_size
 
 
@@ -48,6 +48,6 @@ def _show(value: Any) -> Any:
         case dict():
             return {key: _show(item) for key, item in value.items()}
         case str():
-            return hide_user(value)
+            return hide_secrets(value)
         case _:
             return value

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TextIO
 
 from operations_center.config.discovery import FILE_NAME
-from operations_center.config.wording import on_one_line
 from operations_center.errors import OperationsCenterError
+from operations_center.text import on_one_line
 
 
 def template_text() -> str:

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from operations_center.text import hide_secrets
+
 Key = tuple[str, ...]
 
 _BARE = re.compile(r"[A-Za-z0-9_.-]+(\[[0-9]+\])?")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_USER = re.compile(r"://.*@", re.DOTALL)
 _LONGEST_VALUE = 60
 
 
@@ -26,7 +26,7 @@ def spell_value(value: Any) -> str:
             # str() refuses numbers of thousands of digits, which a hexadecimal number in the file can be.
             return str(value) if value.bit_length() <= 64 else "a number beyond 64 bits"
         case str():
-            return json.dumps(_shorten(hide_user(value)), ensure_ascii=False)
+            return json.dumps(_shorten(hide_secrets(value)), ensure_ascii=False)
         case list():
             return "a list"
         case dict():
@@ -45,15 +45,6 @@ def spell_nearest(word: str, known: Iterable[str]) -> str:
     if nearest:
         return f'did you mean "{by_lower[nearest[0]]}"?'
     return f"known are {', '.join(candidates)}" if candidates else "there is none"
-
-
-def hide_user(url: str) -> str:
-    """The URL with ``***`` for its user and password; any other text unchanged."""
-    return _USER.sub("://***@", url)
-
-
-def on_one_line(text: str) -> str:
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _shorten(text: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from operations_center.config import HttpJobSettings
-from operations_center.config.wording import on_one_line
 from operations_center.providers import (
     ENDED,
     LONGEST_REASON,
@@ -28,6 +27,7 @@ from operations_center.providers import (
     Trouble,
 )
 from operations_center.providers.addresses import found_at
+from operations_center.text import on_one_line
 
 LONGEST_WORD = 60
 

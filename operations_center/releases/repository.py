@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from operations_center.config.wording import hide_user, on_one_line
 from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.releases.steps import Ended, run_limited
+from operations_center.text import hide_secrets, on_one_line
 
 OLDEST_GIT = (2, 29)
 """`git fetch --no-write-fetch-head`."""
@@ -171,7 +171,7 @@ class Repository:
             verb = next(word for word in words if not word.startswith("-"))
             raise Unavailable(
                 f"cannot pull: git {verb} was {ended.in_words}, and was ended; "
-                f"see whether {hide_user(self.remote)} can be reached, and try again"
+                f"see whether {hide_secrets(self.remote)} can be reached, and try again"
             )
         if ended.code != 0 or _REJECTED in said:
             raise self._explained(said, advice)
@@ -218,7 +218,7 @@ class Repository:
     def _error(
         self, problem: str, advice: str, kind: type[OperationsCenterError] = OperationsCenterError
     ) -> OperationsCenterError:
-        return kind(on_one_line(hide_user(f"cannot pull: {problem}; {advice}")))
+        return kind(on_one_line(hide_secrets(f"cannot pull: {problem}; {advice}")))
 
 
 _REJECTED = "because shallow roots are not allowed"

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from operations_center.config.wording import hide_user, on_one_line
 from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.heart import Awake
 from operations_center.identity import Process
 from operations_center.keeper.inspect import environment_values
 from operations_center.keeper.processes import KERNEL
 from operations_center.logs import LOG_BYTES
+from operations_center.text import hide_secrets, on_one_line
 
 MARK = "OPERATIONS_CENTER_STAGE_OF"
 """The variable that marks what a stage starts; its value is the state directory that the release is made for."""
@@ -189,7 +189,7 @@ def _marked(root: Path) -> list[Process]:
 def reason_of(output: str) -> str:
     """The last line that says something, on one line and without passwords; Python's and ours say it all there."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return on_one_line(hide_user(lines[-1]))[:LONGEST_REASON] if lines else ""
+    return on_one_line(hide_secrets(lines[-1]))[:LONGEST_REASON] if lines else ""
 
 
 def last_words(log: Path, begin: int = 0) -> str:

@@ -25,6 +25,7 @@ FLOORS = (
     "keeper model admission locks state_directory pulse waiting",
     "pidfds",
     "errors clock units identity wakeups logs removal sharing files",
+    "text",
 )
 """From the top to the ground; a word is a module of the package, or a package in it."""
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from operations_center.care.manifest import LeftOut
-from operations_center.config.wording import on_one_line
+from operations_center.text import on_one_line
 
 AT_MOST = 10
 """Lines; ``--json`` has them all."""

@@ -16,10 +16,10 @@ from operations_center.cli.task.fields import (
     warn_of_kinds,
 )
 from operations_center.config import Config
-from operations_center.config.wording import on_one_line
 from operations_center.errors import NotFound, OperationsCenterError, UsageError
 from operations_center.model import Priority
 from operations_center.presentation import task_as_json
+from operations_center.text import on_one_line
 
 
 @click.command("add")

@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 import click
 
 from operations_center.config import Config
-from operations_center.config.wording import on_one_line, spell_nearest
+from operations_center.config.wording import spell_nearest
 from operations_center.errors import OperationsCenterError
 from operations_center.model import Priority, Task, TaskState
+from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 LARGEST_TITLE = 10_000

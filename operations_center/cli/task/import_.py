@@ -12,10 +12,11 @@ from operations_center.boards.local import NewTask
 from operations_center.cli.common import config_option, json_option, opened, print_json, read_config
 from operations_center.cli.task.fields import LARGEST_BODY, check_fields, default_kind, stdin_bytes, warn_of_kinds
 from operations_center.config import Config
-from operations_center.config.wording import on_one_line, spell_nearest
+from operations_center.config.wording import spell_nearest
 from operations_center.errors import OperationsCenterError
 from operations_center.model import Priority
 from operations_center.presentation import task_as_json
+from operations_center.text import on_one_line
 
 KEYS = ("title", "kind", "body", "priority", "backend")
 LARGEST_LINE = 2 * LARGEST_BODY

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from operations_center.care.older import refuse_older_ledger
-from operations_center.config import Config, find_config, load_config, parse_duration
+from operations_center.config import Config, find_config, load_config, parse_duration, warning_of_named
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.store import Access
@@ -49,7 +49,15 @@ DURATION = DurationType()
 
 def read_config(config_file: Path | None, copy: Path | None = None) -> Config:
     """``copy`` is read in its place. Raises ConfigError."""
-    return load_config(find_config(config_file, os.environ, Path.cwd()), os.environ, copy)
+    return load_config(find_file(config_file), os.environ, copy)
+
+
+def find_file(config_file: Path | None) -> Path:
+    """Find the configuration, and warn of one that somebody else could have written. Raises ConfigError."""
+    file = find_config(config_file, os.environ, Path.cwd())
+    if (config_file or os.environ.get("OPERATIONS_CENTER_CONFIG")) and (warning := warning_of_named(file)):
+        click.echo(warning, err=True)
+    return file
 
 
 @contextmanager

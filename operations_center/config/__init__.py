@@ -5,7 +5,7 @@
 ``sections`` is the list of what may be written. Everything that is wrong with a file is one ConfigError.
 """
 
-from operations_center.config.discovery import FILE_NAME, find_config
+from operations_center.config.discovery import FILE_NAME, find_config, warning_of_named
 from operations_center.config.http_job import HttpJobSettings
 from operations_center.config.loading import load_config
 from operations_center.config.sections import (
@@ -51,5 +51,6 @@ __all__ = [
     "parse_duration",
     "parse_size",
     "template_text",
+    "warning_of_named",
     "write_template",
 ]

@@ -1,7 +1,8 @@
 """From a file to a ``Config``, or to the list of all its mistakes."""
 
+import errno
+import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from operations_center.config.sections import (
 )
 from operations_center.config.wording import spell_nearest
 from operations_center.errors import ConfigError
+from operations_center.files import read_file
 from operations_center.text import on_one_line
 
 S = TypeVar("S", bound=Section)
@@ -71,14 +73,14 @@ def _read(file: Path) -> str:
 
 
 def _read_bytes(file: Path) -> bytes:
+    """A link is followed: whose it is, and whose what it leads to, is judged where the file is found."""
     try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            _refuse(file, "it is not a regular file (name a file)")
-        if status.st_size > _LARGEST_FILE:
-            _refuse(file, "it is larger than 1 MiB (name a configuration file)")
-        return file.read_bytes()
+        return read_file(os.path.realpath(file), _LARGEST_FILE)
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            _refuse(file, "it is not a regular file (name a file)")
+        if error.errno == errno.EFBIG:
+            _refuse(file, "it is larger than 1 MiB (name a configuration file)")
         _refuse(file, f"{error.strerror or error} (make it readable, or name another with --config)")
     except ValueError as error:
         _refuse(file, f"{error} (name another with --config)")

@@ -1,13 +1,18 @@
 """The secret that a provider knows us by: read anew for each request, and kept out of everything that is kept."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
 from operations_center.config import HttpJobSettings
+from operations_center.files import read_file
+from operations_center.ownership import why_untrusted
 
 HIDDEN = "***"
+
+LARGEST_FILE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +34,17 @@ class Secret:
     @property
     def obstacle(self) -> str:
         """What is in the way when there is no value."""
-        return f"{self.variable} is not set" if self.variable is not None else f"{self.file} has no secret to read"
+        if self.variable is not None:
+            return f"{self.variable} is not set"
+        problem = _distrust(self.file) if self.file is not None else None
+        return f"{self.file} is not believed: {problem}" if problem else f"{self.file} has no secret to read"
 
     def value(self) -> str | None:
         """None where it is not set, cannot be read, or cannot stand in a header; empty where none is needed."""
         if self.variable is not None:
             text = self.environment.get(self.variable, "")
         elif self.file is not None:
-            try:
-                text = self.file.read_text()
-            except (OSError, ValueError):
-                return None
+            text = _read(self.file)
         else:
             return ""
         secret = text.strip()
@@ -55,3 +60,18 @@ class Secret:
         for value in sorted(self.given.copy(), key=len, reverse=True):
             text = text.replace(value, HIDDEN).replace(quote(value, safe=""), HIDDEN)
         return text
+
+
+def _read(file: Path) -> str:
+    """The text of a file that nobody else could have written, and empty for any other."""
+    try:
+        return "" if why_untrusted(file) else read_file(os.path.realpath(file), LARGEST_FILE).decode()
+    except (OSError, ValueError):
+        return ""
+
+
+def _distrust(file: Path) -> str | None:
+    try:
+        return why_untrusted(file)
+    except OSError:
+        return None  # then there is nothing to read

@@ -20,6 +20,7 @@ from operations_center.config import (
     parse_duration,
     parse_size,
     template_text,
+    warning_of_named,
     write_template,
 )
 from operations_center.config.sections import RetryBackoff
@@ -342,3 +343,42 @@ def test_the_backoff_grows_up_to_its_maximum() -> None:
 def test_the_backoff_never_passes_its_maximum(initial: int, factor: float, most: int, attempt: int) -> None:
     role = backing_off(initial, factor, most)
     assert min(initial, most) <= role.backoff_ms(attempt + 1) <= most
+
+
+def test_the_search_ends_at_home(file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "project").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="cannot find"):
+        find_config(None, {"HOME": str(home)}, home / "project")
+    own = home / "operations_center.toml"
+    own.write_text(MINIMAL)
+    assert find_config(None, {"HOME": str(home)}, home / "project") == own
+
+
+def test_a_configuration_that_was_found_and_that_others_may_write_is_refused(file: Path) -> None:
+    file.chmod(0o666)
+    with pytest.raises(ConfigError, match=f"^cannot use {file}: it may be written by others: its mode is 0666"):
+        find_config(None, {}, file.parent)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_configuration_of_another_user_is_refused_where_it_was_found_and_named_where_it_was_named(file: Path) -> None:
+    os.chown(file, 65534, 65534)
+    with pytest.raises(ConfigError, match=f"^cannot use {file}: it belongs to user "):
+        find_config(None, {}, file.parent)
+    assert find_config(file, {}, file.parent) == file
+    warning = warning_of_named(file)
+    assert warning is not None
+    assert warning.startswith(f"warning: {file}: it belongs to user ")
+
+
+def test_a_configuration_of_ours_needs_no_warning(file: Path) -> None:
+    assert warning_of_named(file) is None
+    assert warning_of_named(file.with_name("missing")) is None
+
+
+def test_a_fifo_in_the_place_of_a_configuration_is_refused_and_not_waited_for(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ConfigError, match="it is not a regular file"):
+        load_config(file, {})

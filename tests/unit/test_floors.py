@@ -23,8 +23,8 @@ FLOORS = (
     "ledger boards backends providers",
     "store config presentation fleet heart forking memory",
     "keeper model admission locks state_directory pulse waiting",
-    "pidfds",
-    "errors clock units identity wakeups logs removal sharing files",
+    "pidfds pointer",
+    "errors clock units identity wakeups logs removal sharing files ownership places",
     "text",
 )
 """From the top to the ground; a word is a module of the package, or a package in it."""

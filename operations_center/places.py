@@ -1,0 +1,43 @@
+"""Find places outside of a git work tree, which an agent may clean, stash or commit as a whole."""
+
+import os
+import pwd
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+OURS = "operations_center"
+
+_UNUSUAL = re.compile(r"[^A-Za-z0-9_-]+")
+_LONGEST_NAME = 40
+
+
+def work_tree_of(directory: Path) -> Path | None:
+    """Return the git work tree that a directory lies in, by what is there; the directory itself need not be."""
+    real = Path(os.path.realpath(directory))
+    return next((parent for parent in (real, *real.parents) if os.path.lexists(parent / ".git")), None)
+
+
+def user_state_home(environ: Mapping[str, str]) -> Path | None:
+    """Return our directory in $XDG_STATE_HOME (default ``~/.local/state``); None where this user has no home."""
+    named = environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(named):
+        return Path(named, OURS)
+    home = environ.get("HOME") or _home_of_user()
+    return Path(home, ".local", "state", OURS) if os.path.isabs(home) else None
+
+
+def name_for(path: Path) -> str:
+    """Return a name for a path: the last part of it, for people, and a hash of all of it."""
+    import hashlib  # noqa: PLC0415 - a watcher has no use for it
+
+    real = os.path.realpath(path)
+    word = _UNUSUAL.sub("-", os.path.basename(real)).strip("-")[:_LONGEST_NAME] or "root"
+    return f"{word}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
+
+
+def _home_of_user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return ""

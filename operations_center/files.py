@@ -9,7 +9,6 @@ is a phrase for a message; everything that cannot be decoded is a ValueError.
 import errno
 import os
 import re
-import secrets
 import stat
 import sys
 import time
@@ -245,7 +244,7 @@ class _Emptying:
             if _mount_of(directory) != self._mount:
                 raise OSError(errno.EBUSY, "something is mounted in it; unmount that first", name)
             if level == OPEN_LEVELS:
-                os.rename(name, secrets.token_hex(8), src_dir_fd=parent, dst_dir_fd=self._top)
+                os.rename(name, os.urandom(8).hex(), src_dir_fd=parent, dst_dir_fd=self._top)
                 return
             self.run(directory, level + 1)
         os.rmdir(name, dir_fd=parent)

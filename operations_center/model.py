@@ -118,7 +118,10 @@ TRANSITIONS: tuple[Transition, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An item of a board. Times are wall-clock milliseconds since the epoch."""
+    """An item of a board. Times are wall-clock milliseconds since the epoch.
+
+    ``depth``: how many follow-ups lead to it from the first task of its lineage, which has 0.
+    """
 
     task_id: str
     title: str
@@ -130,6 +133,7 @@ class Task:
     attempts: int
     retries: int
     parent: str | None
+    depth: int
     reason: str | None
     not_before: int | None
     created_at: int
@@ -159,17 +163,28 @@ class Attempts(msgspec.Struct, frozen=True, gc=False):
 
 
 class FollowUp(msgspec.Struct, frozen=True, gc=False):
-    title: str
-    kind: str
+    """A task that follows another. Without a title it has the other's title and body; without a kind, the other's."""
+
+    title: str | None
+    kind: str | None = None
     body: str = ""
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """What the board is to be told about a task when its run has settled."""
+    """What the board is to be told about a task when its run has settled.
+
+    ``max_follow_ups``: how many follow-ups may lead from the first task of a lineage to its last; None is no limit.
+    """
 
     state: TaskState
     reason: str | None = None
     follow_ups: tuple[FollowUp, ...] = ()
+    max_follow_ups: int | None = None
+
+
+def in_one_reason(*parts: str | None) -> str | None:
+    """Join what there is to say; None where there is nothing."""
+    return "; ".join(part for part in parts if part) or None
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):

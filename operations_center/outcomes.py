@@ -6,10 +6,21 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
+from operations_center.bounds import LARGEST_FOLLOW_UPS, MOST_FOLLOW_UPS, check_texts
 from operations_center.config import OnSuccess, Role
 from operations_center.keeper.inspect import ExitRecord, UnreadableExit
-from operations_center.keeper.result import Result, UnreadableResult
-from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, FollowUp, Outcome, Proof, Run, TaskState
+from operations_center.keeper.result import Result, ResultFollowUp, UnreadableResult
+from operations_center.model import (
+    COUNTED_AS_ATTEMPT,
+    Attempts,
+    Finish,
+    FollowUp,
+    Outcome,
+    Proof,
+    Run,
+    TaskState,
+    in_one_reason,
+)
 from operations_center.providers import JobState
 from operations_center.providers.looking import Over
 
@@ -24,9 +35,6 @@ _SEVERITY = (
     Outcome.FAILED,
 )
 """Where exit code and result disagree, the later one counts."""
-
-FOLLOWED_UP = frozenset({Outcome.SUCCEEDED, Outcome.FAILED, Outcome.BLOCKED})
-"""What may leave follow-ups."""
 
 
 class Ending(msgspec.Struct, frozen=True, gc=False):
@@ -82,12 +90,13 @@ def _written_ending(
 
 def _ending_without_record(result: Result | UnreadableResult | None) -> Ending:
     if isinstance(result, Result) and result.outcome is not None:
+        follow_ups, dropped = _asked_for(result)
         return Ending(
             Outcome(result.outcome),
             Proof.RESULT_WRITTEN,
-            result.summary or None,
+            in_one_reason(result.summary or None, dropped),
             retry_after_ms=result.retry_after_ms,
-            follow_ups=_asked_for(result),
+            follow_ups=follow_ups,
         )
     return Ending(Outcome.LOST, Proof.PROCESS_GONE, "its processes are gone and left no exit record")
 
@@ -95,12 +104,13 @@ def _ending_without_record(result: Result | UnreadableResult | None) -> Ending:
 def _worse(by_code: Ending, result: Result) -> Ending:
     claimed = Outcome(result.outcome) if result.outcome else by_code.outcome
     outcome = max(by_code.outcome, claimed, key=_SEVERITY.index)
+    follow_ups, dropped = _asked_for(result) if outcome is claimed else ((), None)
     return replace(
         by_code,
         outcome=outcome,
-        reason=_reason_of_both(by_code, claimed, outcome, result.summary),
+        reason=in_one_reason(_reason_of_both(by_code, claimed, outcome, result.summary), dropped),
         retry_after_ms=result.retry_after_ms if outcome is Outcome.RETRY else None,
-        follow_ups=_asked_for(result) if outcome is claimed else (),
+        follow_ups=follow_ups,
     )
 
 
@@ -111,8 +121,31 @@ def _reason_of_both(by_code: Ending, claimed: Outcome, outcome: Outcome, summary
     return by_code.reason if claimed is Outcome.SUCCEEDED or not summary else f"{by_code.reason}: {summary}"
 
 
-def _asked_for(result: Result) -> tuple[FollowUp, ...]:
-    return tuple(FollowUp(wanted.title, wanted.kind or "", wanted.body) for wanted in result.follow_ups)
+def _asked_for(result: Result) -> tuple[tuple[FollowUp, ...], str | None]:
+    """The follow-ups of a result that are within the bounds, and why the others are dropped."""
+    taken: list[FollowUp] = []
+    why, room = None, LARGEST_FOLLOW_UPS
+    for wanted in result.follow_ups:
+        size = len(wanted.title) + len(wanted.body)
+        problem = _problem_of(wanted, is_one_too_many=len(taken) == MOST_FOLLOW_UPS, is_too_large=size > room)
+        if problem is None:
+            taken.append(FollowUp(wanted.title, wanted.kind or None, wanted.body))
+            room -= size
+        why = why or problem
+    dropped = len(result.follow_ups) - len(taken)
+    return tuple(taken), f"{dropped} of {len(result.follow_ups)} follow-ups dropped: {why}" if why else None
+
+
+def _problem_of(wanted: ResultFollowUp, *, is_one_too_many: bool, is_too_large: bool) -> str | None:
+    if is_one_too_many:
+        return f"a run may ask for at most {MOST_FOLLOW_UPS}"
+    if is_too_large:
+        return f"those of a run may have at most {LARGEST_FOLLOW_UPS} characters together"
+    try:
+        check_texts({"title": wanted.title, "body": wanted.body} | ({"kind": wanted.kind} if wanted.kind else {}))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _outcome_of_code(code: int) -> Outcome:
@@ -161,22 +194,21 @@ def ending_of_job(run: Run, over: Over) -> Ending:
     return Ending(Outcome.FAILED, Proof.PROVIDER_ANSWERED, reason)
 
 
-def finish_of(
-    run: Run, ending: Ending, before: Attempts, *, policy: Role, task: FollowUp, now: int
-) -> tuple[Finish, Attempts]:
-    """What the board is told, and what the ledger remembers of the task.
+def finish_of(run: Run, ending: Ending, before: Attempts, *, policy: Role, now: int) -> tuple[Finish, Attempts]:
+    """Say what the board is told, and what the ledger remembers of the task. ``now`` is wall-clock ms."""
+    finish, after = _finish_of(run, ending, before, policy=policy, now=now)
+    return replace(finish, max_follow_ups=policy.max_follow_ups) if finish.follow_ups else finish, after
 
-    ``task`` has the title, kind and body that the run was given (only an outcome in FOLLOWED_UP asks for them);
-    ``now`` is wall-clock ms.
-    """
+
+def _finish_of(run: Run, ending: Ending, before: Attempts, *, policy: Role, now: int) -> tuple[Finish, Attempts]:
     counted = ending.outcome in COUNTED_AS_ATTEMPT
     after = replace(before, attempts=before.attempts + counted, not_before=None, since=None)
     match ending.outcome:
         case Outcome.SUCCEEDED:
-            follow_ups = _follow_ups(ending.follow_ups, policy.on_success, task)
+            follow_ups = _follow_ups(ending.follow_ups, policy.on_success)
             return Finish(policy.on_success.state, ending.reason, follow_ups), replace(after, retries=0)
         case Outcome.FAILED | Outcome.BLOCKED:
-            follow_ups = _follow_ups(ending.follow_ups, policy.on_failure, task)
+            follow_ups = _follow_ups(ending.follow_ups, policy.on_failure)
             if policy.on_failure.state is TaskState.READY:
                 finish, backing_off = _again(after, policy, ending, now)
                 return replace(finish, follow_ups=follow_ups if finish.state is TaskState.BLOCKED else ()), backing_off
@@ -216,8 +248,6 @@ def _later(after: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Fin
     return Finish(TaskState.READY, ending.reason), _backing_off(after, now, wait)
 
 
-def _follow_ups(wanted: Sequence[FollowUp], after: OnSuccess, task: FollowUp) -> tuple[FollowUp, ...]:
-    named = tuple(replace(follow_up, kind=follow_up.kind or task.kind) for follow_up in wanted)
-    if after.follow_up is None:
-        return named
-    return (*named, replace(task, kind=after.follow_up))
+def _follow_ups(wanted: Sequence[FollowUp], after: OnSuccess) -> tuple[FollowUp, ...]:
+    """Those that the run asked for, and the one that its role asks for, with the text that the board has itself."""
+    return (*wanted, FollowUp(None, after.follow_up)) if after.follow_up is not None else tuple(wanted)

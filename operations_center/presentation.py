@@ -18,6 +18,7 @@ def task_as_json(task: Task) -> dict[str, Any]:
         "attempts": task.attempts,
         "retries": task.retries,
         "parent": task.parent,
+        "depth": task.depth,
         "reason": task.reason,
         "not_before": rfc3339(task.not_before),
         "created_at": rfc3339(task.created_at),

@@ -15,10 +15,9 @@ from operations_center.boards import Board
 from operations_center.clock import Clock, Now
 from operations_center.config import Role
 from operations_center.identity import Process
-from operations_center.keeper.inspect import read_file_of
 from operations_center.ledger import Change, Ledger
-from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, FollowUp, Run, RunState
-from operations_center.outcomes import FOLLOWED_UP, Ending, finish_of
+from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, Run, RunState, in_one_reason
+from operations_center.outcomes import Ending, finish_of
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
@@ -31,13 +30,12 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """``policy_of`` maps a role's name to its policy; ``directory_of`` a run id to its directory."""
+    """``policy_of`` maps a role's name to its policy."""
 
     ledger: Ledger
     board: Board
     clock: Clock
     policy_of: Callable[[str], Role]
-    directory_of: Callable[[str], str]
 
     def end(self, run: Run, ending: Ending, finisher: Process, note: Mapping[str, Any] | None = None) -> Run | None:
         """All three steps. None when somebody else has changed the run; raises BoardUnreachable after settling."""
@@ -55,15 +53,13 @@ class Settlement:
     def settle_all(self, ended: Sequence[Ended], finisher: Process) -> list[Run | None]:
         """The same of many runs in one transaction; each is won or lost for itself."""
         now = self.clock.now()
-        told = [self._task_of(each) for each in ended]
         with self.ledger.transaction():
             attempts = self.ledger.attempts_of([each.run.task_id for each in ended])
             changes, remembered = [], []
-            for each, task in zip(ended, told, strict=True):
+            for each in ended:
                 before = attempts.get(each.run.task_id, _NO_ATTEMPTS)
-                finish, after = finish_of(
-                    each.run, each.ending, before, policy=self.policy_of(each.run.role), task=task, now=now.wall
-                )
+                policy = self.policy_of(each.run.role)
+                finish, after = finish_of(each.run, each.ending, before, policy=policy, now=now.wall)
                 changes.append(Change(each.run, _settled(each, finish, finisher, now), each.note))
                 remembered.append(after if after != before or each.ending.outcome in COUNTED_AS_ATTEMPT else None)
             settled = self.ledger.change_runs("run.settled", changes)
@@ -88,9 +84,7 @@ class Settlement:
                 return None
             counted = self.ledger.attempts_of([run.task_id]).get(run.task_id, _NO_ATTEMPTS)
             before = msgspec.structs.replace(counted, attempts=max(counted.attempts - 1, 0))
-            finish, after = finish_of(
-                run, ending, before, policy=self.policy_of(run.role), task=self._task_of(ended), now=now.wall
-            )
+            finish, after = finish_of(run, ending, before, policy=self.policy_of(run.role), now=now.wall)
             columns = _settled(ended, finish, finisher, now) | {"closed_at": None}
             resolved = self.ledger.change_run(run, "run.resolved", note=note, **columns)
             self.ledger.set_attempts_of({run.task_id: after})
@@ -117,19 +111,10 @@ class Settlement:
 
     def finish_and_close(self, settled: Sequence[Run]) -> list[Run]:
         """Tell the board, then let the tasks go; the runs that were closed. Raises BoardUnreachable."""
-        self.board.finish({run.run_id: (run.task_id, _finish_of(run)) for run in settled})
-        columns = {"state": RunState.CLOSED, "closed_at": self.clock.now().wall}
-        return _present(self.ledger.change_runs("run.closed", [Change(run, columns) for run in settled]))
-
-    def _task_of(self, ended: Ended) -> FollowUp:
-        """The task as the executor saw it: the board may have changed or forgotten it meanwhile."""
-        run = ended.run
-        if ended.ending.outcome in FOLLOWED_UP:
-            try:
-                return msgspec.json.decode(read_file_of(f"{self.directory_of(run.run_id)}/task.json"), type=FollowUp)
-            except (OSError, msgspec.DecodeError):
-                pass
-        return FollowUp(title=f"After {run.task_id}", kind=run.role)
+        refused = self.board.finish({run.run_id: (run.task_id, _finish_of(run)) for run in settled})
+        closed = {"state": RunState.CLOSED, "closed_at": self.clock.now().wall}
+        changes = [Change(run, closed | _with_refused(run, refused.get(run.run_id))) for run in settled]
+        return _present(self.ledger.change_runs("run.closed", changes))
 
 
 _NO_ATTEMPTS = Attempts()
@@ -151,6 +136,11 @@ def _settled(ended: Ended, finish: Finish, finisher: Process, now: Now) -> dict[
         "settled_at": now.wall,
         "settled_mono": now.monotonic,
     }
+
+
+def _with_refused(run: Run, refused: str | None) -> dict[str, Any]:
+    """What the board did not take is told in the run's reason."""
+    return {"reason": in_one_reason(run.reason, refused)} if refused else {}
 
 
 def _finish_of(run: Run) -> Finish:

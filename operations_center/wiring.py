@@ -156,7 +156,6 @@ def open_center(config: Config, access: Access = Access.CREATE, version: Version
             board=board,
             clock=clock,
             policy_of=lambda role: config.roles.get(role) or Role(name=role, backend=""),
-            directory_of=state.path_of_run,
         ),
         deployments=Deployments(store),
         version=version,

@@ -34,8 +34,11 @@ class Board(Protocol):
     def claim(self, task_id: str, run_id: str) -> Task | None:
         """The task as it was claimed; None when somebody else was quicker, or it is not ready any more."""
 
-    def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
-        """Tell the outcome of runs: ``{run_id: (task_id, finish)}``. A task that is no longer the run's is left."""
+    def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> Mapping[str, str]:
+        """Tell the outcome of runs: ``{run_id: (task_id, finish)}``. A task that is no longer the run's is left.
+
+        By run: why some of its follow-ups were not made. Those of one that has been told before are not named again.
+        """
 
     def block(self, task_id: str, run_id: str, finish: Finish) -> None:
         """Show a task as blocked whose run is still open, with a finish yet to come. One that is not its is left."""

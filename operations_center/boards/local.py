@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from operations_center.boards import Claim
+from operations_center.bounds import MOST_IN_A_LINEAGE, check_texts
 from operations_center.errors import NotFound, OperationsCenterError
-from operations_center.model import Attempts, Finish, FollowUp, Priority, Task, TaskState
+from operations_center.model import Attempts, Finish, FollowUp, Priority, Task, TaskState, in_one_reason
 from operations_center.store import Store, load_queries
 
 _SQL = load_queries(Path(__file__).with_name("local.sql"))
@@ -24,6 +25,8 @@ class NewTask:
     priority: Priority = Priority.NORMAL
     backend: str | None = None
     parent: str | None = None
+    depth: int | None = None
+    lineage: str | None = None
 
 
 class LocalBoard:
@@ -56,7 +59,7 @@ class LocalBoard:
                 return None
             return self.task(task_id)
 
-    def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
+    def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> Mapping[str, str]:
         with self._store.transaction():
             now = self._store.clock.now().wall
             told = {
@@ -82,16 +85,44 @@ class LocalBoard:
                     for run_id, (task_id, finish) in told.items()
                 ],
             )
-            for run_id, (task_id, finish) in told.items():
-                self._follow_up(run_id, task_id, finish.follow_ups)
+            refused = {
+                run_id: self._follow_up(run_id, task_id, finish)
+                for run_id, (task_id, finish) in told.items()
+                if finish.follow_ups
+            }
+            return {run_id: why for run_id, why in refused.items() if why is not None}
 
-    def _follow_up(self, run_id: str, task_id: str, follow_ups: Sequence[FollowUp]) -> None:
-        if not follow_ups:
-            return
-        priority = Priority(self._known_row(task_id, "finish")["priority"])
-        for number, follow_up in enumerate(follow_ups):
-            new = NewTask(follow_up.title, follow_up.kind, follow_up.body, priority, parent=task_id)
+    def _follow_up(self, run_id: str, task_id: str, finish: Finish) -> str | None:
+        """Make the follow-ups of a run; why some are not made, which the task and the log then say."""
+        parent = self._known_row(task_id, "finish")
+        made, why = self._within_bounds(parent, finish)
+        for number, new in made.items():
             self._add(new, origin=f"{run_id}/{number}")
+        if why is None:
+            return None
+        refused = f"{len(finish.follow_ups) - len(made)} of {len(finish.follow_ups)} follow-ups not made: {why}"
+        self._change(parent, "task.follow_ups_refused", run_id, reason=in_one_reason(parent["reason"], refused))
+        return refused
+
+    def _within_bounds(self, parent: Mapping[str, Any], finish: Finish) -> tuple[dict[int, NewTask], str | None]:
+        """The follow-ups that may be made, by their number in the finish, and why the first of the others may not."""
+        depth, limit = (parent["depth"] or 0) + 1, finish.max_follow_ups
+        if limit is not None and depth > limit:
+            return {}, f"the task is itself follow-up {depth - 1} in a row, and max_follow_ups is {limit}"
+        lineage = parent["lineage"] or parent["task_id"]
+        (in_lineage,) = self._store.rows(_SQL["tasks_of_lineage"], {"lineage": lineage})[0]
+        made: dict[int, NewTask] = {}
+        why = None
+        for number, follow_up in enumerate(finish.follow_ups):
+            if in_lineage + len(made) >= MOST_IN_A_LINEAGE:
+                return made, why or f"{MOST_IN_A_LINEAGE} tasks descend from {lineage}, and more may not"
+            new = _follow_up_of(parent, follow_up, depth=depth, lineage=lineage)
+            try:
+                check_texts({"title": new.title, "kind": new.kind, "body": new.body})
+                made[number] = new
+            except ValueError as error:
+                why = why or str(error)
+        return made, why
 
     def block(self, task_id: str, run_id: str, finish: Finish) -> None:
         with self._store.transaction():
@@ -118,7 +149,9 @@ class LocalBoard:
     # What a person does
 
     def add(self, tasks: Sequence[NewTask]) -> list[str]:
-        """Add tasks, all or none; their ids."""
+        """Add tasks, all or none; their ids. Raises OperationsCenterError for one that is out of bounds."""
+        for task in tasks:
+            _refuse_out_of_bounds("add the task", {"title": task.title, "kind": task.kind, "body": task.body})
         with self._store.transaction():
             return [self._add(task, origin=None) for task in tasks]
 
@@ -135,6 +168,8 @@ class LocalBoard:
 
     def edit(self, task_id: str, **changes: Any) -> None:
         """Change title, kind, body, priority, backend or state. Raises NotFound, OperationsCenterError."""
+        texts: dict[str, Any] = {name: changes[name] for name in ("title", "kind", "body") if name in changes}
+        _refuse_out_of_bounds(f"edit task {task_id}", texts)
         with self._store.transaction():
             row = self._known_row(task_id, "edit")
             if row["state"] == TaskState.RUNNING:
@@ -178,6 +213,8 @@ class LocalBoard:
             "priority": task.priority,
             "backend": task.backend,
             "parent": task.parent,
+            "depth": task.depth,
+            "lineage": task.lineage,
             "reason": None,
             "claimed_by": None,
             "origin": origin,
@@ -192,7 +229,7 @@ class LocalBoard:
         with self._store.damage_told(f"task {row['task_id']!r}"):
             remembered = msgspec.convert(dict(row), Attempts)
             backs_off_until = remembered.backs_off_until(self._store.clock.now().wall)
-            return msgspec.convert(dict(row) | {"not_before": backs_off_until}, Task)
+            return msgspec.convert(dict(row) | {"not_before": backs_off_until, "depth": row["depth"] or 0}, Task)
 
     def _row(self, task_id: str) -> dict[str, Any] | None:
         row = self._store.row(_SQL["task_row"], {"task_id": task_id})
@@ -209,3 +246,22 @@ class LocalBoard:
         self._store.execute(_SQL["write_task"], new)
         changed = {name: value for name, value in new.items() if row[name] != value}
         self._store.append_event(kind, run_id=run_id, task_id=row["task_id"], data={"task": changed})
+
+
+def _follow_up_of(parent: Mapping[str, Any], wanted: FollowUp, *, depth: int, lineage: str) -> NewTask:
+    return NewTask(
+        title=parent["title"] if wanted.title is None else wanted.title,
+        kind=wanted.kind or parent["kind"],
+        body=parent["body"] if wanted.title is None else wanted.body,
+        priority=Priority(parent["priority"]),
+        parent=parent["task_id"],
+        depth=depth,
+        lineage=lineage,
+    )
+
+
+def _refuse_out_of_bounds(what: str, texts: Mapping[str, Any]) -> None:
+    try:
+        check_texts(texts)
+    except ValueError as error:
+        raise OperationsCenterError(f"cannot {what}: {error}") from None

@@ -1,11 +1,11 @@
 -- name: insert_task
 -- A new task; ``origin`` keys a follow-up, so that a replay makes none twice.
 INSERT INTO tasks (
-    task_id, number, title, kind, body, state, priority, backend, parent, reason, claimed_by, origin,
-    created_at, updated_at
+    task_id, number, title, kind, body, state, priority, backend, parent, depth, lineage, reason,
+    claimed_by, origin, created_at, updated_at
 ) VALUES (
-    :task_id, :number, :title, :kind, :body, :state, :priority, :backend, :parent, :reason, :claimed_by, :origin,
-    :created_at, :updated_at
+    :task_id, :number, :title, :kind, :body, :state, :priority, :backend, :parent, :depth, :lineage, :reason,
+    :claimed_by, :origin, :created_at, :updated_at
 );
 
 -- name: write_task
@@ -59,3 +59,7 @@ SELECT task_id, claimed_by FROM tasks WHERE state = 'running' ORDER BY number;
 -- name: counts
 -- How many tasks there are in each state.
 SELECT state, count(*) AS tasks FROM tasks GROUP BY state;
+
+-- name: tasks_of_lineage
+-- How many follow-ups descend from a task.
+SELECT count(*) FROM tasks WHERE lineage = :lineage;

@@ -1,6 +1,6 @@
 """What every board promises to watchers and reconcilers: each of them is asked the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 
 from operations_center.boards import Board, Claim
 from operations_center.boards.local import LocalBoard, NewTask
+from operations_center.bounds import LARGEST_BODY
 from operations_center.clock import SystemClock
 from operations_center.errors import OperationsCenterError
 from operations_center.ledger.sqlite import SqliteLedger
@@ -158,6 +159,65 @@ def test_another_run_of_the_same_task_makes_its_own_follow_ups(board: Board, ser
         board.claim(task_id, run_id)
         board.finish({run_id: (task_id, Finish(TaskState.READY, None, (FollowUp("Test it", "test"),)))})
     assert len([task for task in service.tasks() if task.parent == task_id]) == 2
+
+
+def follow(board: Board, service: LocalService, task_id: str, finish: Finish) -> tuple[Mapping[str, str], list[Task]]:
+    """Claim and finish a task: what the board says of follow-ups that it did not make, and those that it made."""
+    board.claim(task_id, f"run of {task_id}")
+    refused = board.finish({f"run of {task_id}": (task_id, finish)})
+    return refused, [task for task in service.tasks() if task.parent == task_id]
+
+
+def test_a_follow_up_without_a_text_has_that_of_its_task(board: Board, service: LocalService) -> None:
+    finish = Finish(TaskState.DONE, None, (FollowUp(None, "test"), FollowUp("Else")))
+    _, made = follow(board, service, service.add("Build it"), finish)
+    assert [(task.title, task.kind, task.body) for task in made] == [("Build it", "test", "body"), ("Else", "goal", "")]
+
+
+def test_a_lineage_ends_at_its_depth_and_its_last_task_says_so(board: Board, service: LocalService) -> None:
+    task_id, finish = service.add(), Finish(TaskState.DONE, "built", (FollowUp(None, "test"),), max_follow_ups=3)
+    for depth in range(3):
+        assert service.task(task_id).depth == depth
+        refused, (task,) = follow(board, service, task_id, finish)
+        assert not refused
+        task_id = task.task_id
+    refused, made = follow(board, service, task_id, finish)
+    why = "1 of 1 follow-ups not made: the task is itself follow-up 3 in a row, and max_follow_ups is 3"
+    assert (refused, made) == ({f"run of {task_id}": why}, [])
+    last = service.task(task_id)
+    assert (last.state, last.depth, last.reason) == (TaskState.DONE, 3, f"built; {why}")
+
+
+def test_a_lineage_has_a_number_of_tasks_that_it_cannot_exceed(
+    board: Board, service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{LocalBoard.__module__}.MOST_IN_A_LINEAGE", 5)
+    first = service.add()
+    finish = Finish(TaskState.DONE, None, (FollowUp("One"), FollowUp("Two"), FollowUp("Three")))
+    _, made = follow(board, service, first, finish)
+    refused, more = follow(board, service, made[0].task_id, finish)
+    assert [task.title for task in more] == ["One", "Two"]
+    assert list(refused.values()) == [f"1 of 3 follow-ups not made: 5 tasks descend from {first}, and more may not"]
+    assert len(service.tasks()) == 6
+
+
+def test_a_follow_up_that_is_out_of_bounds_is_not_made_and_its_task_says_so(
+    board: Board, service: LocalService
+) -> None:
+    finish = Finish(TaskState.DONE, None, (FollowUp("t" * 20_000), FollowUp("Else")))
+    refused, made = follow(board, service, task_id := service.add(), finish)
+    assert [task.title for task in made] == ["Else"]
+    assert service.task(task_id).reason == refused[f"run of {task_id}"]
+    assert "its title has 20000 characters" in refused[f"run of {task_id}"]
+
+
+def test_a_task_out_of_bounds_can_neither_be_added_nor_made_by_an_edit(service: LocalService) -> None:
+    task_id = service.add()
+    with pytest.raises(OperationsCenterError, match="its title has 10001 characters"):
+        service.add("t" * 10_001)
+    with pytest.raises(OperationsCenterError, match="its body has"):
+        service.hand.edit(task_id, body="b" * (LARGEST_BODY + 1))
+    assert [task.body for task in service.tasks()] == ["body"]
 
 
 def test_a_requeue_is_idempotent_and_only_for_the_run_that_has_it(board: Board, service: LocalService) -> None:

@@ -279,8 +279,9 @@ class DeadBoard:
         task: Task | None = self._ask().claim(task_id, run_id)
         return task
 
-    def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> None:
-        self._ask().finish(finishes)
+    def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> Mapping[str, str]:
+        answer: Mapping[str, str] = self._ask().finish(finishes)
+        return answer
 
     def hold(self, task_id: str, run_id: str) -> bool:
         return bool(self._ask().hold(task_id, run_id))

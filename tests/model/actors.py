@@ -183,7 +183,6 @@ class Actor:
                 board=board,
                 clock=clock,
                 policy_of=self._config.roles.__getitem__,
-                directory_of=state.path_of_run,
             ),
         )
 

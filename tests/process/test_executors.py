@@ -20,7 +20,7 @@ from operations_center.errors import BoardUnreachable
 from operations_center.identity import Process, is_alive, read_stat
 from operations_center.keeper.inspect import ExitRecord, ProcessTable
 from operations_center.keeper.result import UnreadableResult, read_result
-from operations_center.model import Attempts, FollowUp, Outcome, Proof, Run, Task, TaskState
+from operations_center.model import Attempts, Outcome, Proof, Run, Task, TaskState
 from operations_center.outcomes import ending_of, finish_of
 from operations_center.watcher import Watcher
 from tests.fleet import PATIENCE_S, Fleet, wait_until
@@ -362,8 +362,8 @@ def test_no_rubbish_for_a_result_raises_and_all_of_it_is_a_failure_with_its_reas
         assert isinstance(read, UnreadableResult), content
         ending = ending_of(run, ExitRecord(0), read, None)
         assert (ending.outcome, ending.reason) == (Outcome.FAILED, read.reason)
-        role, task = Role(name="goal", backend="agent"), FollowUp("Do it", "goal")
-        finish, after = finish_of(run, ending, Attempts(), policy=role, task=task, now=0)
+        role = Role(name="goal", backend="agent")
+        finish, after = finish_of(run, ending, Attempts(), policy=role, now=0)
         assert (finish.state, finish.reason, after.attempts) == (TaskState.BLOCKED, read.reason, 1)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from operations_center.bounds import LARGEST_FOLLOW_UPS, LARGEST_TITLE, MOST_FOLLOW_UPS
 from operations_center.config import Role
 from operations_center.config.sections import OnFailure, OnSuccess, RetryBackoff
 from operations_center.keeper.inspect import ExitRecord, UnreadableExit
@@ -25,7 +26,6 @@ from tests.unit.samples import RUN
 
 NOW = samples.NOW.wall
 STOPPED = replace(RUN, stop_outcome=Outcome.STOPPED, stop_reason="enough")
-TASK = FollowUp("Build it", "goal", "from bricks")
 WANTED = ResultFollowUp("Test it", "test", "well")
 
 
@@ -165,6 +165,38 @@ def test_a_limit_that_the_timer_enforced_is_a_time_out(limit: str, reason: str) 
     assert ending == Ending(Outcome.TIMED_OUT, Proof.EXIT_RECORDED, reason, 143)
 
 
+# What it may ask for
+
+
+def asking_for(*follow_ups: ResultFollowUp) -> Ending:
+    return ending_of(RUN, ExitRecord(0), result(summary="built", follow_ups=follow_ups), None)
+
+
+def test_a_result_with_too_many_follow_ups_keeps_its_outcome_and_the_first_of_them() -> None:
+    ending = asking_for(*(ResultFollowUp(str(number), "test") for number in range(1_000)))
+    assert ending.outcome is Outcome.SUCCEEDED
+    assert [follow_up.title for follow_up in ending.follow_ups] == [str(number) for number in range(MOST_FOLLOW_UPS)]
+    assert ending.reason == "built; 900 of 1000 follow-ups dropped: a run may ask for at most 100"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (ResultFollowUp("t" * (LARGEST_TITLE + 1)), "its title has 10001 characters; give at most 10000"),
+        (ResultFollowUp("  "), "its title is empty; give one"),
+        (ResultFollowUp("More", "k" * 20_000), "its kind has 20000 characters; give at most 10000"),
+        (ResultFollowUp("More", "test", "b" * LARGEST_FOLLOW_UPS), "those of a run may have at most"),
+    ],
+)
+def test_a_follow_up_out_of_bounds_is_dropped_with_the_reason_and_the_others_are_made(
+    wanted: ResultFollowUp, why: str
+) -> None:
+    ending = asking_for(wanted, WANTED)
+    assert ending.follow_ups == (FollowUp("Test it", "test", "well"),)
+    assert ending.reason is not None
+    assert ending.reason.startswith(f"built; 1 of 2 follow-ups dropped: {why}")
+
+
 # What follows for its task
 
 
@@ -177,7 +209,7 @@ def role(**changes: Any) -> Role:
 def finish(
     ending: Ending, before: Attempts | None = None, policy: Role | None = None, run: Run = RUN
 ) -> tuple[Finish, Attempts]:
-    return finish_of(run, ending, before or Attempts(), policy=policy or role(), task=TASK, now=NOW)
+    return finish_of(run, ending, before or Attempts(), policy=policy or role(), now=NOW)
 
 
 def ended(outcome: Outcome, **changes: Any) -> Ending:
@@ -219,23 +251,20 @@ def test_every_outcome_stands_in_the_table_and_counts_as_an_attempt_where_the_mo
 def test_success_leads_where_the_role_says_and_forgets_the_retries() -> None:
     policy = role(on_success=OnSuccess(state=TaskState.REVIEW, follow_up="test"))
     told, remembered = finish(
-        ended(Outcome.SUCCEEDED, follow_ups=(FollowUp("More", ""), FollowUp("Else", "doc"))),
+        ended(Outcome.SUCCEEDED, follow_ups=(FollowUp("More"), FollowUp("Else", "doc"))),
         Attempts(attempts=1, retries=2, not_before=NOW),
         policy,
     )
     assert told.state is TaskState.REVIEW
-    assert told.follow_ups == (
-        FollowUp("More", "goal"),
-        FollowUp("Else", "doc"),
-        FollowUp("Build it", "test", "from bricks"),
-    )
+    assert told.follow_ups == (FollowUp("More"), FollowUp("Else", "doc"), FollowUp(None, "test"))
+    assert told.max_follow_ups == policy.max_follow_ups
     assert remembered == Attempts(attempts=2)
 
 
 def test_failure_leads_where_the_role_says() -> None:
     policy = role(on_failure=OnFailure(state=TaskState.BACKLOG, follow_up="improve"))
     told, _ = finish(ended(Outcome.FAILED), policy=policy)
-    assert told == Finish(TaskState.BACKLOG, "because", (FollowUp("Build it", "improve", "from bricks"),))
+    assert told == Finish(TaskState.BACKLOG, "because", (FollowUp(None, "improve"),), policy.max_follow_ups)
 
 
 def test_a_failure_that_makes_its_task_ready_backs_off_and_is_bounded() -> None:
@@ -294,6 +323,6 @@ def test_a_stop_leads_where_whoever_stopped_it_decided() -> None:
 
 def test_follow_ups_are_made_for_an_end_for_good_only() -> None:
     for outcome in Outcome:
-        told, _ = finish(ended(outcome, follow_ups=(FollowUp("More", ""),)))
+        told, _ = finish(ended(outcome, follow_ups=(FollowUp("More"),)))
         for_good = outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.BLOCKED)
-        assert told.follow_ups == ((FollowUp("More", "goal"),) if for_good else ()), outcome
+        assert told.follow_ups == ((FollowUp("More"),) if for_good else ()), outcome

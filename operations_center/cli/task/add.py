@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from operations_center.boards.local import NewTask
+from operations_center.bounds import LARGEST_BODY
 from operations_center.cli.common import config_option, json_option, opened, print_json, read_config
 from operations_center.cli.task.fields import (
-    LARGEST_BODY,
     PRIORITIES,
     check_fields,
     default_kind,

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from operations_center.bounds import check_texts
 from operations_center.config import Config
 from operations_center.config.wording import spell_nearest
 from operations_center.errors import OperationsCenterError
@@ -17,21 +18,12 @@ from operations_center.model import Priority, Task, TaskState
 from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
-LARGEST_TITLE = 10_000
-LARGEST_BODY = 16 * 1024 * 1024
-"""In characters. SQLite would take more, but each task is also kept in the log and handed to an executor whole."""
-
 PRIORITIES = tuple(priority.value for priority in Priority)
 
 
 def check_fields(fields: Mapping[str, Any], config: Config) -> None:
     """Raises ValueError that says what is wrong with a title, kind, body, priority or backend."""
-    for name in fields:
-        _check_text(name, fields[name])
-    if "title" in fields and not fields["title"].strip():
-        raise ValueError("its title is empty; give one")
-    if "kind" in fields and not fields["kind"].strip():
-        raise ValueError("its kind is empty; give one, or leave it out for the first role's first")
+    check_texts({name: value for name, value in fields.items() if (name, value) != ("backend", None)})
     if fields.get("priority", "normal") not in PRIORITIES:
         raise ValueError(f"its priority is {fields['priority'][:40]!r}; give one of {', '.join(PRIORITIES)}")
     backend = fields.get("backend")
@@ -83,17 +75,3 @@ def shown_title(task: Task) -> str:
     """The title on one line of a list."""
     title = on_one_line(task.title)
     return title if len(title) <= 80 else f"{title[:79]}…"
-
-
-def _check_text(name: str, value: Any) -> None:
-    if value is None and name == "backend":
-        return
-    if not isinstance(value, str):
-        raise ValueError(f"its {name} is not a string; put it in quotes")
-    if "\0" in value:
-        raise ValueError(f"its {name} has a NUL character; take it out")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"its {name} is not UTF-8 text; write it as UTF-8")
-    largest = LARGEST_BODY if name == "body" else LARGEST_TITLE
-    if len(value) > largest:
-        raise ValueError(f"its {name} has {len(value)} characters; give at most {largest}")

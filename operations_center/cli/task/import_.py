@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 import click
 
 from operations_center.boards.local import NewTask
+from operations_center.bounds import LARGEST_BODY
 from operations_center.cli.common import config_option, json_option, opened, print_json, read_config
-from operations_center.cli.task.fields import LARGEST_BODY, check_fields, default_kind, stdin_bytes, warn_of_kinds
+from operations_center.cli.task.fields import check_fields, default_kind, stdin_bytes, warn_of_kinds
 from operations_center.config import Config
 from operations_center.config.wording import spell_nearest
 from operations_center.errors import OperationsCenterError

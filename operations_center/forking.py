@@ -24,6 +24,7 @@ from operations_center.identity import Process
 from operations_center.logs import make_log_directory
 from operations_center.pidfds import open_pidfd
 from operations_center.sharing import prepare_to_share
+from operations_center.signals import SIGNALS
 from operations_center.state_directory import FORK_SERVER
 
 LONGEST_MESSAGE = 64 * 1024
@@ -171,12 +172,16 @@ def _begin(live: Callable[[socket.socket], Never], control: socket.socket, log: 
 
 
 def _take_default_signals() -> None:
-    """What was ignored or blocked where the supervisor was started would stay so in all that is forked from here."""
+    """What was ignored or blocked where the supervisor was started would stay so in all that is forked from here.
+
+    What tells a fleet to stop is blocked: a fork server ends with its socket only, and what it forks asks for the
+    sender of what has come (``waiting``).
+    """
     for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, SIGNALS)
 
 
 def _take_streams(log: Path) -> None:

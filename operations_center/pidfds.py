@@ -3,7 +3,7 @@
 import os
 import select
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from operations_center.identity import Process, is_alive
@@ -36,6 +36,25 @@ def opened_pidfds(processes: Iterable[Process]) -> Iterator[dict[int, Process]]:
                 held.callback(os.close, pidfd)
                 found[pidfd] = process
         yield found
+
+
+def reap_others(known: Collection[int | None]) -> None:
+    """Reap children that have ended, without those whose exit code somebody here will ask for.
+
+    The init process of a pid namespace gets every orphan as its child. So does a re-executed image: those of the
+    image before it.
+    """
+    while (ended := _ended_child()) is not None and ended not in known:
+        os.waitpid(ended, os.WNOHANG)
+
+
+def _ended_child() -> int | None:
+    try:
+        # WNOWAIT: it stays as it is.
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return found.si_pid if found is not None else None
 
 
 def wait_for_end(processes: Iterable[Process], until: float) -> list[Process]:

@@ -9,7 +9,8 @@ startup.lock            serialises the watchers' start-up reconciliation
 watchers/ROLE.lock      held by the one watcher of a role on this host (the watchdog has one, too)
 pulse/NAME.json         heartbeat and progress of a watcher, of the watchdog, of the supervisor
 wake/NAME               FIFO: a byte in it wakes that process up
-logs/NAME.log           output of the supervisor, its fork server, the watchers, the watchdog, and of making a release
+logs/NAME.log           output of the supervisor, its fork server, the watchers, the watchdog, of making a release,
+                        and of a reload
 runs/RUN/               one directory for each run
 releases/COMMIT/        one directory for each release
 pull.lock               held while a release is made
@@ -29,6 +30,7 @@ WATCHDOG = "@watchdog"
 SUPERVISOR = "@supervisor"
 FORK_SERVER = "@fork-server"
 PULL = "@pull"
+RELOAD = "@reload"
 """Names beside those of roles; ``@`` is not allowed in a role's name."""
 
 _LOGS = "logs"

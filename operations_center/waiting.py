@@ -3,42 +3,67 @@
 import os
 import selectors
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from operations_center.identity import Process
 from operations_center.pidfds import open_pidfd
+from operations_center.signals import RE_EXECUTE, SIGNALS, Sent, SignalQueue, Standing
 from operations_center.wakeups import WakeUp
 
 LONGEST_S = 3600.0
 """No sleep is longer, whatever a configuration asks for: epoll takes at most 2^31 ms."""
 
-RE_EXECUTE = signal.SIGUSR2
-"""Asks the supervisor to become what is installed now."""
-
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, RE_EXECUTE})
+Judge = Callable[[Sent], Standing]
+"""Finds out what the sender of a signal is to this process."""
 
 
 class HasDescriptor(Protocol):
     def fileno(self) -> int: ...
 
 
-class Waiting:
-    """``stop_requests`` counts SIGTERM, SIGINT and, unless it is ignored, SIGHUP."""
+def trust_everybody(_sent: Sent) -> Standing:
+    return Standing.OWNER
 
-    def __init__(self, wake_directory: Path, name: str) -> None:
-        self.stop_requests = 0
+
+class Waiting:
+    """``judge`` is asked about the sender of each signal; what a run sends changes nothing.
+
+    ``reload_on_hang_up``: SIGHUP asks for a reload. Else it is a terminal that closes, and asks for a stop.
+    """
+
+    def __init__(
+        self, wake_directory: Path, name: str, judge: Judge = trust_everybody, *, reload_on_hang_up: bool = False
+    ) -> None:
         self.interrupted = False
         self.woken = True
+        self._judge = judge
+        self._reload_on_hang_up = reload_on_hang_up
+        self._stop_requests = 0
+        self._stopped_by: list[Sent] = []
+        self._owner_stopped = False
         self._re_execution_asked = False
+        self._reload_asked = False
         self._selector = selectors.DefaultSelector()
         self._pidfds: dict[str, int] = {}
         self._ended: set[str] = set()
         self._wake_up = WakeUp(wake_directory, name)
         self._selector.register(self._wake_up, selectors.EVENT_READ, self._wake_up)
-        self._catch_signals()
+        self._signals = self._queue_signals()
+        self._selector.register(self._signals, selectors.EVENT_READ, self._signals)
+
+    @property
+    def stop_requests(self) -> int:
+        """How often a stop was asked for: by SIGTERM, SIGINT or, unless it is ignored, a terminal that closes."""
+        self._take_signals()
+        return self._stop_requests
+
+    @property
+    def exit_code(self) -> int:
+        """0 where the fleet's owner asked for the stop; else 128 and the signal, so that a service is started again."""
+        return 0 if self._owner_stopped or not self._stopped_by else 128 + self._stopped_by[0].number
 
     def for_end_of(self, name: str, process: Process) -> None:
         """From now on ``wait`` returns when this process ends; at once if it already has."""
@@ -73,8 +98,8 @@ class Waiting:
             elif isinstance(key.data, WakeUp):
                 self.woken = True
                 key.data.drain()
-            elif key.fd == self._signals_read:
-                os.read(self._signals_read, 4096)
+            elif isinstance(key.data, SignalQueue):
+                self._take_signals()
         ended = sorted(self._ended)
         for name in ended:
             self.forget(name)
@@ -87,7 +112,14 @@ class Waiting:
 
     def take_re_execution(self) -> bool:
         """Whether a re-execution was asked for since this was last asked."""
+        self._take_signals()
         asked, self._re_execution_asked = self._re_execution_asked, False
+        return asked
+
+    def take_reload(self) -> bool:
+        """Whether a reload was asked for since this was last asked."""
+        self._take_signals()
+        asked, self._reload_asked = self._reload_asked, False
         return asked
 
     def close(self) -> None:
@@ -95,34 +127,49 @@ class Waiting:
             self.forget(name)
         self._selector.close()
         self._wake_up.close()
-        signal.set_wakeup_fd(-1)
-        os.close(self._signals_read)
-        os.close(self._signals_write)
+        self._signals.close()
 
-    def _catch_signals(self) -> None:
-        self._signals_read, self._signals_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._request_stop)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self._hang_up)
-        signal.signal(RE_EXECUTE, self._request_re_execution)
-        # Whoever started us may have ignored it, and then the kernel keeps no child until we have asked how it ended.
+    def _queue_signals(self) -> SignalQueue:
+        # Whoever started us may have had them ignored, and the kernel would drop them.
+        wanted = SIGNALS if self._reload_on_hang_up else SIGNALS - {signal.SIGHUP}
+        for number in wanted:
+            signal.signal(number, _leave_to_queue)
+        # Likewise, and then the kernel keeps no child until we have asked how it ended.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Whoever started us may have had them blocked; a supervisor's earlier image does, so that none is lost.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        self._selector.register(self._signals_read, selectors.EVENT_READ, None)
+        return SignalQueue(SIGNALS)
 
-    def _hang_up(self, _number: int, _frame: FrameType | None) -> None:
-        # A terminal that closes hangs up more than once, and never asks for more than a stop.
-        self.stop_requests = max(self.stop_requests, 1)
+    def _take_signals(self) -> None:
+        for sent in self._signals.take():
+            self._take(sent)
 
-    def _request_stop(self, number: int, _frame: FrameType | None) -> None:
-        self.stop_requests += 1
-        self.interrupted = number == signal.SIGINT
+    def _take(self, sent: Sent) -> None:
+        standing = self._judge(sent)
+        asks_to_stop = sent.number != RE_EXECUTE and not self._is_reload(sent)
+        if standing is Standing.RUN or (asks_to_stop and standing is Standing.UNKNOWN):
+            return
+        if asks_to_stop:
+            self._request_stop(sent, standing)
+        elif sent.number == RE_EXECUTE:
+            self._re_execution_asked = True
+        else:
+            self._reload_asked = True
 
-    def _request_re_execution(self, _number: int, _frame: FrameType | None) -> None:
-        self._re_execution_asked = True
+    def _is_reload(self, sent: Sent) -> bool:
+        return sent.number == signal.SIGHUP and self._reload_on_hang_up
+
+    def _request_stop(self, sent: Sent, standing: Standing) -> None:
+        self._stopped_by.append(sent)
+        self._owner_stopped = self._owner_stopped or standing is Standing.OWNER
+        self.interrupted = sent.number == signal.SIGINT
+        if sent.number == signal.SIGHUP:
+            # A terminal that closes hangs up more than once, and never asks for more than a stop.
+            self._stop_requests = max(self._stop_requests, 1)
+        else:
+            self._stop_requests += 1
+
+
+def _leave_to_queue(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing where a thread takes a signal that it should have blocked: a process must not end by it."""
 
 
 def seconds_until(moments_ms: Iterable[int | None], now_ms: int, at_most_s: float) -> float:

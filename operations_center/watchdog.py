@@ -28,6 +28,7 @@ from operations_center.logs import STACK_DUMP
 from operations_center.pidfds import open_pidfd
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.releases.retention import prune_releases
+from operations_center.senders import Senders
 from operations_center.state_directory import WATCHDOG
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.wiring import Center
@@ -53,7 +54,8 @@ class Watchdog:
         """Until told to stop, or one cycle with ``once``. Raises LockHeld, LedgerReplaced, LedgerUnusable."""
         lock_file = self._center.state.watcher_lock(WATCHDOG)
         lock = take_lock(lock_file, "the watchdog")
-        waiting = Waiting(self._center.state.wake, WATCHDOG)
+        senders = Senders(self._center.surroundings, self._center.state.root, self._center.ledger.note)
+        waiting = Waiting(self._center.state.wake, WATCHDOG, senders.judge)
         try:
             while not waiting.stop_requests:
                 self._cycle()

@@ -29,6 +29,7 @@ from operations_center.keeper.inspect import read_gate
 from operations_center.ledger import LEASE_MS
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import OPEN, Run, RunState, Task
+from operations_center.senders import Senders
 from operations_center.state_directory import SUPERVISOR
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.wakeups import wake
@@ -85,7 +86,8 @@ class Watcher:
         """
         lock_file = self._center.state.watcher_lock(self._role.name)
         lock = take_lock(lock_file, f"a watcher of role {self._role.name}")
-        self._waiting = Waiting(self._center.state.wake, self._role.name)
+        senders = Senders(self._surroundings, self._center.state.root, self._center.ledger.note)
+        self._waiting = Waiting(self._center.state.wake, self._role.name, senders.judge)
         try:
             self._start()
             while not self._waiting.stop_requests and not self._is_done():

@@ -205,5 +205,12 @@ def wait_until(condition: Callable[..., Any], what: str, seconds: float = PATIEN
         time.sleep(0.005)
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal. A program that has just been executed has none."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(mask >> (number - 1) & 1)
+
+
 def is_dead(pulse: Pulse) -> bool:
     return not is_alive(pulse.process)

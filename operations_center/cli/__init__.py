@@ -5,6 +5,7 @@ for the supervisor.
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +17,8 @@ import click
 
 from operations_center import __version__
 from operations_center.errors import OperationsCenterError
+from operations_center.signals import SIGNALS
+from operations_center.titles import OF_COMMAND, take_title
 
 LONGEST_DEFECT = 200
 
@@ -76,6 +79,12 @@ def cli() -> None:
 
 def main() -> None:
     _open_closed_streams()
+    command = sys.argv[1] if len(sys.argv) > 1 else None
+    if command in OF_COMMAND:
+        take_title(OF_COMMAND[command])
+    if command != "up":
+        # A supervisor has them blocked, also in what it starts. An image of it that was executed takes them itself.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -92,7 +92,7 @@ def command(
             logging.warning("[%s] is valid, and inactive in this version", section)
         return Supervisor(
             center,
-            Wishes(only, exit_when_idle, lock_fd, handed_back),
+            Wishes(only, exit_when_idle, lock_fd, handed_back, detached or "NOTIFY_SOCKET" in os.environ),
             fork_server,
             words,
             end_executors=lambda: end_open_runs(center),

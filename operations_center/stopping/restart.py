@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from operations_center.errors import OperationsCenterError
 from operations_center.fleet import Member, called, look_at
 from operations_center.keeper.stop import signal_processes
+from operations_center.signals import RE_EXECUTE
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.stopping.ends import LOOK_EVERY_S, end_processes
 from operations_center.stopping.fleet import WATCHER_KILL_AFTER_S
-from operations_center.waiting import RE_EXECUTE
 from operations_center.wiring import Center
 
 READY_WITHIN_S = 30.0

@@ -13,9 +13,11 @@ from operations_center.errors import LedgerReplaced, OperationsCenterError, Unav
 from operations_center.forking import ForkServer
 from operations_center.heart import BEAT_EVERY_MS, Awake, Heart
 from operations_center.locks import is_still_there, take_lock
+from operations_center.pidfds import reap_others
 from operations_center.pulse import read_pulse
 from operations_center.releases.deployment import Version
-from operations_center.state_directory import PULL, SUPERVISOR, WATCHDOG
+from operations_center.senders import Senders
+from operations_center.state_directory import PULL, RELOAD, SUPERVISOR, WATCHDOG
 from operations_center.stopping.ends import executors_left
 from operations_center.supervisor.crew import Crew
 from operations_center.supervisor.deploying import Deploying
@@ -24,6 +26,7 @@ from operations_center.supervisor.image import INSTALLED_CODE, end_for_good, exe
 from operations_center.supervisor.notes import LAST_WITHIN_S, START_WITHIN_S, Notes
 from operations_center.supervisor.notify import notify, watchdog_interval_ms
 from operations_center.supervisor.pulling import Pulling
+from operations_center.supervisor.reloading import Reloading
 from operations_center.supervisor.rollout import Become, Exchange, Fleet, Wait
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.watchdog import dump_and_end, is_stalled
@@ -42,13 +45,15 @@ class Wishes:
     """How ``up`` was asked to behave; ``only`` names the roles, empty for all.
 
     ``lock`` is the descriptor of the supervisor's lock, where it is held already: by the image before this one.
-    ``handed_back``: why an image that this one had executed ended.
+    ``handed_back``: why an image that this one had executed ended. ``reload_on_hang_up``: no terminal that closes can
+    be meant.
     """
 
     only: Sequence[str] = ()
     exit_when_idle: bool = False
     lock: int | None = None
     handed_back: str | None = None
+    reload_on_hang_up: bool = False
 
 
 class Supervisor:
@@ -91,7 +96,11 @@ class Supervisor:
         """
         lock_file = self._center.state.supervisor_lock
         self._lock = lock = take_lock(lock_file, "the supervisor", inherited=self._wishes.lock)
-        self._waiting = Waiting(self._center.state.wake, SUPERVISOR)
+        senders = Senders(self._center.surroundings, self._center.state.root, self._notes.add)
+        self._waiting = Waiting(
+            self._center.state.wake, SUPERVISOR, senders.judge, reload_on_hang_up=self._wishes.reload_on_hang_up
+        )
+        self._reloading = Reloading(self._center, self._waiting)
         self._crew = Crew(self._center, self._roles, self._waiting, self._fork_server, self._awake, self._notes.add)
         try:
             self._end_old_drain()
@@ -107,10 +116,16 @@ class Supervisor:
                     break
                 if self._waiting.take_re_execution():
                     self._start_anew()
+                if self._waiting.take_reload():
+                    self._reloading.ask()
             self._stop()
         finally:
             self._waiting.close()
-        return 1 if self._is_ledger_gone() else 0
+        return 1 if self._is_ledger_gone() else self._waiting.exit_code
+
+    @property
+    def _own_children(self) -> set[int | None]:
+        return {*self._crew.pids, self._reloading.pid, self._pulling.pid if self._pulling is not None else None}
 
     def _start_anew(self) -> None:
         try:
@@ -128,8 +143,11 @@ class Supervisor:
         for name in ended:
             if name == PULL and self._pulling is not None:
                 self._pulling.bury()
+            elif name == RELOAD:
+                self._reloading.bury()
             else:
                 self._crew.bury(name)
+        reap_others(self._own_children)
         self._crew.see_who_is_ready()
         self._announce()
         self._replace_stalled_watchdog()

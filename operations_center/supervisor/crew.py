@@ -77,6 +77,11 @@ class Crew:
     def process_of(self, name: str) -> Process | None:
         return self._alive.get(name)
 
+    @property
+    def pids(self) -> set[int]:
+        """Of all of them, and of their fork servers."""
+        return {process.pid for process in self._alive.values()} | self._spawners.pids
+
     def as_json(self) -> list[dict[str, Any]]:
         """For ``status``."""
         return [

@@ -9,8 +9,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Never
 
-from setproctitle import setproctitle
-
 from operations_center.config import load_config
 from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.forking import Fork, serve
@@ -19,6 +17,9 @@ from operations_center.releases.deployment import Version
 from operations_center.releases.runtime import Runtime
 from operations_center.state_directory import WATCHDOG
 from operations_center.store import Access
+from operations_center.titles import FORK_SERVER, take_title
+from operations_center.titles import WATCHDOG as WATCHDOG_TITLE
+from operations_center.titles import WATCHER as WATCHER_TITLE
 from operations_center.watchdog import Watchdog
 from operations_center.watcher import Watcher
 from operations_center.wiring import Center, open_center
@@ -26,6 +27,7 @@ from operations_center.wiring import Center, open_center
 
 def live(control: socket.socket) -> Never:
     """With the code that this process has imported."""
+    take_title(FORK_SERVER)
     with control:
         request = serve(control)
     code = 0 if request is None else _live_as(request)
@@ -47,7 +49,7 @@ def main() -> Never:
 def _live_as(request: Fork) -> int:
     """Its exit code. What goes wrong is said in its log."""
     os.setsid()
-    _take_title(f"operations-center {request.name} --config {request.config_file}")
+    take_title(WATCHDOG_TITLE if request.name == WATCHDOG else WATCHER_TITLE)
     try:
         log_to(Path(request.log))
         with closing(_open(request)) as center:
@@ -67,14 +69,6 @@ def _open(request: Fork) -> Center:
     copy = Path(request.config_copy) if request.config_copy else None
     config = load_config(Path(request.config_file), os.environ, copy)
     return open_center(config, Access.EXISTING, Version(request.release, copy.name if copy else ""))
-
-
-def _take_title(title: str) -> None:
-    """What ``ps`` shows; cut off where the command line had no room for more."""
-    # Else it writes over the environment that /proc shows, by which a fleet knows the processes of its runs.
-    os.environ["SPT_NOENV"] = "1"
-    setproctitle(title)
-    del os.environ["SPT_NOENV"]
 
 
 def _run(center: Center, name: str) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from operations_center.errors import Unavailable
 from operations_center.releases.runtime import CHANGED, Runtime
-from operations_center.waiting import SIGNALS
+from operations_center.signals import SIGNALS
 
 INSTALLED_CODE = "installed"
 """In the place of a commit: the code that ``up`` was started with."""
@@ -36,6 +36,14 @@ LOOKS = 5
 # before. A process that was stopped, however often, gets a signal late: the second time then begins anew.
 _LAUNCH = """
 import json, os, runpy, signal, sys, time, traceback
+try:
+    os.environ["SPT_NOENV"] = "1"
+    import setproctitle
+    setproctitle.setproctitle("oc-sup")
+except ImportError:
+    pass
+finally:
+    del os.environ["SPT_NOENV"]
 before = json.loads(sys.argv.pop(1))
 me, looks, looked_at = os.getpid(), 0, 0.0
 def go_on_as_before(reason):
@@ -157,7 +165,7 @@ def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Se
         "looks": LOOKS,
     }
     argv = runtime.script(_LAUNCH, json.dumps(back), *words, *handed_on)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     # It would go on in the next image, and end it before that can take a signal.
     _set_timer(0)
     _hand_on(lock, True)
@@ -167,7 +175,7 @@ def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Se
         return error
     finally:
         _hand_on(lock, False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _hand_on(lock: int | None, is_handed_on: bool) -> None:

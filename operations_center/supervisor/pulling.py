@@ -36,6 +36,10 @@ class Pulling:
         self.due_at: int | None = self._now()
         self.problem: str | None = None
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
     def start_if_due(self) -> None:
         if self.due_at is None or self._now() < self.due_at:
             return

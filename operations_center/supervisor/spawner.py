@@ -73,6 +73,10 @@ class Spawner:
         self._waiting.for_readable(server)
         self._asked[self.name] = Patience(self._now(), START_WITHIN_MS)
 
+    @property
+    def pid(self) -> int | None:
+        return self._server.process.pid if self._server is not None else None
+
     def ask(self, request: Fork) -> None:
         assert self._server is not None
         self._server.ask(request)
@@ -188,6 +192,10 @@ class Spawners:
 
     def end(self) -> list[Forked]:
         return list(self.keep(()))
+
+    @property
+    def pids(self) -> set[int]:
+        return {spawner.pid for spawner in self if spawner.pid is not None}
 
     def __iter__(self) -> Iterator[Spawner]:
         return iter(list(self._by_commit.values()))

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from operations_center import cli
+from operations_center import cli, titles
 from operations_center.identity import is_alive
 from operations_center.locks import lock_holder
 from operations_center.pulse import read_pulse
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
-from tests.fleet import PATIENCE_S, Fleet, kill_if_there, wait_until
+from tests.fleet import PATIENCE_S, Fleet, catches, kill_if_there, wait_until
 
 CONFIG = """
 [roles.goal]
@@ -155,16 +155,16 @@ def is_up(life: Life) -> bool:
 
 
 def members_alive(fleet: Fleet) -> Counter[str]:
-    """Processes of this fleet by their name, which is in their title."""
+    """Processes of this fleet by their title."""
     found: Counter[str] = Counter()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().rstrip(b"\0").decode(errors="replace").split()
+            title = (process / "cmdline").read_bytes().rstrip(b"\0").decode(errors="replace")
             is_ours = (process / "cwd").samefile(fleet.root)
         except OSError:
             continue
-        if is_ours and words[:1] == ["operations-center"]:
-            found[words[1]] += 1
+        if is_ours and title in (titles.WATCHER, titles.WATCHDOG):
+            found[title] += 1
     return found
 
 
@@ -173,7 +173,8 @@ def assert_the_next_fleet_is_whole(fleet: Fleet) -> None:
     (fleet.root / "go").unlink(missing_ok=True)
     fleet.add(1, "goal")
     supervisor = fleet.up()
-    wait_until(lambda: members_alive(fleet) == dict.fromkeys(MEMBERS, 1), "each role has one watcher")
+    whole = {titles.WATCHER: len(MEMBERS) - 1, titles.WATCHDOG: 1}
+    wait_until(lambda: members_alive(fleet) == whole, "each role has one watcher")
     assert lock_holder(fleet.state.supervisor_lock) == supervisor.pid
     wait_until(lambda: len(fleet.witnessed("begin")) > before, "the executor runs")
     fleet.let_go()
@@ -226,7 +227,7 @@ def test_a_supervisor_that_is_killed_while_it_executes_itself_is_followed_by_a_w
 ) -> None:
     supervisor = fleet.up()
     supervisor.send_signal(signal.SIGUSR2)
-    wait_until(lambda: b"--lock-fd" in Path(f"/proc/{supervisor.pid}/cmdline").read_bytes(), "the next image")
+    wait_until(lambda: not catches(supervisor.pid, signal.SIGUSR2), "the next image")
     time.sleep(wait_ms / 1000)
     supervisor.kill()
     supervisor.wait()

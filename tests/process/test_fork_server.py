@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from operations_center import titles
 from operations_center.identity import Process, is_alive, read_stat
 from operations_center.locks import lock_holder
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
@@ -80,7 +81,7 @@ def test_watchers_and_watchdog_are_children_of_the_fork_server_and_inherit_nothi
         assert stat is not None
         assert stat.session == process.pid, f"{name} has no session of its own"
         title = Path(f"/proc/{process.pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-        assert title.startswith(f"operations-center {name} ")
+        assert title == (titles.WATCHDOG if name == WATCHDOG else titles.WATCHER)
         assert f"HOME={fleet.root}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
 
 

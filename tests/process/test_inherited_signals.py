@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from operations_center.identity import is_alive
+from operations_center.signals import SIGNALS
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
 from tests.fleet import PATIENCE_S, Fleet, wait_until
 from tests.process.test_fork_server import fork_server_of, wait_for_another
@@ -82,12 +83,13 @@ def signals_of(pid: int, which: str) -> set[int]:
     return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
 
 
-def test_watchers_keepers_and_executors_have_the_default_dispositions(fleet: Fleet, supervisor: int) -> None:
+def test_watchers_keepers_and_executors_inherit_no_disposition_and_no_mask(fleet: Fleet, supervisor: int) -> None:
     ours = [fork_server_of(supervisor), fleet.pulse("goal").pid, fleet.pulse(WATCHDOG).pid]
     of_the_run = {pid for pids in living(fleet).values() for pid in pids}
     assert len(of_the_run) == 2
     for pid in (*ours, *of_the_run):
-        assert signals_of(pid, "SigBlk") == set(), named(pid)
+        # Watchers read what they block, together with its sender; a fork server ends with its socket only.
+        assert signals_of(pid, "SigBlk") == (SIGNALS if pid in ours else set()), named(pid)
         assert signals_of(pid, "SigIgn") <= IGNORED_BY_PYTHON, named(pid)
     for pid in executors(fleet):
         assert signals_of(pid, "SigIgn") == set()

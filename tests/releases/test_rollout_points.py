@@ -13,7 +13,7 @@ import pytest
 
 from operations_center.releases.records import ReleaseState
 from tests.crash.test_supervisor_points import PARTS, Life, begin_anew, steps_of_part
-from tests.fleet import Fleet, wait_until
+from tests.fleet import Fleet, catches, wait_until
 from tests.releases.staged import CONFIG, stage
 from tests.releases.test_rollout import assert_executors_did_not_notice, is_at_rest, releases_run, running, state_of
 from tests.syscalls import EVERY_POINT
@@ -108,7 +108,8 @@ def test_a_rollout_goes_on_when_the_new_supervisor_is_killed_as_it_completes_it(
 def test_a_rollout_goes_on_when_the_new_supervisor_is_killed_as_it_starts(fleet: Fleet, parts: int) -> None:
     commit = stage(fleet, 1)
     first = fleet.popen("up")
-    wait_until(lambda: commit.encode() in Path(f"/proc/{first.pid}/cmdline").read_bytes(), "the next image")
+    wait_until(lambda: catches(first.pid, signal.SIGUSR2), "the supervisor")
+    wait_until(lambda: not catches(first.pid, signal.SIGUSR2), "the next image")
     # So many pieces of a start: nothing tells a stranger how far it has come.
     signal.sigtimedwait([], parts * 0.06)
     first.kill()

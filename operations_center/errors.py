@@ -16,11 +16,16 @@ Each message starts with ``cannot``, names the thing and says what to do about i
 
 from collections.abc import Sequence
 
+from operations_center.text import hide_secrets, on_one_line
+
 
 class OperationsCenterError(Exception):
-    """Base of all reported errors; ``str(error)`` is the one line that a person reads."""
+    """Base of all reported errors; ``str(error)`` is the one line that a person reads, without secrets."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(on_one_line(hide_secrets(message)))
 
 
 class UsageError(OperationsCenterError):
@@ -61,5 +66,5 @@ class ConfigError(OperationsCenterError):
     exit_code = 78
 
     def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = tuple(lines)
+        self.lines = tuple(on_one_line(hide_secrets(line)) for line in lines)
+        Exception.__init__(self, "\n".join(self.lines))

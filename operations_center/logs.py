@@ -9,6 +9,9 @@ import time
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
+
+from operations_center.text import hide_secrets, on_one_line, printable
 
 LOG_BYTES = 10 * 1024 * 1024
 LOGS_KEPT = 5
@@ -28,6 +31,16 @@ class _StderrFollows(RotatingFileHandler):
         return stream
 
 
+class _Harmless(logging.Formatter):
+    """One line for each record, whatever was put into it, and the lines of its traceback; without secrets."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return on_one_line(hide_secrets(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:
+        return printable(hide_secrets(super().formatException(ei)), keep="\n\t")
+
+
 def make_log_directory(log: Path) -> None:
     """Somebody may have removed it under a fleet; never what is above it. Raises OSError."""
     log.parent.mkdir(mode=0o700, exist_ok=True)
@@ -42,7 +55,7 @@ def log_to(file: Path | None, *, level: int = logging.INFO) -> None:
             handler = _StderrFollows(file, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
         except OSError as error:
             obstacle, level = error.strerror, logging.WARNING
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter = _Harmless("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -36,7 +36,7 @@ from operations_center.store.faults import (
     way_back,
 )
 from operations_center.store.reading import look_into
-from operations_center.text import on_one_line
+from operations_center.text import hide_secrets, on_one_line
 
 OLDEST_KERNEL = (5, 3)
 """pidfd_open(2)."""
@@ -85,15 +85,15 @@ def examine_fleet(config: Config, environment: Mapping[str, str]) -> list[Check]
 
 
 def _ok(name: str, detail: str) -> Check:
-    return Check(name, Status.OK, on_one_line(detail))
+    return Check(name, Status.OK, on_one_line(hide_secrets(detail)))
 
 
 def _warning(name: str, detail: str) -> Check:
-    return Check(name, Status.WARNING, on_one_line(detail))
+    return Check(name, Status.WARNING, on_one_line(hide_secrets(detail)))
 
 
 def _fault(name: str, detail: str) -> Check:
-    return Check(name, Status.FAULT, on_one_line(detail))
+    return Check(name, Status.FAULT, on_one_line(hide_secrets(detail)))
 
 
 # The machine

@@ -16,8 +16,10 @@ from typing import Any
 import click
 
 from operations_center import __version__
+from operations_center.cli.output import say
 from operations_center.errors import OperationsCenterError
 from operations_center.signals import SIGNALS
+from operations_center.text import hide_secrets
 from operations_center.titles import OF_COMMAND, take_title
 
 LONGEST_DEFECT = 200
@@ -118,13 +120,13 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        return _complain(_usage_line(error), error.exit_code)
+        return _complain(error.exit_code, _usage_line(error))
     except OperationsCenterError as error:
-        return _complain(str(error), error.exit_code)
+        return _complain(error.exit_code, *str(error).split("\n"))
     except (KeyboardInterrupt, click.Abort):
         return 130
     except UnicodeEncodeError as error:
-        return _complain(f"cannot run `operations-center`: {error.object!r:.80} is not UTF-8; write it in UTF-8", 2)
+        return _complain(2, f"cannot run `operations-center`: {error.object!r:.80} is not UTF-8; write it in UTF-8")
     except OSError as error:
         return _complain_of_machine(error)
     except Exception as error:
@@ -135,14 +137,15 @@ def _complain_of_machine(error: OSError) -> int:
     """A full disk or an output that cannot be written is no defect of ours. What was changed before, is changed."""
     what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else " (writing the output?)")
     try:
-        return _complain(f"cannot go on: {what}; what was changed before this is done", 1)
+        return _complain(1, f"cannot go on: {what}; what was changed before this is done")
     finally:
         # Nothing more of the output is tried when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _complain(lines: str, code: int) -> int:
-    click.echo(lines, err=True)
+def _complain(code: int, *lines: str) -> int:
+    for line in lines:
+        say(line, err=True)
     return code
 
 
@@ -156,7 +159,7 @@ def _usage_line(error: click.ClickException) -> str:
 def _report_defect(arguments: list[str], error: Exception) -> int:
     """An unexpected exception is a defect of ours: its traceback goes into a file, not over the screen."""
     report = Path(os.environ.get("TMPDIR", "/tmp")) / f"operations-center-report-{os.getpid()}-{int(time.time())}.txt"
-    text = f"operations-center {__version__}\nsubcommand: {arguments[:1]}\n\n{traceback.format_exc()}"
+    text = f"operations-center {__version__}\nsubcommand: {arguments[:1]}\n\n{hide_secrets(traceback.format_exc())}"
     try:
         descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -165,4 +168,4 @@ def _report_defect(arguments: list[str], error: Exception) -> int:
     except OSError:
         where = " ".join(traceback.format_exc().split()[-12:])
     what = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DEFECT]
-    return _complain(f"cannot go on: an unexpected error, a defect of operations-center ({what}); {where}", 1)
+    return _complain(1, f"cannot go on: an unexpected error, a defect of operations-center ({what}); {where}")

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 import click
 
 from operations_center.care.older import refuse_older_ledger
+from operations_center.cli.output import paint, say
 from operations_center.config import Config, find_config, load_config, parse_duration, warning_of_named
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.store import Access
+from operations_center.text import hide_secrets, printable
 from operations_center.wiring import Center, open_center
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -56,7 +58,7 @@ def find_file(config_file: Path | None) -> Path:
     """Find the configuration, and warn of one that somebody else could have written. Raises ConfigError."""
     file = find_config(config_file, os.environ, Path.cwd())
     if (config_file or os.environ.get("OPERATIONS_CENTER_CONFIG")) and (warning := warning_of_named(file)):
-        click.echo(warning, err=True)
+        say(warning, err=True)
     return file
 
 
@@ -91,18 +93,16 @@ def _refuse_inside_own_run(center: Center, what: str) -> None:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """One document on one line, with the schema's number."""
-    sys.stdout.write(json.dumps({"schema": 1, **document}, separators=(", ", ": ")) + "\n")
+    # Beyond ASCII all is escaped; DEL is not.
+    text = json.dumps({"schema": 1, **document}, separators=(", ", ": ")).replace("\x7f", "\\u007f")
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns for people, as wide as their widest cell."""
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[printable("-" if value is None else hide_secrets(str(value))) for value in row] for row in rows]
     widths = [max(len(heading), *(len(row[i]) for row in cells), 0) for i, heading in enumerate(headings)]
-    click.secho("  ".join(h.ljust(w) for h, w in zip(headings, widths, strict=True)).rstrip(), bold=True)
+    say(paint("  ".join(h.ljust(w) for h, w in zip(headings, widths, strict=True)).rstrip(), bold=True))
     for row in cells:
-        click.echo("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else str(value)
+        say("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())

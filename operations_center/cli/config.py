@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.cli.output import say
 from operations_center.config import Config, merged
 from operations_center.errors import ConfigError
 
@@ -32,9 +33,9 @@ def check(config_file: Path | None, copy: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"ok": True, "config_file": str(config.file), "errors": [], "notes": notes})
     else:
-        click.echo(f"{config.file} has no mistake")
+        say(f"{config.file} has no mistake")
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 @command.command("show")
@@ -46,9 +47,9 @@ def show(config_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"config_file": str(config.file), **merged(config)})
         return
-    click.echo(f"# {config.file}")
+    say(f"# {config.file}")
     for line in _as_toml((), merged(config)):
-        click.echo(line)
+        say(line)
 
 
 def _notes(config: Config) -> list[str]:

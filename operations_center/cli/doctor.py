@@ -7,6 +7,7 @@ import click
 
 from operations_center.care.doctor import Check, Status, examine_fleet, examine_machine
 from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.cli.output import paint, say
 from operations_center.config import Config
 from operations_center.errors import ConfigError
 
@@ -50,6 +51,5 @@ def _read(config_file: Path | None) -> tuple[Config | None, list[Check]]:
 
 def _print(checks: list[Check], faults: int) -> None:
     for check in checks:
-        word = click.style(f"{check.status:<8}", fg=_COLOURS[check.status])
-        click.echo(f"{word}{check.name:<18}{check.detail}")
-    click.echo(f"{faults} faults: a fleet cannot start" if faults else "a fleet can start")
+        say(paint(f"{check.status:<8}", fg=_COLOURS[check.status]), f"{check.name:<18}{check.detail}")
+    say(f"{faults} faults: a fleet cannot start" if faults else "a fleet can start")

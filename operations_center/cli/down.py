@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import DURATION, config_option, json_option, print_json, read_config
+from operations_center.cli.output import say
 from operations_center.errors import UsageError
 from operations_center.stopping.fleet import Down, Ended, take_down
 from operations_center.stopping.hindrances import named
@@ -32,11 +33,11 @@ def command(drain: bool, now: bool, timeout: int | None, config_file: Path | Non
     how = Down.DRAIN if drain else Down.NOW if now else Down.LEAVE
     ended = take_down(read_config(config_file), how, None if timeout is None else timeout / 1000)
     if ended.unrecorded is not None:
-        click.echo(ended.unrecorded, err=True)
+        say(ended.unrecorded, err=True)
     if as_json:
         print_json(_as_json(ended))
     else:
-        click.echo(_in_words(ended))
+        say(_in_words(ended))
     return 0
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.clock import SystemClock, from_rfc3339, rfc3339
 from operations_center.config import parse_duration
 from operations_center.errors import NotFound
 from operations_center.model import Event
 from operations_center.presentation import event_as_json
 from operations_center.store import Access
-from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 LOOK_EVERY_S = 0.2
@@ -70,7 +70,7 @@ def command(run_id: str | None, since: int | None, follow: bool, config_file: Pa
             if as_json:
                 print_json(event_as_json(event))
             else:
-                click.echo(_line(event))
+                say(_line(event))
 
 
 def _refuse_unknown(center: Center, run_id: str) -> None:
@@ -93,7 +93,7 @@ def _followed(center: Center, run_id: str | None, since: int | None) -> Iterator
 def _line(event: Event) -> str:
     subject = " ".join(part for part in (event.run_id, event.task_id) if part)
     words = [rfc3339(event.at) or "", f"{event.kind:<20}", subject, *_explained(event.data)]
-    return on_one_line(" ".join(word for word in words if word).rstrip())
+    return " ".join(word for word in words if word).rstrip()
 
 
 def _explained(data: dict[str, Any]) -> Iterator[str]:

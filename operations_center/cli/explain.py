@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.errors import NotFound
 from operations_center.store import Access
-from operations_center.text import on_one_line
 from operations_center.views.explanation import explain
 
 
@@ -32,22 +32,22 @@ def command(run_id: str, config_file: Path | None, as_json: bool) -> int:
 
 def _print(document: dict[str, Any]) -> None:
     run = document["run"]
-    click.echo(f"run {run['run_id']} of task {run['task_id']}, {run['role']} on {run['backend']}: {run['state']}")
+    say(f"run {run['run_id']} of task {run['task_id']}, {run['role']} on {run['backend']}: {run['state']}")
     for name, value in document["evidence"].items():
-        click.echo(f"  {name.replace('_', ' '):<17} {_in_words(value)}")
+        say(f"  {name.replace('_', ' '):<17} {_in_words(value)}")
     if document["verdict"] is None:
         _print_closed(run)
         return
-    click.echo(f"verdict       {document['verdict']} (row {document['row']}): {document['reason']}")
-    click.echo(f"would do      {document['would_do']}")
+    say(f"verdict       {document['verdict']} (row {document['row']}): {document['reason']}")
+    say(f"would do      {document['would_do']}")
     for action in document["actions"]:
-        click.echo(f"              {_change(action)}")
-    click.echo(f"would change  {document['would_change']}")
+        say(f"              {_change(action)}")
+    say(f"would change  {document['would_change']}")
 
 
 def _print_closed(run: dict[str, Any]) -> None:
     for name in ("outcome", "proof", "reason", "exit_code", "started_at", "settled_at", "closed_at"):
-        click.echo(f"  {name.replace('_', ' '):<11} {_in_words(run[name])}")
+        say(f"  {name.replace('_', ' '):<11} {_in_words(run[name])}")
 
 
 def _change(action: dict[str, Any]) -> str:
@@ -65,4 +65,4 @@ def _in_words(value: Any) -> str:
         case list():
             return ", ".join(map(str, value)) or "none"
         case _:
-            return on_one_line(str(value))
+            return str(value)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import json_option, print_json
+from operations_center.cli.output import say
 from operations_center.config import write_template
 
 
@@ -17,9 +18,9 @@ def command(directory: Path, as_json: bool) -> None:
     if as_json:
         print_json({"config_file": str(path)})
         return
-    click.echo(f"wrote {path}")
+    say(f"wrote {path}")
     if directory != Path():
-        click.echo(f"next: cd {directory}")
-    click.echo("then: operations-center up                      start the fleet")
-    click.echo('      operations-center task add "Say hello"    in another terminal')
-    click.echo("      operations-center status")
+        say(f"next: cd {directory}")
+    say("then: operations-center up                      start the fleet")
+    say('      operations-center task add "Say hello"    in another terminal')
+    say("      operations-center status")

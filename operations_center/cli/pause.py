@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.clock import rfc3339
 from operations_center.config import Config
 from operations_center.errors import NotFound
@@ -28,7 +29,7 @@ def command(name: str | None, reason: str, config_file: Path | None, as_json: bo
     if as_json:
         print_json(pause_as_json(pause))
     else:
-        click.echo(f"{spell(pause.name)} is paused; `operations-center resume{f' {name}' if name else ''}` ends it")
+        say(f"{spell(pause.name)} is paused; `operations-center resume{f' {name}' if name else ''}` ends it")
 
 
 def refuse_unknown(config: Config, name: str | None, verb: str) -> None:

@@ -11,6 +11,7 @@ import click
 
 from operations_center.care.following import is_supervised, wait_for_commit
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.cli.releases import release_as_json, rollout_in_words
 from operations_center.config import load_config
 from operations_center.errors import OperationsCenterError
@@ -51,7 +52,7 @@ def _follow(center: Center, commit: str, *, quiet: bool) -> None:
     def tell(deployment: Deployment) -> None:
         target = deployment.target.commit if deployment.target else None
         if deployment.step is not None and not quiet:
-            click.echo(f"the fleet {rollout_in_words(deployment.current.commit, target, deployment.step)}", err=True)
+            say(f"the fleet {rollout_in_words(deployment.current.commit, target, deployment.step)}", err=True)
 
     current = wait_for_commit(center, commit, tell).current.commit
     if current != commit:
@@ -68,7 +69,7 @@ def stage(center: Center, *, again: bool, quiet: bool, within_s: float = 0, copy
     staged = staging.stage(again=again, within_s=within_s)
     wake(center.state.wake, SUPERVISOR)
     if not quiet and staging.repository.has_uncommitted_changes():
-        click.echo("note: what is not committed in the clone is in no release", err=True)
+        say("note: what is not committed in the clone is in no release", err=True)
     return staged
 
 
@@ -77,7 +78,7 @@ def staging_of(center: Center, *, quiet: bool, copy: Path | None = None) -> Stag
 
     def tell(words: str) -> None:
         if not quiet:
-            click.echo(words, err=True)
+            say(words, err=True)
 
     copy = copy or center.state.config_copy(keep_copy(center.config.file, center.state))
     return Staging(
@@ -115,7 +116,7 @@ def show_staged(center: Center, staged: Staged, as_json: bool) -> None:
         print_json({**shown, "new": staged.is_new})
         return
     what = "is a release now" if staged.is_new else "is a release already: nothing is new"
-    click.echo(f"{commit} {what}; it is {shown['state']}")
+    say(f"{commit} {what}; it is {shown['state']}")
 
 
 def show_incoming(center: Center, incoming: Incoming, as_json: bool) -> None:
@@ -137,8 +138,8 @@ def show_incoming(center: Center, incoming: Incoming, as_json: bool) -> None:
         "" if count is None else "; no new commit" if not count else f"; {count} new commit{'s' if count > 1 else ''}"
     )
     if known is None:
-        click.echo(f"{incoming.commit}{news}; it is not staged yet")
+        say(f"{incoming.commit}{news}; it is not staged yet")
     elif known["state"] == ReleaseState.BAD:
-        click.echo(f"{incoming.commit}{news}; it is bad, and not tried again: {known['reason']}")
+        say(f"{incoming.commit}{news}; it is bad, and not tried again: {known['reason']}")
     else:
-        click.echo(f"{incoming.commit}{news}; it is {known['state']}")
+        say(f"{incoming.commit}{news}; it is {known['state']}")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import DURATION, config_option, json_option, opened, print_json
+from operations_center.cli.output import paint, say
 from operations_center.errors import NotFound
 from operations_center.in_flight_reconcile import (
     Asking,
@@ -16,7 +17,6 @@ from operations_center.in_flight_reconcile import (
     find_orphaned_in_flight,
 )
 from operations_center.store import Access
-from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 EXIT_FAILED = 1
@@ -66,15 +66,15 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 def _print(report: Report, document: dict[str, Any]) -> None:
     for action in document["actions"]:
-        click.echo(_line(action))
+        say(_line(action))
     for each in report.unsure:
-        click.echo(on_one_line(f"suspect  run {each.run_id}  what became of its job is not known: {each.said}"))
+        say(f"suspect  run {each.run_id}  what became of its job is not known: {each.said}")
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in document["verdicts"].items()) or "nothing is open"
-    click.echo(f"{document['scanned_count']} open runs looked at in {document['wall_ms']:.0f} ms: {verdicts}")
+    say(f"{document['scanned_count']} open runs looked at in {document['wall_ms']:.0f} ms: {verdicts}")
     if document["skipped"]:
-        click.echo(f"skipped: {document['skipped']}")
+        say(f"skipped: {document['skipped']}")
     for violation in document["invariant_violations"]:
-        click.secho(f"promise broken: {violation}", fg="red")
+        say(paint(f"promise broken: {violation}", fg="red"))
 
 
 def _line(action: dict[str, Any]) -> str:

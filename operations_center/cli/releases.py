@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json, print_table
+from operations_center.cli.output import say
 from operations_center.clock import rfc3339
 from operations_center.releases.deployment import Step
 from operations_center.releases.records import Release
@@ -35,7 +36,7 @@ def command(config_file: Path | None, as_json: bool) -> None:
     columns = ("commit", "state", "at", "reason")
     print_table([name.upper() for name in columns], [[release[name] for name in columns] for release in releases])
     if deployment and deployment.step:
-        click.echo(f"\nthe fleet {rollout_in_words(current, target.commit if target else None, deployment.step)}")
+        say(f"\nthe fleet {rollout_in_words(current, target.commit if target else None, deployment.step)}")
 
 
 def release_as_json(release: Release, current: str | None) -> dict[str, Any]:

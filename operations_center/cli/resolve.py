@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.presentation import run_as_json
 from operations_center.stopping.resolving import Resolution, resolve_run
 
@@ -43,5 +44,5 @@ def command(run_id: str, resolution: str, reason: str, config_file: Path | None,
     if as_json:
         print_json(run_as_json(run))
     else:
-        click.echo(f"run {run.run_id} is resolved as {resolution}: its slot is free, its task {run.task_id} goes on")
+        say(f"run {run.run_id} is resolved as {resolution}: its slot is free, its task {run.task_id} goes on")
     return 0

@@ -8,6 +8,7 @@ import click
 
 from operations_center.care.following import let_rollout_end
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.errors import NotFound
 from operations_center.fleet import called, children_of, look_at
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
@@ -30,7 +31,7 @@ def command(roles: Sequence[str], config_file: Path | None, as_json: bool) -> in
             let_rollout_end(center)
             pid = renew_supervisor(center)
             if not as_json:
-                click.echo(f"the supervisor has started anew: process {pid}")
+                say(f"the supervisor has started anew: process {pid}")
         restarted = restart_watchers(
             center,
             names,
@@ -59,4 +60,4 @@ def _names(center: Center, roles: Sequence[str]) -> Sequence[str]:
 
 def _tell(restarted: Restarted) -> None:
     before = "" if restarted.old_pid is None else f" (was {restarted.old_pid})"
-    click.echo(f"{called(restarted.role)} is ready again: process {restarted.pid}{before}")
+    say(f"{called(restarted.role)} is ready again: process {restarted.pid}{before}")

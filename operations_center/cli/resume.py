@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.cli.pause import EVERYTHING, pause_as_json, refuse_unknown, spell
 from operations_center.ledger import Ledger, Pause
 
@@ -24,9 +25,9 @@ def command(name: str | None, config_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"ended": ended, "pauses": [pause_as_json(pause) for pause in left]})
         return
-    click.echo(f"{_what(name)} is resumed" if ended else f"{_what(name)} was not paused by a person")
+    say(f"{_what(name)} is resumed" if ended else f"{_what(name)} was not paused by a person")
     for pause in _in_force(left, name):
-        click.echo(f"{spell(pause.name)} is still paused by {pause.source}: {pause.reason}", err=True)
+        say(f"{spell(pause.name)} is still paused by {pause.source}: {pause.reason}", err=True)
 
 
 def _end(ledger: Ledger, name: str | None) -> int:

@@ -7,6 +7,7 @@ import click
 from operations_center.care.following import is_supervised, wait_for_rest
 from operations_center.care.rollback import roll_back
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 
 
 @click.command("rollback")
@@ -27,5 +28,5 @@ def command(commit: str | None, config_file: Path | None, as_json: bool) -> int:
         print_json({"commit": wanted.commit, "supervised": supervised})
     else:
         name = wanted.commit or "the code that it was started with"
-        click.echo(f"the fleet is back at {name}" if supervised else f"the next `up` begins with {name}")
+        say(f"the fleet is back at {name}" if supervised else f"the next `up` begins with {name}")
     return 0

@@ -5,14 +5,15 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json, print_table
+from operations_center.cli.output import fit
 from operations_center.clock import rfc3339
 from operations_center.model import Run
 from operations_center.presentation import run_as_json
 from operations_center.store import Access
-from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 USUAL_LIMIT = 50
+LONGEST_REASON = 80
 
 
 @click.command("runs")
@@ -53,5 +54,5 @@ def _recent(center: Center, task_id: str | None, backend: str | None, limit: int
 
 def _row(run: Run) -> tuple[object, ...]:
     started = rfc3339(run.started_at or run.reserved_at)
-    reason = on_one_line(run.reason or run.doubt or run.stop_reason or "")
-    return (run.run_id, run.task_id, run.role, run.backend, run.attempt, run.state, run.outcome, started, reason[:80])
+    reason = fit(run.reason or run.doubt or run.stop_reason or "", LONGEST_REASON)
+    return (run.run_id, run.task_id, run.role, run.backend, run.attempt, run.state, run.outcome, started, reason)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened
+from operations_center.cli.output import say
 from operations_center.cli.pull import ended_like_ctrl_c, show_staged, stage
 from operations_center.releases.staging import BadRelease
 
@@ -22,5 +23,5 @@ def command(config_copy: Path | None, config_file: Path | None, as_json: bool) -
         try:
             show_staged(center, stage(center, again=False, quiet=True, copy=config_copy), as_json)
         except BadRelease as bad:
-            click.echo(str(bad), err=True)
+            say(str(bad), err=True)
     return 0

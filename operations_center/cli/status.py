@@ -1,6 +1,5 @@
 """``status``: the state of everything at a glance."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json, print_table, read_config
+from operations_center.cli.output import Painted, paint, say
 from operations_center.cli.releases import rollout_in_words, shortened
 from operations_center.errors import LedgerUnusable
 from operations_center.store import Access
@@ -56,25 +56,26 @@ def _read(config_file: Path | None) -> Seen:
 def _print(document: dict[str, Any]) -> None:
     supervisor, watchdog = document["supervisor"], document["watchdog"]
     who = f"supervisor {supervisor['pid']} since {supervisor['started_at']}" if supervisor else "no supervisor"
-    click.echo(f"{_painted(document['state'])}  {who}  {document['config_file']}")
+    say(_painted(document["state"]), f"  {who}  {document['config_file']}")
     for problem in document["problems"]:
-        click.echo(f"  {_painted('!', 'yellow')} {problem}")
-    click.echo()
+        say("  ", _painted("!", "yellow"), f" {problem}")
+    say()
     _print_deployment(document["deployment"], supervisor)
     release = " release" if document["deployment"] else ""
     _print_table(f"role pid state restarts heartbeat_at progress_at{release}", document["watchers"])
-    click.echo(
-        f"watchdog {'-' if watchdog['pid'] is None else watchdog['pid']} {_painted(watchdog['state'])}, last cycle "
-        f"{'never' if watchdog['last_cycle_at'] is None else watchdog['last_cycle_at']}"
-        + (f", release {shortened(watchdog['release']) or '-'}" if release else "")
+    say(
+        f"watchdog {'-' if watchdog['pid'] is None else watchdog['pid']} ",
+        _painted(watchdog["state"]),
+        f", last cycle {'never' if watchdog['last_cycle_at'] is None else watchdog['last_cycle_at']}",
+        f", release {shortened(watchdog['release']) or '-'}" if release else "",
     )
-    click.echo()
+    say()
     backends = document["backends"]
     left_alone = any(each["cooldown_until"] or each["breaker"] != "closed" for each in backends)
     health = " breaker cooldown_until" if left_alone else ""
     _print_table(f"name held max_concurrent{health} pause_reason", backends)
     if document["runs"]:
-        click.echo()
+        say()
         _print_table("run_id task_id role backend state started_at", document["runs"])
     _print_footer(document)
 
@@ -82,16 +83,16 @@ def _print(document: dict[str, Any]) -> None:
 def _print_deployment(deployment: dict[str, Any] | None, supervisor: dict[str, Any] | None) -> None:
     if deployment is None:
         return
-    click.echo(f"release {deployment['release'] or '- (the code that up was started with)'}")
+    say(f"release {deployment['release'] or '- (the code that up was started with)'}")
     if deployment["step"]:
-        click.echo(f"  {rollout_in_words(deployment['release'], deployment['target'], deployment['step'])}")
+        say(f"  {rollout_in_words(deployment['release'], deployment['target'], deployment['step'])}")
         if supervisor:
-            click.echo(f"  the supervisor itself runs {shortened(supervisor['release']) or 'the installed code'}")
+            say(f"  the supervisor itself runs {shortened(supervisor['release']) or 'the installed code'}")
     if deployment["bad"]:
-        click.echo(f"  {deployment['bad']['commit']} is bad: {deployment['bad']['reason']}")
+        say(f"  {deployment['bad']['commit']} is bad: {deployment['bad']['reason']}")
     if deployment["pull_problem"]:
-        click.echo(f"  {_painted('!', 'yellow')} {deployment['pull_problem']}")
-    click.echo()
+        say("  ", _painted("!", "yellow"), f" {deployment['pull_problem']}")
+    say()
 
 
 def _print_footer(document: dict[str, Any]) -> None:
@@ -99,12 +100,12 @@ def _print_footer(document: dict[str, Any]) -> None:
         return
     counts = ", ".join(f"{count} {state}" for state, count in document["board"]["tasks"].items() if count)
     outbox = document["board"]["outbox"]
-    click.echo()
-    click.echo(f"tasks: {counts or 'none'}" + (f"; {outbox} to be told to the board" if outbox else ""))
+    say()
+    say(f"tasks: {counts or 'none'}" + (f"; {outbox} to be told to the board" if outbox else ""))
     for trigger, report in document["reconcile"].items():
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in report["verdicts"].items()) or "nothing open"
         skipped = f", skipped: {report['skipped']}" if report["skipped"] else ""
-        click.echo(f"reconciled by {trigger} at {report['at']} in {report['wall_ms']:.0f} ms: {verdicts}{skipped}")
+        say(f"reconciled by {trigger} at {report['at']} in {report['wall_ms']:.0f} ms: {verdicts}{skipped}")
 
 
 def _print_table(columns: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -115,6 +116,5 @@ def _print_table(columns: str, rows: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def _painted(word: str, colour: str | None = None) -> str:
-    """click itself takes colours away where the output is no terminal (no-color.org for the variable)."""
-    return word if os.environ.get("NO_COLOR") else click.style(word, fg=colour or COLOURS.get(word), bold=True)
+def _painted(word: str, colour: str | None = None) -> Painted:
+    return paint(word, fg=colour or COLOURS.get(word), bold=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.model import Run, RunState
 from operations_center.presentation import run_as_json
 from operations_center.stopping.runs import stop_run
@@ -27,7 +28,7 @@ def command(run_id: str, reason: str | None, no_wait: bool, config_file: Path | 
     if as_json:
         print_json(run_as_json(run))
     else:
-        click.echo(how_it_ended(run))
+        say(how_it_ended(run))
     return 0
 
 

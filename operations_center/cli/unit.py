@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.cli.output import say
 from operations_center.config import Config
 
 TEXT = """\
@@ -51,7 +52,7 @@ def command(config_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"unit": text})
     else:
-        click.echo(text, nl=False)
+        say(text.removesuffix("\n"), keep="\n")
 
 
 def unit_text(config: Config) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_to_start
+from operations_center.cli.output import say
 from operations_center.config import Config
 from operations_center.errors import LockHeld, NotFound, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
@@ -171,9 +172,7 @@ def _detach(log: Path, command: Sequence[str], as_json: bool) -> int:
             # It ends, and says why there, or before it had a log.
             code = popen.wait()
             words = (said or os.pread(errors.fileno(), SAID_AT_MOST, 0)).decode(errors="replace").strip()
-            click.echo(
-                words or f"cannot start the fleet: its supervisor ended before all were ready, see {log}", err=True
-            )
+            say(words or f"cannot start the fleet: its supervisor ended before all were ready, see {log}", err=True)
             return code if code > 0 else 1
     # The child runs on; that it is not waited for is what --detach means.
     popen.returncode = 0
@@ -185,7 +184,7 @@ def _detach(log: Path, command: Sequence[str], as_json: bool) -> int:
     if as_json:
         print_json({"pid": popen.pid, "log": str(log)})
     else:
-        click.echo(f"up: the supervisor is process {popen.pid}; its log is {log}")
+        say(f"up: the supervisor is process {popen.pid}; its log is {log}")
     return 0
 
 

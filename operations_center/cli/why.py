@@ -5,9 +5,12 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import fit, paint, say
 from operations_center.errors import NotFound
 from operations_center.store import Access
 from operations_center.views.waiting_tasks import WaitingTask, waiting_tasks
+
+LONGEST_TITLE = 80
 
 
 @click.command("why")
@@ -30,8 +33,8 @@ def command(role: str | None, config_file: Path | None, as_json: bool) -> int:
 
 def _print(tasks: list[WaitingTask]) -> None:
     if not tasks:
-        click.echo("no task is waiting")
+        say("no task is waiting")
     for waiting in tasks:
-        click.echo(click.style(waiting.task.task_id, bold=True) + f"  {waiting.task.title}")
+        say(paint(waiting.task.task_id, bold=True), f"  {fit(waiting.task.title, LONGEST_TITLE)}")
         for refusal in waiting.reasons:
-            click.echo(f"    {refusal.obstacle}: {refusal.reason}")
+            say(f"    {refusal.obstacle}: {refusal.reason}")

@@ -9,6 +9,7 @@ from operations_center.care.backup import back_up
 from operations_center.care.manifest import artifacts_of, manifest_of
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.cli.ledger.leaving_out import tell_left_out
+from operations_center.cli.output import say
 from operations_center.store import Access
 
 
@@ -49,6 +50,6 @@ def backup(destination: Path, with_artifacts: bool, config_file: Path | None, as
             }
         )
         return
-    click.echo(made.path)
+    say(made.path)
     if artifacts.taken:
         tell_left_out("not taken along", artifacts.left_out)

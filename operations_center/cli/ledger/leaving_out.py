@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-import click
-
 from operations_center.care.manifest import LeftOut
-from operations_center.text import on_one_line
+from operations_center.cli.output import say
 
 AT_MOST = 10
 """Lines; ``--json`` has them all."""
@@ -14,6 +12,6 @@ AT_MOST = 10
 def tell_left_out(what: str, left_out: Sequence[LeftOut]) -> None:
     for each in left_out[:AT_MOST]:
         name = f"/{each.name}" if each.name is not None else ""
-        click.echo(on_one_line(f"{what}: {each.run_id}{name}: {each.reason}"), err=True)
+        say(f"{what}: {each.run_id}{name}: {each.reason}", err=True)
     if len(left_out) > AT_MOST:
-        click.echo(f"{what}: {len(left_out) - AT_MOST} more, which --json names", err=True)
+        say(f"{what}: {len(left_out) - AT_MOST} more, which --json names", err=True)

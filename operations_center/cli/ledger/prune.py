@@ -6,6 +6,7 @@ import click
 
 from operations_center.care.retention import prune_closed_runs
 from operations_center.cli.common import DURATION, config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 
 
 @click.command("prune")
@@ -21,4 +22,4 @@ def prune(older_than_ms: int, config_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"pruned": pruned})
     else:
-        click.echo(f"{pruned} runs forgotten")
+        say(f"{pruned} runs forgotten")

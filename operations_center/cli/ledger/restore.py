@@ -9,6 +9,7 @@ from operations_center.care.restore import Restored
 from operations_center.care.restore import restore as restore_ledger
 from operations_center.cli.common import config_option, json_option, print_json, read_config
 from operations_center.cli.ledger.leaving_out import tell_left_out
+from operations_center.cli.output import say
 
 
 @click.command("restore")
@@ -41,12 +42,12 @@ def restore(source: Path, config_file: Path | None, as_json: bool) -> None:
 
 
 def _tell(restored: Restored) -> None:
-    click.echo(f"restored {restored.ledger}: {restored.runs} runs, {restored.events} events")
+    say(f"restored {restored.ledger}: {restored.runs} runs, {restored.events} events")
     if restored.replaced:
-        click.echo(f"what was there is kept as {restored.replaced}")
+        say(f"what was there is kept as {restored.replaced}")
     if restored.manifest is None:
-        click.echo("the backup has no manifest: its log was verified, its hash and its artifacts were not")
+        say("the backup has no manifest: its log was verified, its hash and its artifacts were not")
     artifacts = restored.artifacts
     if artifacts.restored or artifacts.present:
-        click.echo(f"{artifacts.restored} artifacts brought back, {artifacts.present} were there")
+        say(f"{artifacts.restored} artifacts brought back, {artifacts.present} were there")
     tell_left_out("not brought back", artifacts.left_out)

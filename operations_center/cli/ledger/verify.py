@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.store import Access
 
 
@@ -19,6 +20,6 @@ def verify(config_file: Path | None, as_json: bool) -> int:
         print_json({"ok": not found, "differences": found})
     else:
         for difference in found:
-            click.echo(difference)
-        click.echo(f"{len(found)} differences" if found else "the ledger agrees with its log")
+            say(difference)
+        say(f"{len(found)} differences" if found else "the ledger agrees with its log")
     return 1 if found else 0

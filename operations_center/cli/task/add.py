@@ -8,6 +8,7 @@ import click
 from operations_center.boards.local import NewTask
 from operations_center.bounds import LARGEST_BODY
 from operations_center.cli.common import config_option, json_option, opened, print_json, read_config
+from operations_center.cli.output import say
 from operations_center.cli.task.fields import (
     PRIORITIES,
     check_fields,
@@ -19,7 +20,6 @@ from operations_center.config import Config
 from operations_center.errors import NotFound, OperationsCenterError, UsageError
 from operations_center.model import Priority
 from operations_center.presentation import task_as_json
-from operations_center.text import on_one_line
 
 
 @click.command("add")
@@ -60,7 +60,7 @@ def add(
         center.wake_everybody()
         warn_of_kinds([new.kind], config)
         if not as_json:
-            click.echo(task_id)
+            say(task_id)
             return
         task = center.board.task(task_id)
         assert task is not None
@@ -90,4 +90,4 @@ def read_body(file: str) -> str:
         problem = "it is not UTF-8; save it as UTF-8"
     except (OSError, ValueError) as error:
         problem = f"{getattr(error, 'strerror', None) or error}; name a file that can be read"
-    raise OperationsCenterError(on_one_line(f"cannot read the body {file}: {problem}"))
+    raise OperationsCenterError(f"cannot read the body {file}: {problem}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.cli.stop import how_it_ended
 from operations_center.presentation import run_as_json, task_as_json
 from operations_center.stopping.runs import cancel_task
@@ -23,5 +24,5 @@ def cancel(task_id: str, no_wait: bool, config_file: Path | None, as_json: bool)
     if as_json:
         print_json({**(task_as_json(task) if task else {}), "run": run_as_json(run) if run else None})
     else:
-        click.echo(f"task {task_id} is cancelled" + (f"; {how_it_ended(run)}" if run else ""))
+        say(f"task {task_id} is cancelled" + (f"; {how_it_ended(run)}" if run else ""))
     return 0

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.cli.task.fields import (
     PRIORITIES,
     check_fields,
@@ -55,7 +56,7 @@ def edit(task_id: str, config_file: Path | None, as_json: bool, **options: str |
     if as_json:
         print_json(task_as_json(task))
     else:
-        click.echo(describe(task))
+        say(describe(task))
 
 
 def _columns(changes: dict[str, Any]) -> dict[str, Any]:

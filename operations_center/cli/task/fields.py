@@ -8,14 +8,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
-import click
-
 from operations_center.bounds import check_texts
+from operations_center.cli.output import say
 from operations_center.config import Config
 from operations_center.config.wording import spell_nearest
 from operations_center.errors import OperationsCenterError
 from operations_center.model import Priority, Task, TaskState
-from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 PRIORITIES = tuple(priority.value for priority in Priority)
@@ -28,9 +26,7 @@ def check_fields(fields: Mapping[str, Any], config: Config) -> None:
         raise ValueError(f"its priority is {fields['priority'][:40]!r}; give one of {', '.join(PRIORITIES)}")
     backend = fields.get("backend")
     if backend is not None and backend not in config.backends:
-        raise ValueError(
-            on_one_line(f'no backend is named "{backend[:60]}"; {spell_nearest(backend[:60], config.backends)}')
-        )
+        raise ValueError(f'no backend is named "{backend[:60]}"; {spell_nearest(backend[:60], config.backends)}')
 
 
 def default_kind(config: Config) -> str:
@@ -42,8 +38,7 @@ def warn_of_kinds(kinds: Iterable[str], config: Config) -> None:
     taken = [kind for role in config.roles.values() for kind in role.task_kinds]
     for kind in sorted(set(kinds) - set(taken)):
         nearest = spell_nearest(kind[:60], taken)
-        text = on_one_line(f'warning: no role takes the kind "{kind[:60]}", so nothing runs it ({nearest})')
-        click.echo(text, err=True)
+        say(f'warning: no role takes the kind "{kind[:60]}", so nothing runs it ({nearest})', err=True)
 
 
 def refuse_while_a_run_is_open(center: Center, task_id: str, verb: str) -> None:
@@ -69,9 +64,3 @@ def stdin_bytes() -> BinaryIO:
         raise ValueError("there is no stdin")
     stream: BinaryIO = stdin.buffer
     return stream
-
-
-def shown_title(task: Task) -> str:
-    """The title on one line of a list."""
-    title = on_one_line(task.title)
-    return title if len(title) <= 80 else f"{title[:79]}…"

@@ -11,13 +11,13 @@ import click
 from operations_center.boards.local import NewTask
 from operations_center.bounds import LARGEST_BODY
 from operations_center.cli.common import config_option, json_option, opened, print_json, read_config
+from operations_center.cli.output import say
 from operations_center.cli.task.fields import check_fields, default_kind, stdin_bytes, warn_of_kinds
 from operations_center.config import Config
 from operations_center.config.wording import spell_nearest
 from operations_center.errors import OperationsCenterError
 from operations_center.model import Priority
 from operations_center.presentation import task_as_json
-from operations_center.text import on_one_line
 
 KEYS = ("title", "kind", "body", "priority", "backend")
 LARGEST_LINE = 2 * LARGEST_BODY
@@ -43,7 +43,8 @@ def import_(file: str, config_file: Path | None, as_json: bool) -> None:
             added = [center.board.task(task_id) for task_id in ids]
             print_json({"tasks": [task_as_json(task) for task in added if task is not None]})
         else:
-            click.echo("".join(f"{task_id}\n" for task_id in ids), nl=False)
+            for task_id in ids:
+                say(task_id)
 
 
 def read_tasks(file: str, config: Config) -> Iterator[NewTask]:
@@ -53,7 +54,7 @@ def read_tasks(file: str, config: Config) -> Iterator[NewTask]:
             try:
                 yield _task(line, config)
             except ValueError as error:
-                raise OperationsCenterError(on_one_line(f"cannot import {file}:{number}: {error}")) from None
+                raise OperationsCenterError(f"cannot import {file}:{number}: {error}") from None
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def _open(file: str) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or error
         raise OperationsCenterError(
-            on_one_line(f"cannot import {file}: {problem}; name a file with one JSON object per line")
+            f"cannot import {file}: {problem}; name a file with one JSON object per line"
         ) from None
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json, print_table
-from operations_center.cli.task.fields import shown_title
+from operations_center.cli.output import fit
 from operations_center.model import TaskState
 from operations_center.presentation import task_as_json
 from operations_center.store import Access
+
+LONGEST_TITLE = 80
 
 
 @click.command("list")
@@ -24,5 +26,8 @@ def list_(state: str | None, config_file: Path | None, as_json: bool) -> None:
         return
     print_table(
         ("ID", "STATE", "KIND", "PRIORITY", "ATTEMPTS", "TITLE"),
-        [(task.task_id, task.state, task.kind, task.priority, task.attempts, shown_title(task)) for task in tasks],
+        [
+            (task.task_id, task.state, task.kind, task.priority, task.attempts, fit(task.title, LONGEST_TITLE))
+            for task in tasks
+        ],
     )

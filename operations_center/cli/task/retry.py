@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.cli.task.fields import describe, refuse_while_a_run_is_open
 from operations_center.cli.task.show import known_task
 from operations_center.model import Attempts
@@ -27,4 +28,4 @@ def retry(task_id: str, config_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(task_as_json(task))
     else:
-        click.echo(describe(task))
+        say(describe(task))

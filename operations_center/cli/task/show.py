@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.output import say
 from operations_center.errors import NotFound
 from operations_center.model import Task
 from operations_center.presentation import task_as_json
 from operations_center.store import Access
-from operations_center.text import on_one_line
 from operations_center.wiring import Center
 
 
@@ -27,11 +27,12 @@ def show(task_id: str, config_file: Path | None, as_json: bool) -> None:
         return
     for name, value in task_as_json(task).items():
         if value is not None and name != "body":
-            click.echo(f"{name:<12}{on_one_line(str(value))}")
+            say(f"{name:<12}{value}")
     for run in runs:
-        click.echo(f"{'run':<12}{run.run_id} {run.state} {run.outcome or ''}".rstrip())
+        say(f"{'run':<12}{run.run_id} {run.state} {run.outcome or ''}".rstrip())
     if task.body:
-        click.echo(f"\n{task.body}")
+        say()
+        say(task.body, keep="\n\t")
 
 
 def known_task(center: Center, task_id: str) -> Task:

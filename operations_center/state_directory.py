@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError
+from operations_center.ids import checked_commit, checked_config_copy, checked_run_id
 
 WATCHDOG = "@watchdog"
 SUPERVISOR = "@supervisor"
@@ -44,6 +45,8 @@ LOOKS = 5
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
+    """Paths that are made from an id raise ValueError for what has not its shape: no id leads anywhere else."""
+
     root: Path
 
     @property
@@ -96,17 +99,17 @@ class StateDirectory:
 
     def path_of_run(self, run_id: str) -> str:
         """The same as text, for whoever looks at thousands: a ``Path`` takes as long to make as a file to read."""
-        return f"{self.root}/runs/{run_id}"
+        return f"{self.root}/runs/{checked_run_id(run_id)}"
 
     def release(self, commit: str) -> Path:
-        return self.releases / commit
+        return self.releases / checked_commit(commit)
 
     @property
     def configs(self) -> Path:
         return self.root / "configs"
 
     def config_copy(self, name: str) -> Path:
-        return self.configs / name
+        return self.configs / checked_config_copy(name)
 
     def obstacle(self) -> str | None:
         """Why it cannot be written and what to do about that, in words; None where it can, or is yet to be made."""

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from operations_center.care.contents import Unreadable, opened_file
+from operations_center.ids import RUN_ID
 from operations_center.store import load_queries
 
 LONGEST = 1 << 30
@@ -24,7 +25,7 @@ _SQL = load_queries(Path(__file__).with_name("ledger_file.sql"))
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-RunId = Annotated[str, msgspec.Meta(pattern=r"^r[0-9]+-[0-9a-f]{6}\Z")]
+RunId = Annotated[str, msgspec.Meta(pattern=rf"^{RUN_ID.pattern}\Z")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}\Z)[^/\x00]+\Z")]
 """One name in one directory: a manifest that was written by somebody else leads nowhere else."""
 

@@ -22,11 +22,12 @@ from pathlib import Path
 from operations_center.care.backup import file_time
 from operations_center.care.bringing_back import BroughtBack, Returning, returning
 from operations_center.care.drafts import draft_beside, sync
-from operations_center.care.older import fences_of_directories
-from operations_center.care.verification import compare_with_manifest, copy_backup, verify
+from operations_center.care.older import UNKNOWN_NUMBERS, fences_of_directories, plausible
+from operations_center.care.verification import compare_with_manifest, copy_backup, refuse_unsound, verify
 from operations_center.clock import SystemClock
 from operations_center.config import Config
 from operations_center.errors import LedgerBusy, LockHeld, OperationsCenterError, Unavailable
+from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Verdict, explain_run
 from operations_center.keeper import cgroup
 from operations_center.keeper.forgotten import living_runs_below
@@ -39,9 +40,6 @@ from operations_center.store import Store, load_queries
 from operations_center.store.turnstile import Turnstile
 from operations_center.text import on_one_line
 from operations_center.wiring import Center, open_center
-
-UNKNOWN_NUMBERS = 1_000_000
-"""As many fences and task ids may have been handed out since a backup when the present ledger cannot say."""
 
 WRITE_WITHIN_S = 10.0
 
@@ -56,7 +54,7 @@ _SQL = load_queries(Path(__file__).with_name("ledger_file.sql"))
 class Restored:
     """``replaced`` is where the ledger that was there lies now; ``fence`` the newest that counts as handed out.
 
-    ``manifest`` None: the backup has none, and was compared with nothing.
+    ``manifest`` None: the backup has none, and was compared with nothing. ``ready`` are its tasks that will run.
     """
 
     ledger: Path
@@ -64,6 +62,7 @@ class Restored:
     fence: int
     runs: int
     events: int
+    ready: int
     manifest: Path | None = None
     artifacts: BroughtBack = field(default_factory=BroughtBack)
 
@@ -74,10 +73,11 @@ def restore(config: Config, source: Path) -> Restored:
     state.create()
     with _alone(config, state), _stage(state) as staged:
         copy_backup(source, state.ledger, staged)
+        refuse_unsound(source, staged)
         with returning(state.runs) as artifacts:
             manifest = compare_with_manifest(source, staged, artifacts)
             verify(source, staged)
-            _refuse_living_runs(config, state)
+            _refuse_living_runs(config, state, staged)
             with _no_writers(state):
                 restored = _replace(state, source, staged)
             return replace(restored, manifest=manifest, artifacts=_bring_back(artifacts, source))
@@ -112,8 +112,8 @@ def _stage(state: StateDirectory) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _refuse_living_runs(config: Config, state: StateDirectory) -> None:
-    living = _living_by_ledger(config, state) | _living_by_directory(state.runs)
+def _refuse_living_runs(config: Config, state: StateDirectory, staged: Path) -> None:
+    living = _living_by_ledger(config, state) | _living_by_directory(state.runs) | _living_by_backup(staged)
     if living:
         names = ", ".join(sorted(living)[:5]) + (" and more" if len(living) > 5 else "")
         raise Unavailable(
@@ -154,6 +154,16 @@ def _living_by_directory(runs: Path) -> set[str]:
     table = ProcessTable.scan()
     seen = {directory.name for directory in runs.iterdir() if directory.is_dir() and _seems_alive(directory, table)}
     return seen | set(living_runs_below(runs))
+
+
+def _living_by_backup(staged: Path) -> set[str]:
+    """Runs that the backup calls open, and whose keeper it says is a process that is there now.
+
+    It may be so. It may also be a stranger, whom the next reconciliation would end.
+    """
+    with closing(sqlite3.connect(staged)) as connection:
+        keepers = connection.execute(_SQL["keepers_of_open_runs"]).fetchall()
+    return {run_id for run_id, pid, ticks in keepers if is_alive(Process(pid, ticks))}
 
 
 def _seems_alive(directory: Path, table: ProcessTable) -> bool:
@@ -250,12 +260,14 @@ def _prepare(
         runs, events = ledger.sizes()
     with closing(sqlite3.connect(staged)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
+        (ready,) = connection.execute(_SQL["ready_tasks"]).fetchone()
     sync(staged)
-    return Restored(state.ledger, replaced if state.ledger.exists() else None, least["fence"], runs, events)
+    return Restored(state.ledger, replaced if state.ledger.exists() else None, least["fence"], runs, events, ready)
 
 
 def _least_counters(backup: dict[str, int], present: dict[str, int] | None, fences: list[int]) -> dict[str, int]:
-    fence = max(backup["fence"], *fences, 0)
+    known = max(backup["fence"], present["fence"] if present is not None else 0)
+    fence = max([backup["fence"], *plausible(fences, known)])
     if present is None:
         return {"fence": fence + UNKNOWN_NUMBERS, "task": backup["task"] + UNKNOWN_NUMBERS}
     return {"fence": max(fence, present["fence"]), "task": max(backup["task"], present["task"])}

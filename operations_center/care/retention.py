@@ -7,10 +7,10 @@ older than the run) goes by its age. Open runs are kept whatever their age.
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from operations_center.ids import fence_of
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import ProcessTable, read_cgroup
 from operations_center.ledger import Ledger
@@ -20,8 +20,6 @@ from operations_center.removal import remove_directory
 BATCH = 100
 AT_MOST = 1_000
 """Runs in one prune, so that it does not keep the watchdog from its other rules; the next goes on."""
-
-_RUN_ID = re.compile(r"r[0-9]+-[0-9a-f]{6}")
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ def _batches(run_ids: Iterable[str]) -> Iterator[list[str]]:
 
 def _run_directories(runs_directory: Path) -> list[Path]:
     try:
-        return [entry for entry in runs_directory.iterdir() if _RUN_ID.fullmatch(entry.name)]
+        return [entry for entry in runs_directory.iterdir() if fence_of(entry.name) is not None]
     except FileNotFoundError:
         return []
 

@@ -17,6 +17,7 @@ from operations_center.care.manifest import (
     read_manifest,
     runs_in,
 )
+from operations_center.care.soundness import unsound
 from operations_center.clock import SystemClock
 from operations_center.errors import OperationsCenterError
 from operations_center.ledger.sqlite import SqliteLedger
@@ -45,6 +46,13 @@ def copy_backup(source: Path, present: Path, staged: Path) -> None:
                 original.backup(copy)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise _cannot(source, str(getattr(error, "strerror", None) or error)) from None
+
+
+def refuse_unsound(source: Path, staged: Path) -> None:
+    """Before anything reads or writes the copy by its own schema. Raises OperationsCenterError."""
+    problem = unsound(staged)
+    if problem is not None:
+        raise _cannot(source, problem)
 
 
 def compare_with_manifest(source: Path, staged: Path, artifacts: Returning) -> Path | None:

@@ -37,6 +37,11 @@ def path_of(parent: Path, run_id: str) -> Path:
     return parent / f"{PREFIX}{run_id}"
 
 
+def is_path_of(path: str, run_id: str) -> bool:
+    """Whether this may be the path of a run's cgroup: it is the run's by its name, and leads nowhere else."""
+    return path.startswith("/") and os.path.normpath(path) == path and os.path.basename(path) == f"{PREFIX}{run_id}"
+
+
 def create(parent: Path, run_id: str) -> Path:
     """Make a run's cgroup. Raises OSError; then nothing is left of it."""
     path = path_of(parent, run_id)

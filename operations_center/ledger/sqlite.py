@@ -13,7 +13,10 @@ import msgspec
 from msgspec.structs import asdict, astuple, replace
 
 from operations_center.admission import Facts, Limits, Refusal, refusals
+from operations_center.files import decode_json
 from operations_center.identity import Host
+from operations_center.ids import checked_commit, checked_run_id
+from operations_center.keeper import cgroup
 from operations_center.ledger import Admission, Change, Lease, Pause
 from operations_center.ledger.fold import differences, fold
 from operations_center.memory import available_memory
@@ -200,7 +203,8 @@ class SqliteLedger:
 
     def closed_before(self, wall_ms: int, limit: int) -> list[str]:
         rows = self._store.rows(_SQL["closed_before"], {"before": wall_ms, "limit": limit})
-        return [row["run_id"] for row in rows]
+        with self._store.damage_told("the id of a run"):
+            return [checked_run_id(row["run_id"]) for row in rows]
 
     def slots_held(self) -> dict[str, int]:
         return {row["backend"]: row["held"] for row in self._store.rows(_SQL["slots_held"])}
@@ -214,7 +218,7 @@ class SqliteLedger:
 
     def _event(self, row: Any) -> Event:
         with self._store.damage_told(f"event {row['seq']!r}"):
-            return msgspec.convert(dict(row) | {"data": json.loads(row["data"])}, Event)
+            return msgspec.convert(dict(row) | {"data": decode_json(row["data"].encode(), dict)}, Event)
 
     # Jobs at providers
 
@@ -426,4 +430,14 @@ def _run(row: Iterable[Any]) -> Run:
             columns[place] = kind(columns[place])
     if columns[_FINISH] is not None:
         columns[_FINISH] = msgspec.json.decode(columns[_FINISH], type=Finish)
-    return Run(*columns)
+    return _checked(Run(*columns))
+
+
+def _checked(run: Run) -> Run:
+    """Return it. Raises ValueError where an id in it is none: its directory and its release are found by them."""
+    checked_run_id(run.run_id)
+    if run.release is not None:
+        checked_commit(run.release)
+    if run.cgroup is not None and not cgroup.is_path_of(run.cgroup, run.run_id):
+        raise ValueError(f"{run.cgroup!r:.80} is no cgroup of {run.run_id}")
+    return run

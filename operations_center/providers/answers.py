@@ -66,6 +66,11 @@ class Said:
         return 200 <= self.status < 300
 
 
+def is_job_id(text: str) -> bool:
+    """Whether it may stand in a URL as the id of a job: no more than that, and never another page."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
 class Answers:
     """How one backend's provider speaks. ``hide`` takes the secret out of a text."""
 
@@ -90,7 +95,7 @@ class Answers:
         """The job of an accepted submission; None where the answer has no id. URLs on other hosts are left out."""
         found = _search(self._settings.job_id, said.value) if self._settings.job_id is not None else own_id
         job_id = str(found) if isinstance(found, str | int) and not isinstance(found, bool) else own_id
-        if job_id is None or not _JOB_ID.fullmatch(job_id):
+        if job_id is None or not is_job_id(job_id):
             return None
         urls = {}
         for name in ("status", "result", "cancel"):

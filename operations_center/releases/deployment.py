@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 from msgspec.structs import replace
 
+from operations_center.ids import checked_commit, checked_config_copy
 from operations_center.store import Store, load_queries
 
 _SQL = load_queries(Path(__file__).with_name("deployment.sql"))
@@ -93,13 +94,24 @@ class Deployments:
         if row is None:
             return None
         with self._store.damage_told("the deployment"):
-            return msgspec.json.decode(row["deployment"], type=Deployment)
+            deployment = msgspec.json.decode(row["deployment"], type=Deployment)
+            refuse_odd_names(deployment)
+            return deployment
 
     def write(self, deployment: Deployment, event: str, **note: Any) -> None:
         """Together with the event that tells of it."""
         with self._store.transaction():
             self._store.execute(_SQL["write"], {"deployment": msgspec.json.encode(deployment).decode()})
             self._store.append_event(event, data={**_told(deployment), **note})
+
+
+def refuse_odd_names(deployment: Deployment) -> None:
+    """Raises ValueError where a name in it is none: directories and files are found by these names."""
+    for commit, config in deployment.versions:
+        if commit is not None:
+            checked_commit(commit)
+        if config:
+            checked_config_copy(config)
 
 
 def _told(deployment: Deployment) -> dict[str, Any]:

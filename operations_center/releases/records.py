@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from operations_center.ids import checked_commit
 from operations_center.store import Store, load_queries
 
 _SQL = load_queries(Path(__file__).with_name("records.sql"))
@@ -71,4 +72,10 @@ class ReleaseRecords:
 
     def _release(self, row: Any) -> Release:
         with self._store.damage_told(f"release {row['commit']!r}"):
-            return Release(row["commit"], ReleaseState(row["state"]), row["reason"], row["at"], row["ledger_schema"])
+            return Release(
+                checked_commit(row["commit"]),
+                ReleaseState(row["state"]),
+                row["reason"],
+                row["at"],
+                row["ledger_schema"],
+            )

@@ -30,6 +30,7 @@ from operations_center.store.faults import (
 )
 from operations_center.store.queries import load_queries
 from operations_center.store.reading import connect_for_reading
+from operations_center.store.schema import SCHEMA, migrate
 from operations_center.store.turnstile import Turnstile
 
 WRITE_WITHIN_S = 10.0
@@ -38,12 +39,6 @@ BUSY_STEP_MS = 100
 Parameters = Mapping[str, Any] | Sequence[Any]
 
 _SQL = load_queries(Path(__file__).with_name("events.sql"))
-
-_MIGRATIONS = [file.read_text("utf-8") for file in sorted(Path(__file__).with_name("migrations").glob("*.sql"))]
-"""Read with the code that goes with them: who outlives a code pull must not migrate to what it cannot read."""
-
-SCHEMA = len(_MIGRATIONS)
-"""Which schema this program reads and writes: a ledger that it has opened has this ``user_version``."""
 
 
 class Access(Enum):
@@ -284,24 +279,21 @@ class Store:
             turnstile.leave()
 
     def _migrate(self) -> None:
-        if self._schema() == len(_MIGRATIONS):
+        if self._schema() == SCHEMA:
             return
         with self.transaction():
             present = self._schema()
-            if present > len(_MIGRATIONS):
+            if present > SCHEMA:
                 raise self._newer(present)
-            for number, migration in enumerate(_MIGRATIONS[present:], start=present + 1):
-                for statement in _statements(migration):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {number}")
+            migrate(self._connection, present)
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
     def _refuse_other_schema(self) -> None:
         """Who only reads cannot migrate."""
         present = self._schema()
-        if present > len(_MIGRATIONS):
+        if present > SCHEMA:
             raise self._newer(present)
-        if present < len(_MIGRATIONS):
+        if present < SCHEMA:
             raise LedgerUnusable(
                 f"cannot read the ledger {self.path}: its schema {present} is older than this program's; "
                 "the first command that may write it brings it up to date"
@@ -310,7 +302,7 @@ class Store:
     def _newer(self, present: int) -> LedgerUnusable:
         return LedgerUnusable(
             f"cannot open the ledger {self.path}: its schema {present} is newer than this program's "
-            f"{len(_MIGRATIONS)}; upgrade operations-center"
+            f"{SCHEMA}; upgrade operations-center"
         )
 
     def _schema(self) -> int:
@@ -326,15 +318,6 @@ class Store:
 
 def _journal_mode(connection: sqlite3.Connection) -> str:
     return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-
-
-def _statements(script: str) -> Iterator[str]:
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 def as_data(value: Any) -> dict[str, Any]:

@@ -52,6 +52,12 @@ def beside(line: CommandLine, suffix: str) -> Path:
     return Path(f"{line.state.ledger}{suffix}")
 
 
+def begin(run_directory: Path) -> None:
+    """As a keeper does: its very first act."""
+    run_directory.mkdir()
+    (run_directory / "gate").touch()
+
+
 def titles(line: CommandLine) -> list[str]:
     return [task["title"] for task in line("task", "list", "--json").json["tasks"]]
 
@@ -104,7 +110,7 @@ def test_an_index_that_is_rubbish_is_made_anew(line: CommandLine, content: bytes
 def test_a_log_whose_admissions_are_lost_lets_no_fleet_start(line: CommandLine) -> None:
     with line.center() as center:
         run = admit(center, "t2", dead_process())
-        center.state.run(run.run_id).mkdir()
+        begin(center.state.run(run.run_id))
     bring_back(line, line.root / "kept")
     assert "its last writes are lost" in line("watch", "--role", "goal", "--once", expect=1).complaint
     assert "its last writes are lost" in line("doctor", expect=1).out
@@ -133,7 +139,7 @@ def test_another_ledgers_log_starts_nothing_unseen_and_a_backup_brings_everythin
 ) -> None:
     before = titles(line)
     (run,) = line("runs", "--json").json["runs"]
-    line.state.run(run["run_id"]).mkdir()
+    begin(line.state.run(run["run_id"]))
     copy = line("ledger", "backup", str(line.root / "copy.db")).out.strip()
 
     bring_back(line, line.root / "kept")

@@ -17,7 +17,8 @@ import pytest
 from operations_center.care import drafts as drafts_module
 from operations_center.care import restore as restore_module
 from operations_center.care.manifest import manifest_of
-from operations_center.care.restore import UNKNOWN_NUMBERS, restore
+from operations_center.care.older import UNKNOWN_NUMBERS
+from operations_center.care.restore import restore
 from operations_center.clock import SystemClock
 from operations_center.config import load_config
 from operations_center.errors import Unavailable

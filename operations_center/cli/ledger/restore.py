@@ -31,6 +31,7 @@ def restore(source: Path, config_file: Path | None, as_json: bool) -> None:
                 "fence": restored.fence,
                 "runs": restored.runs,
                 "events": restored.events,
+                "tasks_ready": restored.ready,
                 "manifest": str(restored.manifest) if restored.manifest else None,
                 "artifacts_restored": restored.artifacts.restored,
                 "artifacts_present": restored.artifacts.present,
@@ -47,6 +48,11 @@ def _tell(restored: Restored) -> None:
         say(f"what was there is kept as {restored.replaced}")
     if restored.manifest is None:
         say("the backup has no manifest: its log was verified, its hash and its artifacts were not")
+    if restored.ready:
+        say(
+            f"{restored.ready} of its tasks are ready, and the next `up` runs them: look at them first if the backup "
+            "comes from elsewhere (`operations-center task list`)"
+        )
     artifacts = restored.artifacts
     if artifacts.restored or artifacts.present:
         say(f"{artifacts.restored} artifacts brought back, {artifacts.present} were there")

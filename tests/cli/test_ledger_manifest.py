@@ -15,7 +15,7 @@ import pytest
 
 from operations_center.care.manifest import artifacts_of, manifest_of
 from operations_center.model import Run
-from operations_center.store.sqlite import SCHEMA
+from operations_center.store import SCHEMA
 from tests.cli.command_line import CommandLine
 from tests.cli.spoiling import replace_by_fifo, replace_by_link
 

@@ -226,11 +226,11 @@ def _classified(process: Process, ours: Mapping[int, Process], holders: Mapping[
 
 
 def _kind(process: Process, ours: Mapping[int, Process], holders: Mapping[int, str]) -> str:
-    word = process.argv[3] if len(process.argv) > 3 and process.argv[1] == "-c" else ""
+    word = process.argv[-1] if process.argv[:1] in (("oc",), ("sh",)) else ""
     leads = process.session == process.seen.pid
     if process.run is not None:
         return KEEPER if word == "keeper" and leads else EXECUTOR
-    if process.argv and Path(process.argv[0]).name in ("sh", "timeout", "cat", "stat", "sync", "dash"):
+    if process.argv and Path(process.argv[0]).name in ("oc", "sh", "timeout", "cat", "stat", "sync", "fallocate"):
         return TIMER
     lock = holders.get(process.seen.pid)
     if lock is not None:

@@ -1,8 +1,8 @@
 """What a run's files and the kernel's process table say. Reads only.
 
 The tree of a run is its keeper, its executor and every descendant. Descendants are found by parent (the
-keeper is a subreaper, so daemons stay its children), by session and group, by the run id in the
-environment, and by cgroup where there is one; what was found one way is followed by its children.
+keeper is a subreaper, so daemons stay its children), by session and group of keeper and executor, by the run
+id in the environment, and by cgroup where there is one; what was found one way is followed by its children.
 """
 
 import errno
@@ -175,9 +175,9 @@ class ProcessTable:
 
     def may_hold(self, query: "TreeQuery") -> bool:
         """False when nothing in here can be of the run, so that there is nothing to look for."""
-        keeper = query.keeper
-        return query.run_id in self._pids_by_run or (
-            keeper is not None and (keeper.pid in self.processes or keeper.pid in self._by_leader)
+        leaders = [leader.pid for leader in (query.keeper, query.executor) if leader is not None]
+        return query.run_id in self._pids_by_run or any(
+            leader in self.processes or leader in self._by_leader for leader in leaders
         )
 
     def pids_in_session_or_group(self, leader: int) -> Iterator[int]:
@@ -210,11 +210,15 @@ class ProcessTable:
 
 
 class TreeQuery(msgspec.Struct, frozen=True, gc=False):
-    """What is known of a run when its tree is looked for; ``keeper`` as the gate or the ledger has it."""
+    """What is known of a run when its tree is looked for; ``keeper`` as the gate or the ledger has it.
+
+    ``executor`` led a session below the keeper while that lived.
+    """
 
     run_id: str
     keeper: Process | None = None
     cgroup: Path | None = None
+    executor: Process | None = None
 
 
 class Tree(msgspec.Struct, frozen=True, gc=False):
@@ -256,9 +260,12 @@ def tree_of(table: ProcessTable, query: TreeQuery) -> Tree:
     keeper_alive = query.keeper is not None and table.is_alive(query.keeper)
     seeds = set(table.pids_of_run(query.run_id))
     if query.keeper is not None:
-        seeds.update(_led_by_keeper(table, query.keeper))
+        seeds.update(_led_by(table, query.keeper))
     if query.keeper is not None and keeper_alive:
+        # It adopts what its children leave behind, so everything is below it.
         seeds.add(query.keeper.pid)
+    elif query.executor is not None:
+        seeds.update(_led_by(table, query.executor))
     if query.cgroup is not None and populated is not False:
         seeds.update(cgroup.members(query.cgroup))
     return Tree(
@@ -273,16 +280,16 @@ def _look_once(queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, T
     return {query.run_id: tree_of(table, query) for query in queries}
 
 
-def _led_by_keeper(table: ProcessTable, keeper: Process) -> Iterator[int]:
-    """Processes in the keeper's session or group, unless its pid belongs to a stranger by now.
+def _led_by(table: ProcessTable, leader: Process) -> Iterator[int]:
+    """Processes in the leader's session or group, unless its pid belongs to a stranger by now.
 
     The kernel gives a pid away only when no session and no group has that number any more.
     """
-    owner = table.processes.get(keeper.pid)
-    if owner is not None and owner.start_ticks != keeper.start_ticks:
+    owner = table.processes.get(leader.pid)
+    if owner is not None and owner.start_ticks != leader.start_ticks:
         return
-    for pid in table.pids_in_session_or_group(keeper.pid):
-        if table.processes[pid].start_ticks >= keeper.start_ticks:
+    for pid in table.pids_in_session_or_group(leader.pid):
+        if table.processes[pid].start_ticks >= leader.start_ticks:
             yield pid
 
 

@@ -3,25 +3,32 @@
 import ctypes
 import fcntl
 import os
-import signal
+import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError
-from operations_center.identity import Process
+from operations_center.identity import Process, is_alive
 from operations_center.keeper import cgroup
+from operations_center.keeper.executor import children_of
 from operations_center.keeper.inspect import REVOKED, RUN_ID_VARIABLE, GateState, read_cgroup, read_gate
+from operations_center.keeper.script import Script, start_script
+from operations_center.keeper.timer import Limits, start_timer
 
 RECORD_SIZE = 64
+EXECUTOR_WITHIN_S = 0.05
+"""As long as a start waits to see its executor. One that is seen later is noted later."""
+
 _PR_SET_CHILD_SUBREAPER = 36
-_SHELL = "/bin/sh"
+_LOOK_AGAIN_S = 0.0005
 
 # Read once: a code pull must not change the keeper of a process that is running.
-_KEEPER = Path(__file__).with_name("keeper.sh").read_text()
-_TIMER = Path(__file__).with_name("timer.sh").read_text()
+_KEEPER = Script("keeper", Path(__file__).with_name("keeper.sh").read_text())
+_SETSID = shutil.which("setsid", path=os.defpath) or shutil.which("setsid")
 # Loaded before any fork, and called with the interpreter's lock kept: a forked child has no other thread.
 _libc = ctypes.PyDLL(None)
 
@@ -50,15 +57,24 @@ class LaunchPlan:
     idle_timeout_ms: int | None
     grace_ms: int
     cgroup_parent: Path | None
+    max_output: int | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.timeout_ms, self.idle_timeout_ms, self.grace_ms, self.max_output)
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchedRun:
-    """``children`` are our own child processes, keeper first: whoever started them has to reap them."""
+    """``children`` are our own child processes, keeper first: whoever started them has to reap them.
+
+    ``executor`` leads a session of its own; None if it has ended already or was not seen yet.
+    """
 
     keeper: Process
     children: "list[subprocess.Popen[bytes]]"
     cgroup: Path | None
+    executor: Process | None = None
 
 
 def prepare(plan: LaunchPlan) -> None:
@@ -106,23 +122,25 @@ def start(plan: LaunchPlan) -> LaunchedRun:
     """Start timer and keeper in a prepared run directory.
 
     Raises OSError when a process cannot be started, ValueError for an argument or variable that no program
-    can be given (one with a NUL); then no process and no descriptor is left.
+    can be given (one with a NUL), OperationsCenterError where setsid(1) is missing; then no process and no descriptor
+    is left.
     """
     timers: list[subprocess.Popen[bytes]] = []
     try:
         with ExitStack() as ours:
             lock = _take_lock(plan.run_directory, ours)
             timer_pipe = subprocess.DEVNULL
-            if plan.timeout_ms is not None or plan.idle_timeout_ms is not None:
+            if plan.limits.need_a_timer:
                 read_end, timer_pipe = _pipe(ours)
-                timers.append(_start_timer(plan, read_end))
+                timers.append(start_timer(plan.run_directory, plan.limits, read_end))
             keeper = _start_keeper(plan, lock, timer_pipe, ours)
     except Exception:
         # Its pipe has no writer any more, so it ends by itself.
         for timer in timers:
             timer.wait()
         raise
-    return LaunchedRun(Process.of(keeper.pid), [keeper, *timers], read_cgroup(plan.run_directory))
+    process = Process.of(keeper.pid)
+    return LaunchedRun(process, [keeper, *timers], read_cgroup(plan.run_directory), _wait_for_executor(process))
 
 
 def revoke(run_directory: Path) -> bool:
@@ -180,47 +198,33 @@ def _pipe(ours: ExitStack) -> tuple[int, int]:
     return read_end, write_end
 
 
-def _start_timer(plan: LaunchPlan, read_end: int) -> "subprocess.Popen[bytes]":
-    # An environment of its own, without the run id: the timer is no part of the run's tree.
-    return subprocess.Popen(
-        [
-            *(_SHELL, "-c", _TIMER, "timer"),
-            *map(_centiseconds, (plan.timeout_ms, plan.idle_timeout_ms, plan.grace_ms)),
-        ],
-        stdin=read_end,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={"PATH": f"{os.environ.get('PATH', '')}:{os.defpath}".lstrip(":")},
-        cwd=plan.run_directory,
-        start_new_session=True,
-        preexec_fn=_reset_signals,  # noqa: PLW1509 - takes no lock, see _libc
-    )
-
-
-def _centiseconds(milliseconds: int | None) -> str:
-    # Never less than one: timeout(1) takes 0 as "no limit".
-    return "0" if milliseconds is None else str(max(1, -(-milliseconds // 10)))
-
-
 def _start_keeper(plan: LaunchPlan, lock: int, timer_pipe: int, ours: ExitStack) -> "subprocess.Popen[bytes]":
+    if _SETSID is None:
+        raise OperationsCenterError(f"cannot start run {plan.run_id}: there is no setsid; install util-linux")
     run_cgroup = read_cgroup(plan.run_directory)
     executor_procs = run_cgroup / cgroup.EXECUTOR / "cgroup.procs" if run_cgroup else Path(os.devnull)
     working_directory = plan.working_directory or plan.run_directory / "work"
     stdin = "prompt" if plan.stdin else os.devnull
-    return subprocess.Popen(
+    return start_script(
+        _KEEPER,
         [
-            *(_SHELL, "-c", _KEEPER, "keeper"),
-            *(str(working_directory.absolute()), stdin, str(executor_procs)),
+            *(str(plan.run_directory.absolute()), str(working_directory.absolute())),
+            *(stdin, str(executor_procs), _SETSID),
             *plan.argv,
         ],
         stdin=lock,
         stdout=timer_pipe,
-        stderr=subprocess.DEVNULL,
-        env={**plan.environment, RUN_ID_VARIABLE: plan.run_id},
-        cwd=plan.run_directory,
-        start_new_session=True,
-        preexec_fn=_become_keeper(_open_cgroup(run_cgroup, ours)),  # noqa: PLW1509 - takes no lock, see _libc
+        environment={**plan.environment, RUN_ID_VARIABLE: plan.run_id},
+        before=_become_keeper(_open_cgroup(run_cgroup, ours)),
     )
+
+
+def _wait_for_executor(keeper: Process) -> Process | None:
+    """Its pid is known as soon as the keeper has forked it; it keeps that when it becomes the program."""
+    deadline = time.monotonic() + EXECUTOR_WITHIN_S
+    while not (children := children_of(keeper)) and time.monotonic() < deadline and is_alive(keeper):
+        time.sleep(_LOOK_AGAIN_S)
+    return children[0] if children else None
 
 
 def _open_cgroup(run_cgroup: Path | None, ours: ExitStack) -> int | None:
@@ -238,7 +242,6 @@ def _become_keeper(cgroup_procs: int | None) -> Callable[[], None]:
     """What the child does between fork and exec."""
 
     def become() -> None:
-        _reset_signals()
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         if cgroup_procs is not None:
             try:
@@ -247,11 +250,3 @@ def _become_keeper(cgroup_procs: int | None) -> Callable[[], None]:
                 return
 
     return become
-
-
-def _reset_signals() -> None:
-    # A shell cannot trap what was ignored when it started, and a mask survives exec.
-    for number in signal.valid_signals():
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())

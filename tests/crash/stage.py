@@ -278,8 +278,15 @@ class Stage:
 
 
 def keepers(pids: Collection[int]) -> set[int]:
-    """Those of a run's processes that lead a session of their own; all others are its executor's."""
-    return {pid for pid in pids if (stat := read_stat(pid)) is not None and stat.session == pid}
+    """Those of a run's processes that run our script and lead a session; all others are its executor's."""
+    return {pid for pid in pids if (stat := read_stat(pid)) is not None and stat.session == pid and is_script(pid)}
+
+
+def is_script(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0keeper\0")
+    except OSError:
+        return False
 
 
 def executors(pids: Collection[int]) -> set[int]:

@@ -18,7 +18,7 @@ from operations_center.clock import Now, SystemClock
 from operations_center.config import load_config
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Surroundings, Trigger, clear_orphaned_in_flight
-from operations_center.keeper import launch
+from operations_center.keeper import script
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.keeper.inspect import ExitRecord, ProcessTable, read_exit
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
@@ -185,9 +185,9 @@ def stop_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StopFirst:
 
     def stop(who: str) -> None:
         shell = tmp_path / "sh"
-        shell.write_text(f'#!/bin/sh\n[ "$3" != {who} ] || kill -STOP $$\nexec /bin/sh "$@"\n')
+        shell.write_text(f'#!/bin/sh\n[ "$2" != {who} ] || kill -STOP $$\nexec /bin/sh "$@"\n')
         shell.chmod(0o700)
-        monkeypatch.setattr(launch, "_SHELL", str(shell))
+        monkeypatch.setattr(script, "SHELL", str(shell))
 
     return stop
 
@@ -363,8 +363,9 @@ def points_of_executor(lives: Lives, points: list[Point]) -> list[Point]:
     calls = trace(life.keeper.pid, "-f")
     child = next(pid for pid in calls if pid != life.keeper.pid)
     lives.see_to_the_end(life)
-    begins = first(calls[child], "execve")
-    return calls[child][: begins + 1]
+    into_session, into_program = (at for at, point in enumerate(calls[child]) if point.name == "execve")
+    assert into_session < into_program
+    return calls[child][: into_program + 1]
 
 
 @BY_WATCHING

@@ -88,7 +88,7 @@ def test_of_keeper_and_revoker_exactly_one_wins(bench: Bench) -> None:
 STOP_AT_STEP = """
 import os, signal, sys
 from pathlib import Path
-from operations_center.keeper import launch
+from operations_center.keeper import launch, script
 
 step = int(sys.argv[3])
 plan = launch.LaunchPlan(
@@ -109,9 +109,9 @@ def stopping(function):
         return function(*arguments, **options)
     return wrapped
 
-launch._reset_signals = stopping(launch._reset_signals)
+script._reset_signals = stopping(script._reset_signals)
 for module, names in (
-    (launch, ("_write", "_take_lock", "_pipe", "_start_timer", "_start_keeper", "_make_cgroup")),
+    (launch, ("_write", "_take_lock", "_pipe", "start_timer", "_start_keeper", "_make_cgroup")),
     (launch.os, ("rename",)),
     (launch.fcntl, ("flock",)),
     (launch.Path, ("mkdir", "rename")),

@@ -7,8 +7,10 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from operations_center.keeper.inspect import (
     read_timed_out,
 )
 from operations_center.keeper.launch import RunDirectoryExists, prepare, revoke, start
+from operations_center.keeper.script import Script, start_script
 from operations_center.locks import is_locked
 from tests.fleet import PATIENCE_S, wait_until
 
@@ -45,7 +48,7 @@ fds = os.listdir('/proc/self/fd')
 print(json.dumps({
     'fds': sorted(fd for fd in fds if os.path.lexists('/proc/self/fd/' + fd)),
     'ignored': int(status['SigIgn'], 16), 'blocked': int(status['SigBlk'], 16),
-    'caught': int(status['SigCgt'], 16), 'session': os.getsid(0), 'parent': os.getppid(),
+    'caught': int(status['SigCgt'], 16), 'session': os.getsid(0), 'pid': os.getpid(),
     'directory': os.getcwd(), 'environment': dict(os.environ)}))
 """
 
@@ -82,8 +85,8 @@ def test_an_executor_has_default_signal_handling_whatever_its_launcher_ignores_a
 
 def test_a_run_has_a_session_of_its_own(bench: Bench) -> None:
     facts = look_around(bench)
-    assert facts["session"] == facts["parent"]
-    assert facts["session"] != os.getsid(0)
+    assert facts["session"] == facts["pid"]
+    assert facts["session"] != bench.runs[0].keeper.pid
 
 
 def test_the_environment_is_the_plans_and_the_run_id(bench: Bench) -> None:
@@ -152,7 +155,7 @@ def test_a_run_whose_files_cannot_be_opened_runs_nothing_and_asks_for_a_later_re
     if not Path(shell).exists():
         pytest.skip(f"there is no {shell} here")
     (tmp_path / "sh").symlink_to(shell)
-    monkeypatch.setattr("operations_center.keeper.launch._SHELL", str(tmp_path / "sh"))
+    monkeypatch.setattr("operations_center.keeper.script.SHELL", str(tmp_path / "sh"))
     plan = bench.plan("touch", "ran")
     prepare(plan)
     (plan.run_directory / name).unlink(missing_ok=True)
@@ -167,37 +170,36 @@ def test_a_run_whose_files_cannot_be_opened_runs_nothing_and_asks_for_a_later_re
 NOBODY = 54321
 
 
-def test_a_keeper_that_is_given_no_process_records_that_and_asks_for_a_later_retry(bench: Bench) -> None:
-    plan = bench.plan("touch", "ran")
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """One that other users may enter, as they may not enter those of the tests."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_a_keeper_that_is_given_no_process_records_that_and_asks_for_a_later_retry(open_directory: Path) -> None:
+    plan = Bench(open_directory).plan("touch", "ran")
     prepare(plan)
 
     def give_no_process() -> None:
         if os.geteuid() == 0:
             # Root is given every process that it asks for.
-            os.chown(".", NOBODY, NOBODY)
-            os.chown("exit", NOBODY, NOBODY)
+            for path in (plan.run_directory, plan.run_directory / "exit"):
+                os.chown(path, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
-    keeper = subprocess.run(
-        [
-            "/bin/sh",
-            "-c",
-            launch._KEEPER,
-            "keeper",
-            str(plan.run_directory / "work"),
-            os.devnull,
-            os.devnull,
-            *plan.argv,
-        ],
-        cwd=plan.run_directory,
+    keeper = start_script(
+        launch._KEEPER,
+        [str(plan.run_directory), str(plan.run_directory / "work"), os.devnull, os.devnull, "/bin/setsid", *plan.argv],
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        preexec_fn=give_no_process,
-        timeout=PATIENCE_S,
-        check=False,
+        stdout=subprocess.DEVNULL,
+        environment={},
+        before=give_no_process,
     )
-    assert b"fork" in keeper.stderr.lower(), keeper.stderr
+    keeper.wait(timeout=PATIENCE_S)
+    assert "fork" in output(plan, "stderr").lower()
     assert read_gate(plan.run_directory).state is GateState.KEEPER
     assert exit_code(plan) == 75
     assert not (plan.run_directory / "work" / "ran").exists()
@@ -240,7 +242,7 @@ def test_other_shells_keep_runs_as_well(bench: Bench, monkeypatch: pytest.Monkey
         pytest.skip("there is no bash here")
     shell = tmp_path / "sh"
     shell.symlink_to("/bin/bash")
-    monkeypatch.setattr("operations_center.keeper.launch._SHELL", str(shell))
+    monkeypatch.setattr("operations_center.keeper.script.SHELL", str(shell))
     facts = look_around(bench, timeout_ms=60_000)
     assert facts["fds"] == ["0", "1", "2"]
     assert facts["blocked"] == 0
@@ -260,8 +262,8 @@ def test_other_shells_keep_runs_as_well(bench: Bench, monkeypatch: pytest.Monkey
 def test_a_keeper_waits_for_a_daemon_also_where_the_kernel_lists_no_children(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = launch._KEEPER.replace("/children", "/no-such-file")
-    monkeypatch.setattr("operations_center.keeper.launch._KEEPER", text)
+    text = launch._KEEPER.text.replace("/children", "/no-such-file")
+    monkeypatch.setattr("operations_center.keeper.launch._KEEPER", Script("keeper", text))
     plan, run = bench.launch(*python(DAEMON), timeout_ms=3_000, grace_ms=100)
     wait_until(lambda: read_exit(plan.run_directory), "the exit record")
     assert run.children[0].poll() is None

@@ -132,7 +132,7 @@ class Execution:
             return
         (self.directory / "stdout").touch()
         self.begun = True
-        self.executor = self._spawn(self.keeper)
+        self.executor = self._spawn(self.keeper, leads_session=True)
 
     def _record(self, text: str) -> None:
         record = self.directory / "exit"
@@ -160,8 +160,9 @@ class Execution:
         limit_record = self.directory / "timed_out"
         if limit_record.exists() and read_exit(self.directory) is None:
             limit_record.write_text(f"{'wall end':<63}\n")
+        children = {each.pid for each in self.processes if each.parent == self.keeper.pid}
         for process in self.processes:
-            if self.keeper.pid in (process.parent, process.session):
+            if process.pid in children or process.session in children:
                 self.namespace.send(process.identity, signal.SIGKILL if kills else signal.SIGTERM)
 
     # The executor

@@ -101,7 +101,7 @@ def test_code_whose_fleet_cannot_live_is_refused(
 
 
 def test_code_that_cannot_run_a_task_is_refused(clones: Clones) -> None:
-    commit = clones.push_own_code({"keeper/launch.py": ('_SHELL = "/bin/sh"', '_SHELL = "/bin/false"')})
+    commit = clones.push_own_code({"keeper/script.py": ('SHELL = "/bin/sh"', 'SHELL = "/bin/false"')})
     assert refusal(clones, commit).startswith("rehearsal: its task is blocked: ")
 
 

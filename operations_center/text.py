@@ -48,6 +48,11 @@ def printable_with_colours(text: str, keep: str = "") -> str:
     return "".join(part + colour for part, colour in zip(plain, colours, strict=True))
 
 
+def without_colours(text: str) -> str:
+    """Remove the sequences that ``printable_with_colours`` keeps."""
+    return _COLOUR.sub("", text)
+
+
 def on_one_line(text: str) -> str:
     """Escape what a terminal would obey, line ends and tabs as well: for cells, reasons and error lines."""
     return printable(text)

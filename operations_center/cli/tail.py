@@ -1,125 +1,174 @@
-"""The end of files that may be gigabytes long, and what comes after it."""
+"""The end of a file, and what is written to it from then on: bytes as they went in, and holes as what is lost.
+
+A file may be rotated, truncated, removed or made anew at any moment, and the middle of an output may be dropped, which
+leaves a hole (``max_output``).
+"""
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-LOOK_EVERY_S = 0.2
+from operations_center.files import open_file
+
 CHUNK = 64 * 1024
-LONGEST_LINE = 1024 * 1024
-"""In bytes; a longer line comes in pieces."""
+
+KNOWN = 4096
+"""Bytes before the place of reading that are compared: others there mean that the file was written from its start."""
+
+LOOK_EVERY_S = 0.2
+
+
+class Lost(int):
+    """So many bytes that were in a file and are not there any more."""
+
+
+Piece = bytes | Lost
 
 
 class Tail:
-    """One stream's file. It may be missing yet, be rotated away, or be cut."""
+    """One file, called ``stream``; it need not exist yet."""
 
     def __init__(self, stream: str, path: Path) -> None:
         self.stream = stream
         self._path = path
         self._descriptor: int | None = None
-        self._rest = b""
+        self._position = 0
+        self._known = b""
 
-    def last_lines(self, count: int) -> Iterator[str]:
-        """The last lines, the last one also if it is not ended."""
-        yield from self.begin(count)
-        yield from self.end()
-
-    def begin(self, count: int) -> Iterator[str]:
-        self._descriptor = _open(self._path)
+    def begin(self, count: int) -> Iterator[Piece]:
+        """Read the last ``count`` lines; one without an end counts as one."""
+        self._open()
         if self._descriptor is not None:
-            os.lseek(self._descriptor, _start_of_last(self._descriptor, count), os.SEEK_SET)
-            yield from self._read()
-
-    def more(self) -> Iterator[str]:
-        """Lines that were ended since; those of a file that was rotated away before those of its successor."""
-        if self._descriptor is not None:
-            self._rewind_if_cut(self._descriptor)
-            yield from self._read()
-        if self._is_replaced():
-            yield from self.end()
-            self._descriptor = _open(self._path)
-            yield from self._read()
-
-    def end(self) -> Iterator[str]:
-        """What is left, also without a line's end."""
+            self._go_to(_start_of_last(self._descriptor, count))
         yield from self._read()
-        if self._rest:
-            yield _text(self._rest)
-        self._rest = b""
+
+    def more(self) -> Iterator[Piece]:
+        """Read what was written since; to a file that was rotated away before its successor."""
+        self._start_again_if_rewritten()
+        yield from self._read()
+        if self._is_replaced():
+            # What was written between the reading and the replacement.
+            yield from self._read()
+            self.close()
+            self._open()
+            yield from self._read()
+
+    def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
 
-    def _read(self) -> Iterator[str]:
-        while self._descriptor is not None and (chunk := os.read(self._descriptor, CHUNK)):
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            yield from map(_text, lines)
-            if len(self._rest) > LONGEST_LINE:
-                yield _text(self._rest)
-                self._rest = b""
+    def _open(self) -> None:
+        try:
+            self._descriptor = open_file(self._path)
+        except OSError:
+            self._descriptor = None
+        self._position, self._known = 0, b""
 
-    def _rewind_if_cut(self, descriptor: int) -> None:
-        if os.fstat(descriptor).st_size < os.lseek(descriptor, 0, os.SEEK_CUR):
-            os.lseek(descriptor, 0, os.SEEK_SET)
+    def _go_to(self, position: int) -> None:
+        assert self._descriptor is not None
+        begin = max(0, position - KNOWN)
+        self._position, self._known = position, os.pread(self._descriptor, position - begin, begin)
+
+    def _read(self) -> Iterator[Piece]:
+        """Read no further than the file reaches now: a fast writer must not keep another stream from being shown."""
+        if self._descriptor is None:
+            return
+        end = os.fstat(self._descriptor).st_size
+        while self._position < end:
+            begin, stop = _next_data(self._descriptor, self._position, end)
+            if begin > self._position:
+                yield Lost(begin - self._position)
+                self._position, self._known = begin, b""
+            elif chunk := os.pread(self._descriptor, min(CHUNK, stop - begin), begin):
+                self._position, self._known = begin + len(chunk), (self._known + chunk)[-KNOWN:]
+                yield chunk
+            else:
+                return  # cut in this very moment
+
+    def _start_again_if_rewritten(self) -> None:
+        if self._descriptor is None:
+            return
+        size = os.fstat(self._descriptor).st_size
+        known = os.pread(self._descriptor, len(self._known), self._position - len(self._known))
+        if size < self._position or _differ(self._known, known):
+            self._position, self._known = 0, b""
 
     def _is_replaced(self) -> bool:
         try:
-            present = self._path.stat()
+            present = self._path.lstat()
         except OSError:
             return False
         return self._descriptor is None or not os.path.samestat(present, os.fstat(self._descriptor))
 
 
-def follow(tails: Sequence[Tail], count: int, is_over: Callable[[], bool]) -> Iterator[tuple[str, str]]:
-    """Stream and line, as they come, until nothing more can."""
+def last_lines(tails: Sequence[Tail], count: int) -> Iterator[tuple[str, Piece]]:
+    """Stream and piece, one stream after the other."""
     for tail in tails:
-        for text in tail.begin(count):
-            yield tail.stream, text
-    while True:
+        for piece in tail.begin(count):
+            yield tail.stream, piece
+        tail.close()
+
+
+def follow(tails: Sequence[Tail], count: int, is_over: Callable[[], bool]) -> Iterator[tuple[str, Piece]]:
+    """Stream and piece, as they come, until nothing more can."""
+    for tail in tails:
+        for piece in tail.begin(count):
+            yield tail.stream, piece
+    over = False
+    while not over:
         # Asked before the reading: what was written before it was over is still shown.
         over = is_over()
         for tail in tails:
-            for text in tail.more():
-                yield tail.stream, text
-        if over:
-            break
-        time.sleep(LOOK_EVERY_S)
-    for tail in tails:
-        for text in tail.end():
-            yield tail.stream, text
+            for piece in tail.more():
+                yield tail.stream, piece
+        if not over:
+            time.sleep(LOOK_EVERY_S)
 
 
-def _open(path: Path) -> int | None:
-    # Not blocking and not following: the executor may put anything in the place of these files.
+def _differ(before: bytes, now: bytes) -> bool:
+    """Whether bytes were written over; NULs may be a hole by now, where what was read is dropped since."""
+    return before != now and any(new and new != old for old, new in zip(before, now, strict=False))
+
+
+def _next_data(descriptor: int, position: int, end: int) -> tuple[int, int]:
+    """Where data begin at ``position`` or after it, and where the next hole begins."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    return None
+        begin = min(os.lseek(descriptor, position, os.SEEK_DATA), end)
+        return begin, min(os.lseek(descriptor, begin, os.SEEK_HOLE), end)
+    except OSError:  # ENXIO: there is nothing but a hole, or it was cut
+        return end, end
 
 
 def _start_of_last(descriptor: int, count: int) -> int:
-    """Where the last ``count`` lines begin: looked for from the end, and only counted."""
-    position = os.fstat(descriptor).st_size
+    """Where the last ``count`` lines begin: looked for from the end, and only counted; holes are skipped."""
+    end = os.fstat(descriptor).st_size
     if count == 0:
-        return position
+        return end
     left = count
-    if position and os.pread(descriptor, 1, position - 1) == b"\n":
+    if end and os.pread(descriptor, 1, end - 1) == b"\n":
         left += 1
-    while position > 0:
-        size = min(CHUNK, position)
-        chunk = os.pread(descriptor, size, position - size)
-        ends = chunk.count(b"\n")
-        if ends >= left:
-            return position - size + _nth_from_end(chunk, left) + 1
-        left -= ends
-        position -= size
+    for begin, stop in reversed(list(_data_of(descriptor, end))):
+        position = stop
+        while position > begin:
+            size = min(CHUNK, position - begin)
+            chunk = os.pread(descriptor, size, position - size)
+            ends = chunk.count(b"\n")
+            if ends >= left:
+                return position - size + _nth_from_end(chunk, left) + 1
+            left -= ends
+            position -= size
     return 0
+
+
+def _data_of(descriptor: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where data begin and end, from the start to the end."""
+    position = 0
+    while position < end:
+        begin, position = _next_data(descriptor, position, end)
+        if begin < position:
+            yield begin, position
 
 
 def _nth_from_end(chunk: bytes, number: int) -> int:
@@ -127,7 +176,3 @@ def _nth_from_end(chunk: bytes, number: int) -> int:
     for _ in range(number):
         at = chunk.rfind(b"\n", 0, at)
     return at
-
-
-def _text(line: bytes) -> str:
-    return line.decode(errors="replace")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,3 +88,20 @@ class CommandLine:
         run = self.admit(self.task())
         self.close(run)
         return run
+
+
+@contextmanager
+def following(line: CommandLine, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "operations_center", *words], stdout=subprocess.PIPE, text=True, cwd=line.root
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()

@@ -1,36 +1,11 @@
-"""runs, events, logs, pause, resume."""
+"""runs, events, pause, resume."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from operations_center.cli.tail import CHUNK, Tail
 from operations_center.ledger import Pause
-from tests.cli.command_line import CommandLine
-from tests.fleet import PATIENCE_S
-
-
-@contextmanager
-def following(line: CommandLine, *words: str) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "operations_center", *words], stdout=subprocess.PIPE, text=True, cwd=line.root
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def read_line(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
+from tests.cli.command_line import CommandLine, following, read_line
 
 
 def test_runs_are_newest_first_and_null_where_nothing_is(line: CommandLine) -> None:
@@ -98,97 +73,6 @@ def test_events_are_followed_as_they_happen(line: CommandLine) -> None:
         line("pause", "goal")
         event = json.loads(read_line(process))
         assert (event["schema"], event["kind"]) == (1, "pause.begun")
-
-
-def test_logs_of_a_role_are_its_last_lines(line: CommandLine) -> None:
-    line.state.create()
-    assert line("logs", "goal").out == ""
-    line.state.log("goal").write_text("".join(f"{number}\n" for number in range(1000)))
-    assert line("logs", "goal", "-n", "2").out == "998\n999\n"
-    assert len(line("logs", "goal").out.splitlines()) == 100
-    assert line("logs", "goal", "-n", "1", "--json").json["lines"] == [{"stream": "log", "text": "999"}]
-
-
-def test_logs_of_watchdog_and_supervisor_have_names_of_their_own(line: CommandLine) -> None:
-    line.state.create()
-    line.state.log("@watchdog").write_text("woof\n")
-    line.state.log("@supervisor").write_text("up\n")
-    assert (line("logs", "watchdog").out, line("logs", "supervisor").out) == ("woof\n", "up\n")
-
-
-def test_logs_of_a_run_are_both_streams(line: CommandLine) -> None:
-    run = line.admit(line.task())
-    assert line("logs", run.run_id, "--json").json["lines"] == []
-    directory = line.state.run(run.run_id)
-    directory.mkdir()
-    (directory / "stdout").write_bytes(b"out\nnot ended")
-    (directory / "stderr").write_bytes(b"\xff\n")
-    assert line("logs", run.run_id).out == "out\nnot ended\n[stderr] \ufffd\n"
-
-
-def test_logs_of_what_is_not_there_are_not_found(line: CommandLine) -> None:
-    for name in ("nobody", "r9-abcdef", "../../etc/passwd"):
-        assert name in line("logs", name, expect=4).complaint
-
-
-def test_an_executor_cannot_lead_logs_elsewhere(line: CommandLine) -> None:
-    run = line.admit(line.task())
-    directory = line.state.run(run.run_id)
-    directory.mkdir()
-    (directory / "stdout").symlink_to("/etc/passwd")
-    os.mkfifo(directory / "stderr")
-    assert line("logs", run.run_id).out == ""
-
-
-def test_logs_are_followed_until_the_run_is_closed(line: CommandLine) -> None:
-    run = line.admit(line.task())
-    directory = line.state.run(run.run_id)
-    directory.mkdir()
-    (directory / "stdout").write_text("first\n")
-    with following(line, "logs", run.run_id, "-f") as process:
-        assert read_line(process) == "first\n"
-        with (directory / "stdout").open("a") as file:
-            file.write("second\nlast")
-        assert read_line(process) == "second\n"
-        line.close(run)
-        assert read_line(process) == "last\n"
-        assert process.wait(PATIENCE_S) == 0
-
-
-def test_a_tail_goes_on_in_the_file_that_takes_the_place_of_a_rotated_one(tmp_path: Path) -> None:
-    path = tmp_path / "goal.log"
-    path.write_text("0\n1\n")
-    tail = Tail("log", path)
-    assert list(tail.begin(1)) == ["1"]
-    with path.open("a") as old:
-        old.write("2\n")
-        path.rename(tmp_path / "goal.log.1")
-        old.write("3\n")
-    assert list(tail.more()) == ["2", "3"]
-    path.write_text("4\n")
-    assert list(tail.more()) == ["4"]
-    path.write_text("")
-    assert list(tail.more()) == []
-    path.write_text("5\n6")
-    assert [*tail.more(), *tail.end()] == ["5", "6"]
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 100, 5000])
-@pytest.mark.parametrize("end", ["", "\n"])
-def test_a_tail_begins_at_the_right_line_however_chunks_fall(tmp_path: Path, count: int, end: str) -> None:
-    lines = ["x" * length for length in (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 0, 7, *([30] * 4000))]
-    path = tmp_path / "stdout"
-    path.write_text("\n".join(lines) + end)
-    assert list(Tail("stdout", path).last_lines(count)) == (lines[-count:] if count else [])
-
-
-def test_a_tail_reads_only_the_end_of_what_is_large(tmp_path: Path) -> None:
-    path = tmp_path / "stdout"
-    with path.open("wb") as file:
-        file.truncate(20 * 1024**3)
-        file.seek(0, os.SEEK_END)
-        file.write(b"\nlast\n")
-    assert list(Tail("stdout", path).last_lines(1)) == ["last"]
 
 
 def test_pause_and_resume_are_kept_in_the_ledger(line: CommandLine) -> None:

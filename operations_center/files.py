@@ -7,6 +7,7 @@ is a phrase for a message; everything that cannot be decoded is a ValueError.
 """
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -46,6 +47,8 @@ _KINDS = {
 }
 
 AnyPath = Path | str
+
+_log = logging.getLogger(__name__)
 
 
 def open_file(path: AnyPath, flags: int = os.O_RDONLY, *, dir_fd: int | None = None, owner: int | None = None) -> int:
@@ -118,7 +121,8 @@ def decode_json(data: bytes, kind: type[T], *, depth: int = DEPTH) -> T:
     if _nesting(data) > depth:
         raise ValueError(f"it is nested deeper than {depth} levels")
     try:
-        return msgspec.json.decode(data, type=kind)
+        # Text that nothing decodes need not be UTF-8 to msgspec.
+        return msgspec.json.decode(data.decode(), type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None
 
@@ -170,6 +174,17 @@ def sync(path: AnyPath) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def set_aside(path: AnyPath) -> str:
+    """Rename what stands in the place of a file of ours, keep it, say so in the log, and return its new name.
+
+    Raises OSError.
+    """
+    aside = f"{path}.set-aside-{os.urandom(4).hex()}"
+    os.rename(path, aside)
+    _log.warning("%s was not what belongs there, and is set aside as %s; see who made it", path, aside)
+    return aside
 
 
 class RemovalBudget:

@@ -4,7 +4,7 @@ Proven by the lock that the kernel keeps for a living process, never by a file a
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from operations_center.identity import Process, is_alive, read_stat
 from operations_center.locks import is_locked, lock_holder
@@ -54,7 +54,15 @@ def children_of(supervisor: Member) -> dict[str, dict[str, Any]]:
     """What a living supervisor says of each of its children, by name."""
     if supervisor.pulse is None:
         return {}
-    return {child["name"]: child for child in supervisor.pulse.details.get("children", ())}
+    children = supervisor.pulse.detail("children", list[_Child]) or []
+    return {child["name"]: dict(child) for child in children}
+
+
+class _Child(TypedDict):
+    name: str
+    pid: int | None
+    state: str
+    restarts: int
 
 
 def called(name: str) -> str:

@@ -3,31 +3,44 @@
 Files, not rows: a writer that was stopped inside a transaction must not look like a fleet that is dead.
 ``heartbeat`` is written at each turn of the loop, ``progress`` when the process did some of its work, so
 that alive is not mistaken for working.
+
+An executor can write these files, too. So what one says is a hint: whoever acts on it proves with the kernel that the
+process is the one that it names, by the lock that this one holds.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-import msgspec
+from msgspec import Meta, Struct, ValidationError, convert, json
 
+from operations_center.files import decode_json, open_file, read_file, set_aside, write_atomically
 from operations_center.identity import Process
 
+T = TypeVar("T")
 
-class Pulse(msgspec.Struct, frozen=True, kw_only=True):
+LIMIT = 256 * 1024
+"""Bytes of a heartbeat file; a supervisor with a thousand watchers writes less."""
+
+Milliseconds = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+"""Up to the end of the year 9999, which is the last one that can be written."""
+
+
+class Pulse(Struct, frozen=True, kw_only=True):
     """``…_at`` are wall-clock, ``heartbeat_mono`` CLOCK_MONOTONIC milliseconds.
 
     ``release`` and ``config`` are the version that the process runs.
     """
 
-    pid: int
-    start_ticks: int
+    pid: Annotated[int, Meta(ge=1, le=2**22)]
+    start_ticks: Annotated[int, Meta(ge=0, le=2**62)]
     boot_id: str
     state: str
-    started_at: int
-    heartbeat_at: int
-    heartbeat_mono: int
-    progress_at: int | None = None
+    started_at: Milliseconds
+    heartbeat_at: Milliseconds
+    heartbeat_mono: Milliseconds
+    progress_at: Milliseconds | None = None
     release: str | None = None
     config: str = ""
     details: dict[str, Any] = {}
@@ -36,24 +49,37 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     def process(self) -> Process:
         return Process(self.pid, self.start_ticks)
 
+    def detail(self, name: str, kind: type[T]) -> T | None:
+        """One of the details; None where it is not there, or is of another kind."""
+        try:
+            return convert(self.details.get(name), kind)
+        except ValidationError:
+            return None
+
 
 def write_pulse(path: Path, pulse: Pulse) -> None:
     """Raises OSError only where not even the blocks that are there can be written."""
-    text = msgspec.json.encode(pulse)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.encode(pulse)
     try:
-        draft.write_bytes(text)
-        draft.replace(path)
+        write_atomically(path, text)
+    except IsADirectoryError:
+        set_aside(path)
+        write_atomically(path, text)
     except OSError:
-        draft.unlink(missing_ok=True)
         # A full disk must not make a living process look dead.
-        with path.open("r+b", buffering=0) as file:
-            file.write(text.ljust(path.stat().st_size))
+        _overwrite(path, text)
+
+
+def _overwrite(path: Path, text: bytes) -> None:
+    descriptor = open_file(path, os.O_RDWR)
+    try:
+        os.pwrite(descriptor, text.ljust(min(os.fstat(descriptor).st_size, LIMIT)), 0)
+    finally:
+        os.close(descriptor)
 
 
 def read_pulse(path: Path) -> Pulse | None:
     """None when there is none, or when it cannot be understood (then it says nothing)."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Pulse)
-    except (OSError, msgspec.DecodeError):
-        return None
+    with suppress(OSError, ValueError):
+        return decode_json(read_file(path, LIMIT), Pulse)
+    return None

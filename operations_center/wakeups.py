@@ -8,18 +8,14 @@ for then a wake-up is pending already, or the reader looks at everything when it
 import os
 from pathlib import Path
 
+from operations_center.files import open_directory, open_fifo, set_aside
+
 
 class WakeUp:
     """The reading end, for one process's selector."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        path = directory / name
-        try:
-            os.mkfifo(path, 0o600)
-        except FileExistsError:
-            pass
-        # Read and write: without a writer of its own the reader would see an endless end of file.
-        self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor = _open_for_reading(directory / name)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -35,9 +31,50 @@ class WakeUp:
         os.close(self._descriptor)
 
 
+def _open_for_reading(path: Path) -> int:
+    """Open the FIFO for reading and writing: without a writer of its own the reader would see an endless end of file.
+
+    What is no FIFO of ours is set aside, so that it keeps nobody from starting. Raises OSError.
+    """
+    try:
+        os.mkfifo(path, 0o600)
+    except FileExistsError:
+        pass
+    try:
+        return open_fifo(path, os.O_RDWR, owner=os.geteuid())
+    except OSError:
+        set_aside(path)
+        os.mkfifo(path, 0o600)
+        return open_fifo(path, os.O_RDWR, owner=os.geteuid())
+
+
 def wake(directory: Path, name: str) -> None:
     try:
-        descriptor = os.open(directory / name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        below = open_directory(directory)
+    except OSError:
+        return
+    try:
+        _wake(name, below)
+    finally:
+        os.close(below)
+
+
+def wake_everybody(directory: Path) -> None:
+    try:
+        below = open_directory(directory)
+    except OSError:
+        return
+    try:
+        for name in os.listdir(below):
+            _wake(name, below)
+    finally:
+        os.close(below)
+
+
+def _wake(name: str, directory: int) -> None:
+    """Write into a FIFO of ours that somebody reads; anything else in its place is left alone."""
+    try:
+        descriptor = open_fifo(name, os.O_WRONLY, dir_fd=directory, owner=os.geteuid())
     except OSError:
         return
     try:
@@ -46,12 +83,3 @@ def wake(directory: Path, name: str) -> None:
         pass
     finally:
         os.close(descriptor)
-
-
-def wake_everybody(directory: Path) -> None:
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return
-    for name in names:
-        wake(directory, name)

@@ -19,6 +19,7 @@ from operations_center.care.retention import prune_closed_runs
 from operations_center.clock import Now
 from operations_center.config import format_size
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
+from operations_center.files import RemovalBudget
 from operations_center.heart import BEAT_EVERY_MS, Awake, Heart
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
@@ -38,6 +39,10 @@ _log = logging.getLogger(__name__)
 DUMP_WITHIN_S = 0.5
 PRUNE_EVERY_MS = 60 * 60_000
 PRUNE_AFTER_MS = 60_000
+
+REMOVED_AT_MOST = 50_000
+REMOVE_WITHIN_S = 2.0
+"""Entries and time of a prune's removals in one cycle."""
 
 
 class Watchdog:
@@ -166,13 +171,17 @@ class Watchdog:
         now = self._now()
         if now.monotonic < self._prune_at:
             return
-        self._prune_at = now.monotonic + PRUNE_EVERY_MS
+        budget = None if self._once else RemovalBudget(REMOVED_AT_MOST, REMOVE_WITHIN_S)
         forgotten = prune_closed_runs(
             self._center.ledger,
             self._center.state.runs,
             older_than_ms=self._center.config.center.keep_ms,
             now_wall=now.wall,
+            budget=budget,
         )
+        # What is left is removed in the next cycles: to remove much takes long, and the loop has to turn.
+        unfinished = budget is not None and budget.is_spent()
+        self._prune_at = now.monotonic + (0 if unfinished else PRUNE_EVERY_MS)
         if forgotten:
             _log.info("forgot %d closed runs", forgotten)
         self._prune_releases()

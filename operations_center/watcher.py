@@ -25,7 +25,7 @@ from operations_center.in_flight_reconcile import (
     needs_attention,
     reconcile_in_flight_on_startup,
 )
-from operations_center.keeper.inspect import read_gate
+from operations_center.keeper.processes import proven_keeper
 from operations_center.ledger import LEASE_MS
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import OPEN, Run, RunState, Task
@@ -172,11 +172,14 @@ class Watcher:
         return {run.run_id for run in left if (keeper := self._keeper_of(run)) is not None and is_alive(keeper)}
 
     def _keeper_of(self, run: Run) -> Process | None:
-        return run.keeper or read_gate(self._center.state.run(run.run_id)).keeper
+        return run.keeper or self._proven_keeper(run)
+
+    def _proven_keeper(self, run: Run) -> Process | None:
+        return proven_keeper(self._center.processes, run.run_id, self._center.state.path_of_run(run.run_id))
 
     def _record_late_start(self, run: Run) -> None:
         """A start that could not be recorded when it happened: the gate tells of it, as long as it is there."""
-        keeper = read_gate(self._center.state.run(run.run_id)).keeper
+        keeper = self._proven_keeper(run)
         if keeper is not None:
             self._center.ledger.change_run(
                 run,

@@ -15,7 +15,7 @@ from typing import Any
 from operations_center.config import load_config
 from operations_center.identity import is_alive
 from operations_center.keeper import cgroup
-from operations_center.keeper.inspect import ProcessTable, read_cgroup
+from operations_center.keeper.inspect import ProcessTable
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.wiring import Center, open_center
@@ -181,7 +181,7 @@ class Fleet:
 
 
 def remove_cgroup_of(run_directory: Path) -> None:
-    path = read_cgroup(run_directory)
+    path = cgroup.of_run(run_directory.name, None)
     if path is not None and path.is_dir():
         cgroup.kill(path)
         wait_until(lambda: cgroup.remove(path), f"{path} is empty")

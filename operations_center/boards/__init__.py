@@ -28,6 +28,9 @@ class Board(Protocol):
     def states(self, task_ids: Collection[str]) -> Mapping[str, TaskState | None]:
         """None for a task that the board does not know (any more)."""
 
+    def task(self, task_id: str) -> Task | None:
+        """A task as it is now; None for one that the board does not know (any more)."""
+
     def running(self) -> Sequence[Claim]:
         """Every task that is shown as running in our name."""
 

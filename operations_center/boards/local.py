@@ -45,6 +45,10 @@ class LocalBoard:
         known = {row["task_id"]: TaskState(row["state"]) for row in rows}
         return {task_id: known.get(task_id) for task_id in task_ids}
 
+    def task(self, task_id: str) -> Task | None:
+        row = self._store.row(_SQL["task"], {"task_id": task_id})
+        return self._task(row) if row else None
+
     def running(self) -> Sequence[Claim]:
         return [Claim(*row) for row in self._store.rows(_SQL["running"])]
 
@@ -154,10 +158,6 @@ class LocalBoard:
             _refuse_out_of_bounds("add the task", {"title": task.title, "kind": task.kind, "body": task.body})
         with self._store.transaction():
             return [self._add(task, origin=None) for task in tasks]
-
-    def task(self, task_id: str) -> Task | None:
-        row = self._store.row(_SQL["task"], {"task_id": task_id})
-        return self._task(row) if row else None
 
     def tasks(self, state: TaskState | None = None) -> list[Task]:
         return [self._task(row) for row in self._store.rows(_SQL["tasks"], {"state": state})]

@@ -31,7 +31,7 @@ from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Verdict, explain_run
 from operations_center.keeper import cgroup
 from operations_center.keeper.forgotten import living_runs_below
-from operations_center.keeper.inspect import ProcessTable, read_cgroup, read_gate
+from operations_center.keeper.inspect import ProcessTable, TreeQuery, read_gate, tree_of
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import is_locked, lock_holder, take_lock
 from operations_center.model import HOLDS_SLOT
@@ -167,13 +167,9 @@ def _living_by_backup(staged: Path) -> set[str]:
 
 
 def _seems_alive(directory: Path, table: ProcessTable) -> bool:
-    keeper, run_cgroup = read_gate(directory).keeper, read_cgroup(directory)
-    return (
-        directory.name in table.run_ids
-        or (keeper is not None and table.is_alive(keeper))
-        or (run_cgroup is not None and cgroup.is_populated(run_cgroup) is True)
-        or is_locked(directory / "lock")
-    )
+    run_id = directory.name
+    query = TreeQuery(run_id, cgroup=cgroup.of_run(run_id, None), claimed=read_gate(directory).claimed)
+    return not tree_of(table, query).is_empty or is_locked(directory / "lock")
 
 
 @contextmanager

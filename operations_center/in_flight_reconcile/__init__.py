@@ -33,6 +33,7 @@ from operations_center.in_flight_reconcile.report import (
 )
 from operations_center.in_flight_reconcile.surroundings import BY_TIMER, Asking, Scope, Surroundings
 from operations_center.keeper.inspect import read_exit, read_gate
+from operations_center.keeper.processes import proven_keeper
 from operations_center.locks import lock_within
 from operations_center.model import Run, RunState, TaskState
 
@@ -165,9 +166,11 @@ def may_be_orphaned(surroundings: Surroundings, run: Run) -> bool:
     if run.is_job:
         return not surroundings.processes.is_alive(run.watcher)
     directory = surroundings.directory_of(run.run_id)
-    keeper = run.keeper or read_gate(directory).keeper
-    if keeper is not None:
-        return not surroundings.processes.is_alive(keeper) or read_exit(directory) is not None
+    if run.keeper is not None:
+        return not surroundings.processes.is_alive(run.keeper) or read_exit(directory) is not None
+    if read_gate(directory).claimed is not None:
+        keeper = proven_keeper(surroundings.processes, run.run_id, directory)
+        return keeper is None or read_exit(directory) is not None
     age = surroundings.clock.now().monotonic - run.reserved_mono
     return not surroundings.processes.is_alive(run.watcher) or not 0 <= age < RESERVATION_YOUNG_MS
 

@@ -61,7 +61,7 @@ def _stop(surroundings: Surroundings, action: Action) -> bool:
 
 def _adopt(surroundings: Surroundings, action: Action) -> bool:
     run, tree = run_of(action), evidence_of(action).seen
-    keeper = tree.query.keeper if tree else run.keeper
+    keeper = tree.keeper if tree else run.keeper
     adopted = surroundings.ledger.change_run(
         run,
         "run.adopted",

@@ -68,5 +68,5 @@ def request_stop(ledger: Ledger, clock: Clock, run: Run, order: StopOrder) -> Ru
 
 def _kill(processes: Processes, tree: Tree, overdue_ms: int) -> None:
     kill(tree, processes)
-    if tree.keeper_alive and tree.query.keeper is not None and overdue_ms >= KEEPER_LAST_MS:
-        kill_keeper(tree.query.keeper, processes)
+    if tree.keeper_alive and tree.keeper is not None and overdue_ms >= KEEPER_LAST_MS:
+        kill_keeper(tree.keeper, processes)

@@ -22,6 +22,7 @@ from operations_center.in_flight_reconcile.facts import Evidence, JobFacts, Leas
 from operations_center.in_flight_reconcile.job_facts import job_facts
 from operations_center.in_flight_reconcile.plan import stale_claims
 from operations_center.in_flight_reconcile.surroundings import Asking, Scope, Surroundings
+from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import (
     Gate,
     GateState,
@@ -30,7 +31,6 @@ from operations_center.keeper.inspect import (
     TreeQuery,
     find_trees,
     is_there,
-    read_cgroup,
     read_exit,
     read_gate,
     read_timed_out,
@@ -158,7 +158,7 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def query(self) -> TreeQuery:
-        return TreeQuery(self.run.run_id, self.run.keeper or self.gate.keeper, cgroup_of(self.run, self.directory))
+        return query_of(self.run, self.gate)
 
     def evidence(
         self,
@@ -244,11 +244,17 @@ def _place(here: Host, run: Run) -> Place:
     return Place.HERE if run.pid_namespace == here.pid_namespace else Place.ELSEWHERE
 
 
-def cgroup_of(run: Run, directory: Path | str) -> Path | None:
-    """The ledger knows it also where the run directory is gone, the directory where the start is not recorded."""
-    if run.cgroup is not None:
-        return Path(run.cgroup)
-    return read_cgroup(directory) if run.state is RunState.RESERVED else None
+def query_of(run: Run, gate: Gate) -> TreeQuery:
+    """What is known of a run's tree: the ledger's word, and the gate's where the start is not recorded yet."""
+    claimed = gate.claimed if run.keeper is None else None
+    return TreeQuery(run.run_id, run.keeper, cgroup_of(run), claimed)
+
+
+def cgroup_of(run: Run) -> Path | None:
+    """Looked for where the start is not recorded yet, else as it was recorded: a run without one has none."""
+    if run.cgroup is None and run.state is not RunState.RESERVED:
+        return None
+    return cgroup.of_run(run.run_id, run.cgroup)
 
 
 def _age_ms(path: str, now: Now) -> int:

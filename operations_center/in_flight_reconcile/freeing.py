@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError, Unavailable
-from operations_center.in_flight_reconcile.evidence import cgroup_of
+from operations_center.in_flight_reconcile.evidence import cgroup_of, query_of
 from operations_center.in_flight_reconcile.facts import Sighting
 from operations_center.in_flight_reconcile.plan import Action, Deed, run_of
 from operations_center.in_flight_reconcile.report import ActionReport, Done
 from operations_center.in_flight_reconcile.surroundings import Surroundings
 from operations_center.keeper import cgroup
-from operations_center.keeper.inspect import GateState, TreeQuery, find_trees
+from operations_center.keeper.inspect import GateState, TreeQuery, find_trees, read_gate
 from operations_center.keeper.launch import revoke
 from operations_center.locks import is_locked
 from operations_center.model import Proof, Run
@@ -54,7 +54,7 @@ def settle_and_finish(surroundings: Surroundings, batch: Sequence[Action], trigg
     freed = [(action, run) for action, run in settled if run is not None]
     # Before they are closed: of a closed run nobody looks after what we leave behind.
     for action, run in freed:
-        _remove_cgroup(surroundings, action, run)
+        _remove_cgroup(action, run)
     untold = _tell_board(surroundings, [run for _, run in freed])
     return [_freed(action, run, untold) for action, run in settled]
 
@@ -94,7 +94,7 @@ def _close_gate(surroundings: Surroundings, action: Action) -> ActionReport | No
 
 def _query(surroundings: Surroundings, action: Action) -> TreeQuery:
     run = run_of(action)
-    return TreeQuery(run.run_id, run.keeper, cgroup_of(run, surroundings.directory_of(run.run_id)))
+    return query_of(run, read_gate(surroundings.directory_of(run.run_id)))
 
 
 def _needs_gate(action: Action) -> bool:
@@ -127,9 +127,9 @@ def _ended(action: Action, trigger: str) -> Ended:
     return Ended(run_of(action), action.ending, {**note, **action.note})
 
 
-def _remove_cgroup(surroundings: Surroundings, action: Action, run: Run) -> None:
+def _remove_cgroup(action: Action, run: Run) -> None:
     seen = action.evidence.seen if action.evidence is not None else None
-    path = seen.query.cgroup if seen is not None else cgroup_of(run, surroundings.directory_of(run.run_id))
+    path = seen.query.cgroup if seen is not None else cgroup_of(run)
     if path is not None:
         cgroup.remove(path)
 

@@ -18,7 +18,6 @@ A run directory (0700) holds:
     timed_out            64 bytes, blank until the timer records ``wall end`` or ``idle end``
     stdout, stderr       the executor's output, append only
     result.json          the executor's own result, if it wrote one
-    cgroup               the path of the run's cgroup, if it has one
     work/                the working directory, unless one is configured
 
 The two records are overwritten in place in blocks that exist already, so that a full disk cannot swallow

@@ -3,6 +3,10 @@
 The tree of a run is its keeper, its executor and every descendant. Descendants are found by parent (the
 keeper is a subreaper, so daemons stay its children), by session and group of keeper and executor, by the run
 id in the environment, and by cgroup where there is one; what was found one way is followed by its children.
+
+The files are hints: the executor may have written them. Nothing is signalled, or taken for dead, because of a file. The
+environment that a process was started with cannot be changed by another process, and counts where the process is of
+our own user: another user can give any environment to a process of theirs.
 """
 
 import errno
@@ -18,7 +22,8 @@ from typing import Self
 
 import msgspec
 
-from operations_center.identity import Process, Stat, parse_stat
+from operations_center.files import read_file
+from operations_center.identity import Process, Stat, parse_stat, read_stat
 from operations_center.keeper import cgroup
 from operations_center.pidfds import wait_for_end
 
@@ -33,7 +38,6 @@ _ENTRY = RUN_ID_VARIABLE.encode() + b"="
 _ENVIRONMENT_LIMIT = 2 * 1024 * 1024
 _CHUNK = 128 * 1024
 _RECORD_LIMIT = 4096
-_TASK_LIMIT = 64 * 1024 * 1024
 _GATE = re.compile(r"([0-9]{1,9}) ([0-9]{1,18}) end\n")
 _EXIT = re.compile(r"exit ([0-9]{1,3}) end *\n")
 _TIMED_OUT = re.compile(r"(wall|idle) end *\n")
@@ -47,10 +51,13 @@ class GateState(StrEnum):
 
 
 class Gate(msgspec.Struct, frozen=True, gc=False):
-    """Who decided whether the run starts. UNREADABLE: a keeper is about to write it, or died doing so."""
+    """Who decided whether the run starts. UNREADABLE: a keeper is about to write it, or died doing so.
+
+    ``claimed`` is the keeper as the file has it. The executor may have overwritten it: see ``proven_keeper``.
+    """
 
     state: GateState
-    keeper: Process | None = None
+    claimed: Process | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +120,12 @@ def read_timed_out(run_directory: Path | str) -> str | None:
     return match[1] if match else None
 
 
-def read_cgroup(run_directory: Path | str) -> Path | None:
-    """The run's cgroup; None when it has none."""
-    record = f"{run_directory}/cgroup"
-    if not is_there(record):
-        return None
-    try:
-        path = Path(_read_record(record))
-    except OSError:
-        return None
-    return path if path.is_absolute() and path.name.startswith(cgroup.PREFIX) else None
+def is_of_run(process: Process, run_id: str) -> bool:
+    """Whether the kernel says that a process lives, is ours, and was started as part of a run."""
+    if run_id not in _run_ids(process.pid):
+        return False
+    facts = read_stat(process.pid)
+    return facts is not None and facts.start_ticks == process.start_ticks and not _is_gone(facts)
 
 
 class ProcessTable:
@@ -210,8 +213,9 @@ class ProcessTable:
 
 
 class TreeQuery(msgspec.Struct, frozen=True, gc=False):
-    """What is known of a run when its tree is looked for; ``keeper`` as the gate or the ledger has it.
+    """What is known of a run when its tree is looked for.
 
+    ``keeper`` is what the ledger has recorded, ``claimed`` what the gate says where the ledger has nothing.
     ``executor`` led a session below the keeper while that lived.
     """
 
@@ -219,15 +223,25 @@ class TreeQuery(msgspec.Struct, frozen=True, gc=False):
     keeper: Process | None = None
     cgroup: Path | None = None
     executor: Process | None = None
+    claimed: Process | None = None
 
 
 class Tree(msgspec.Struct, frozen=True, gc=False):
-    """What lives of a run. ``members`` are without the keeper; ``populated`` is the cgroup's word, if any."""
+    """What lives of a run. ``members`` are without the keeper; ``populated`` is the cgroup's word, if any.
+
+    ``proven``: the claimed keeper, where the kernel agrees that it is one and alive.
+    """
 
     query: TreeQuery
     keeper_alive: bool
     members: tuple[Process, ...]
     populated: bool | None
+    proven: Process | None = None
+
+    @property
+    def keeper(self) -> Process | None:
+        """The keeper that may be signalled; None where none is known for certain."""
+        return self.query.keeper or self.proven
 
     @property
     def is_empty(self) -> bool:
@@ -257,13 +271,17 @@ def tree_of(table: ProcessTable, query: TreeQuery) -> Tree:
     if query.cgroup is None and not table.may_hold(query):
         return Tree(query, False, (), None)
     populated = None if query.cgroup is None else cgroup.is_populated(query.cgroup)
-    keeper_alive = query.keeper is not None and table.is_alive(query.keeper)
+    proven = _proven_in(table, query) if query.keeper is None else None
+    keeper = query.keeper or proven
+    keeper_alive = keeper is not None and table.is_alive(keeper)
     seeds = set(table.pids_of_run(query.run_id))
     if query.keeper is not None:
         seeds.update(_led_by(table, query.keeper))
-    if query.keeper is not None and keeper_alive:
+    elif query.claimed is not None:
+        seeds.update(_led_by_claimed(table, query))
+    if keeper is not None and keeper_alive:
         # It adopts what its children leave behind, so everything is below it.
-        seeds.add(query.keeper.pid)
+        seeds.add(keeper.pid)
     elif query.executor is not None:
         seeds.update(_led_by(table, query.executor))
     if query.cgroup is not None and populated is not False:
@@ -271,9 +289,25 @@ def tree_of(table: ProcessTable, query: TreeQuery) -> Tree:
     return Tree(
         query=query,
         keeper_alive=keeper_alive,
-        members=tuple(_members(table, seeds, query.keeper if keeper_alive else None)),
+        members=tuple(_members(table, seeds, keeper if keeper_alive else None)),
         populated=populated,
+        proven=proven,
     )
+
+
+def _proven_in(table: ProcessTable, query: TreeQuery) -> Process | None:
+    """The claimed keeper, if it lives and was started as part of the run."""
+    claimed = query.claimed
+    if claimed is None or claimed.pid not in table.pids_of_run(query.run_id) or not table.is_alive(claimed):
+        return None
+    return claimed
+
+
+def _led_by_claimed(table: ProcessTable, query: TreeQuery) -> Iterable[int]:
+    """Sessions and groups of a stranger have no member that was started as part of the run."""
+    assert query.claimed is not None
+    led = set(_led_by(table, query.claimed))
+    return led if led & table.pids_of_run(query.run_id) else ()
 
 
 def _look_once(queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, Tree]:
@@ -327,7 +361,15 @@ def _has_other_threads(pid: int) -> bool:
 
 
 def _run_ids(pid: int) -> set[str]:
-    return environment_values(pid, _ENTRY)
+    """The run id of a process; empty where it has none, or is not ours."""
+    found = environment_values(pid, _ENTRY)
+    return found if found and _is_ours(pid) else set()
+
+
+def _is_ours(pid: int) -> bool:
+    """By every one of its user ids: a program with the set-user-id bit takes its environment from whoever calls it."""
+    wanted = b"Uid:" + b"\t%d" % os.geteuid() * 4 + b"\n"
+    return wanted in _read_bounded(f"/proc/{pid}/status", 4096)
 
 
 def environment_values(pid: int, entry: bytes) -> set[str]:
@@ -367,19 +409,5 @@ def is_there(path: str) -> bool:
     return os.access(path, os.F_OK, follow_symlinks=False)
 
 
-def read_file_of(path: Path | str, limit: int = _TASK_LIMIT) -> bytes:
-    """A file of a run directory, at most ``limit`` bytes of it; raises OSError for what is not a regular file.
-
-    Not blocking and not following: the executor may put anything in the place of these files.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        # A short file comes at once, and whole; a FIFO and a directory refuse to be read at a place.
-        content = os.pread(descriptor, min(limit, _CHUNK), 0)
-        return content if len(content) < _CHUNK else b"".join(_chunks(descriptor, limit))
-    finally:
-        os.close(descriptor)
-
-
 def _read_record(path: str) -> str:
-    return read_file_of(path, _RECORD_LIMIT).decode(errors="surrogateescape")
+    return read_file(path, _RECORD_LIMIT).decode(errors="surrogateescape")

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from operations_center.errors import OperationsCenterError
 from operations_center.identity import Process, is_alive
 from operations_center.keeper import cgroup
 from operations_center.keeper.executor import children_of
-from operations_center.keeper.inspect import REVOKED, RUN_ID_VARIABLE, GateState, read_cgroup, read_gate
+from operations_center.keeper.inspect import REVOKED, RUN_ID_VARIABLE, GateState, read_gate
 from operations_center.keeper.script import Script, start_script
 from operations_center.keeper.timer import Limits, start_timer
 
@@ -140,7 +140,7 @@ def start(plan: LaunchPlan) -> LaunchedRun:
             timer.wait()
         raise
     process = Process.of(keeper.pid)
-    return LaunchedRun(process, [keeper, *timers], read_cgroup(plan.run_directory), _wait_for_executor(process))
+    return LaunchedRun(process, [keeper, *timers], _cgroup_of(plan), _wait_for_executor(process))
 
 
 def revoke(run_directory: Path) -> bool:
@@ -171,14 +171,17 @@ def _write(path: Path, content: bytes) -> None:
 def _make_cgroup(plan: LaunchPlan) -> None:
     if plan.cgroup_parent is None:
         return
-    # Noted before it is made: if we die in between, whoever settles the run removes it.
-    note = plan.run_directory / "cgroup"
-    _write(note, os.fsencode(cgroup.path_of(plan.cgroup_parent, plan.run_id)))
-    try:
+    # A run without a cgroup is still found by its environment, its session and its parents.
+    with suppress(OSError):
         cgroup.create(plan.cgroup_parent, plan.run_id)
-    except OSError:
-        # A run without a cgroup is still found by its environment, its session and its parents.
-        note.unlink()
+
+
+def _cgroup_of(plan: LaunchPlan) -> Path | None:
+    """None where it could not be made."""
+    if plan.cgroup_parent is None:
+        return None
+    path = cgroup.path_of(plan.cgroup_parent, plan.run_id)
+    return path if path.is_dir() else None
 
 
 def _take_lock(directory: Path, ours: ExitStack) -> int:
@@ -201,7 +204,7 @@ def _pipe(ours: ExitStack) -> tuple[int, int]:
 def _start_keeper(plan: LaunchPlan, lock: int, timer_pipe: int, ours: ExitStack) -> "subprocess.Popen[bytes]":
     if _SETSID is None:
         raise OperationsCenterError(f"cannot start run {plan.run_id}: there is no setsid; install util-linux")
-    run_cgroup = read_cgroup(plan.run_directory)
+    run_cgroup = _cgroup_of(plan)
     executor_procs = run_cgroup / cgroup.EXECUTOR / "cgroup.procs" if run_cgroup else Path(os.devnull)
     working_directory = plan.working_directory or plan.run_directory / "work"
     stdin = "prompt" if plan.stdin else os.devnull

@@ -2,12 +2,13 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Protocol
 
 from operations_center import identity
 from operations_center.identity import Process, read_stat
-from operations_center.keeper import launch
-from operations_center.keeper.inspect import ProcessTable
+from operations_center.keeper import inspect, launch
+from operations_center.keeper.inspect import ProcessTable, read_gate
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan
 
 
@@ -17,6 +18,9 @@ class Processes(Protocol):
 
     def is_alive(self, process: Process) -> bool:
         """False for a zombie and for a stranger who reuses the pid."""
+
+    def is_of_run(self, process: Process, run_id: str) -> bool:
+        """Whether it is alive and was started as part of that run."""
 
     def signal(self, process: Process, number: signal.Signals) -> bool:
         """False when it is gone, is somebody else by now, or is not ours to signal."""
@@ -33,6 +37,9 @@ class KernelProcesses:
 
     def is_alive(self, process: Process) -> bool:
         return identity.is_alive(process)
+
+    def is_of_run(self, process: Process, run_id: str) -> bool:
+        return inspect.is_of_run(process, run_id)
 
     def signal(self, process: Process, number: signal.Signals) -> bool:
         pidfd = _hold(process)
@@ -51,6 +58,12 @@ class KernelProcesses:
 
 
 KERNEL = KernelProcesses()
+
+
+def proven_keeper(processes: Processes, run_id: str, run_directory: Path | str) -> Process | None:
+    """The keeper that a run's gate names, if the kernel agrees: the executor may have written another process there."""
+    claimed = read_gate(run_directory).claimed
+    return claimed if claimed is not None and processes.is_of_run(claimed, run_id) else None
 
 
 def _hold(process: Process) -> int | None:

@@ -1,7 +1,5 @@
 """What an executor says of its own run, in ``result.json``: rubbish is an answer here, never an exception."""
 
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from operations_center.files import decode_json, read_file
 from operations_center.keeper.inspect import is_there
 from operations_center.units import parse_duration
 
@@ -56,29 +55,17 @@ def read_result(run_directory: Path | str) -> Result | UnreadableResult | None:
     if not is_there(path):
         return None
     try:
-        return _parse(_read(path))
+        return _parse(read_file(path, RESULT_LIMIT))
     except FileNotFoundError:
         return None
     except OSError as error:
         return _unreadable(error.strerror or str(error))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return _unreadable(str(error))
 
 
-def _read(path: str) -> bytes:
-    # The executor may have put a FIFO, a device or a link to somebody's secrets in its place.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb", closefd=True) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is not a regular file")
-        data = file.read(RESULT_LIMIT + 1)
-    if len(data) > RESULT_LIMIT:
-        raise ValueError(f"it is larger than {RESULT_LIMIT} bytes")
-    return data
-
-
 def _parse(data: bytes) -> Result:
-    document = msgspec.json.decode(data.decode("utf-8"), type=_Document)
+    document = decode_json(data, _Document)
     for text in _texts(document):
         _refuse_unstorable(text)
     return Result(

@@ -30,7 +30,7 @@ def terminate(tree: Tree, processes: Processes = KERNEL) -> int:
 
 def wake(tree: Tree, processes: Processes = KERNEL) -> None:
     """Continue what was stopped: a stopped keeper cannot record an exit."""
-    keeper = [tree.query.keeper] if tree.query.keeper is not None else []
+    keeper = [tree.keeper] if tree.keeper is not None else []
     signal_processes([*tree.members, *keeper], signal.SIGCONT, processes)
 
 

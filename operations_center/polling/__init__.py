@@ -15,10 +15,10 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 from operations_center.errors import OperationsCenterError
+from operations_center.files import decode_json, read_file
 from operations_center.in_flight_reconcile.asking import artifacts_of, job_of, no_backend
 from operations_center.in_flight_reconcile.plan import LATE
 from operations_center.in_flight_reconcile.surroundings import Surroundings
-from operations_center.keeper.inspect import read_file_of
 from operations_center.model import Outcome, Proof, Run, RunState
 from operations_center.outcomes import Ending
 from operations_center.polling.followed import Changed, Followed
@@ -41,6 +41,15 @@ LOOK_AGAIN_MS = 1_000
 
 CANNOT_SUBMIT_MS = 60_000
 """After a fault on our side, such as a secret that is missing."""
+
+
+GIVEN_LIMIT = 64 * 1024 * 1024
+"""Bytes of a task as it was given to a run."""
+
+
+class _Given(msgspec.Struct):
+    title: str
+    body: str = ""
 
 
 @dataclass(frozen=True)
@@ -219,9 +228,14 @@ class Poller:
         self._request(self._submissions, followed, provider, lambda: provider.submit(order, again=again), InDoubt)
 
     def _order(self, run: Run) -> Order:
-        """As the run was given it: the task may have been edited since."""
-        task = msgspec.json.decode(read_file_of(f"{self._surroundings.directory_of(run.run_id)}/task.json"))
-        title, body = str(task["title"]), str(task["body"])
+        """As the run was given it: since its first submission the task may have been edited."""
+        task = self._surroundings.board.task(run.task_id) if run.submitting_at is None else None
+        if task is None:
+            path = f"{self._surroundings.directory_of(run.run_id)}/task.json"
+            given = decode_json(read_file(path, GIVEN_LIMIT), _Given)
+            title, body = given.title, given.body
+        else:
+            title, body = task.title, task.body
         prompt = f"{title}\n\n{body}" if body else title
         return Order(run.run_id, run.task_id, title, body, prompt, run.attempt, run.fence)
 

@@ -6,6 +6,7 @@ The row goes first and the directory last: a kill in between leaves a directory 
 import re
 from collections.abc import Collection
 
+from operations_center.files import remove_tree
 from operations_center.identity import is_alive
 from operations_center.ledger import Ledger
 from operations_center.pulse import Pulse, read_pulse
@@ -13,7 +14,6 @@ from operations_center.releases.config_copies import prune_config_copies
 from operations_center.releases.deployment import Deployments
 from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
 from operations_center.releases.steps import end_marked
-from operations_center.removal import remove_directory
 from operations_center.state_directory import StateDirectory
 
 INDEX = ".index"
@@ -76,12 +76,12 @@ def remove_leftovers(state: StateDirectory, records: ReleaseRecords, in_use: Col
     To be called with the pull lock held. Raises OSError.
     """
     end_marked(state.root.resolve())
-    remove_directory(state.rehearsal)
+    remove_tree(state.rehearsal)
     whole = {release.commit for release in records.all() if release.state is not ReleaseState.BAD}
     for path in state.releases.iterdir():
         if path.name in whole or path.name in in_use or not _OURS.fullmatch(path.name):
             continue
         if path.is_dir():
-            remove_directory(path)
+            remove_tree(path)
         else:
             path.unlink()

@@ -16,6 +16,7 @@ from pathlib import Path
 from operations_center.clock import SystemClock
 from operations_center.config import CodePull, CommandSettings, Config, HttpJobSettings
 from operations_center.errors import LockHeld, OperationsCenterError
+from operations_center.files import remove_tree
 from operations_center.heart import Awake
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.ledger import Ledger
@@ -27,7 +28,6 @@ from operations_center.releases.repository import Repository
 from operations_center.releases.retention import INDEX, prune_releases, releases_in_use, remove_leftovers
 from operations_center.releases.runtime import Runtime
 from operations_center.releases.steps import Refused, Steps
-from operations_center.removal import remove_directory
 from operations_center.state_directory import PULL, StateDirectory
 from operations_center.store import SCHEMA
 
@@ -145,10 +145,10 @@ class Staging:
             subprocess.run(["sync", "-f", str(directory)], check=True)
             return self.records.record(commit, ReleaseState.STAGED, ledger_schema=schema)
         except Refused as refusal:
-            remove_directory(directory)
+            remove_tree(directory)
             raise _bad(self.records.record(commit, ReleaseState.BAD, str(refusal))) from None
         except BaseException:
-            remove_directory(directory)
+            remove_tree(directory)
             raise
 
     def _fill(self, commit: str, directory: Path) -> Runtime:

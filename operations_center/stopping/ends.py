@@ -11,7 +11,7 @@ from operations_center.clock import SystemClock
 from operations_center.heart import Awake, Patience
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Asking, Scope, Trigger, clear_orphaned_in_flight
-from operations_center.keeper.inspect import read_gate
+from operations_center.keeper.processes import proven_keeper
 from operations_center.keeper.stop import signal_processes
 from operations_center.model import HOLDS_SLOT, Run
 from operations_center.pidfds import opened_pidfds, wait_for_end
@@ -89,7 +89,7 @@ def wait_for_change(center: Center, runs: Sequence[Run], until: float | None) ->
 
 
 def keeper_of(center: Center, run: Run) -> Process | None:
-    return run.keeper or read_gate(center.state.run(run.run_id)).keeper
+    return run.keeper or proven_keeper(center.processes, run.run_id, center.state.path_of_run(run.run_id))
 
 
 def executors_left(center: Center, runs: Iterable[Run]) -> int:

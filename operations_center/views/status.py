@@ -11,6 +11,7 @@ from operations_center.ledger import Pause
 from operations_center.model import Health, Run, RunState
 from operations_center.presentation import run_as_json
 from operations_center.providers.health import breaker_of, cools_down_until
+from operations_center.pulse import Milliseconds
 from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import Release, ReleaseState
 from operations_center.state_directory import SUPERVISOR, WATCHDOG, StateDirectory
@@ -133,14 +134,14 @@ def _watcher(seen: Seen, member: Member) -> dict[str, Any]:
 
 def _watchdog(seen: Seen) -> dict[str, Any]:
     pulse = seen.watchdog.pulse
-    details = pulse.details if pulse else {}
+    last_at = pulse.detail("last_cycle_at", Milliseconds) if pulse else None
     # By the clock that nobody sets.
-    last_mono = details.get("last_cycle_mono")
+    last_mono = pulse.detail("last_cycle_mono", Milliseconds) if pulse else None
     return {
         "pid": seen.watchdog.pid,
         "state": _child_state(seen.watchdog, children_of(seen.supervisor).get(WATCHDOG)),
         "release": pulse.release if pulse else None,
-        "last_cycle_at": rfc3339(details.get("last_cycle_at")),
+        "last_cycle_at": rfc3339(last_at),
         "last_cycle_age_s": None if last_mono is None else max(0.0, (seen.now.monotonic - last_mono) / 1000),
     }
 
@@ -164,7 +165,7 @@ def _deployment(seen: Seen) -> dict[str, Any] | None:
         "step": deployment.step,
         "reason": deployment.reason,
         "bad": _bad(seen.last_release),
-        "pull_problem": seen.supervisor.pulse.details.get("pull_problem") if seen.supervisor.pulse else None,
+        "pull_problem": seen.supervisor.pulse.detail("pull_problem", str) if seen.supervisor.pulse else None,
     }
 
 

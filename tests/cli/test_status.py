@@ -12,7 +12,8 @@ import pytest
 
 from operations_center.clock import SystemClock
 from operations_center.identity import read_stat
-from operations_center.keeper.inspect import ProcessTable, TreeQuery, find_trees, read_cgroup, tree_of
+from operations_center.keeper import cgroup
+from operations_center.keeper.inspect import ProcessTable, TreeQuery, find_trees, tree_of
 from operations_center.keeper.stop import kill, kill_keeper
 from operations_center.pulse import Pulse, write_pulse
 from operations_center.state_directory import SUPERVISOR
@@ -282,6 +283,6 @@ def end_tree(fleet: Fleet, run_id: str) -> None:
         run = center.ledger.run(run_id)
         assert run is not None and run.keeper is not None
         kill_keeper(run.keeper)
-        query = TreeQuery(run_id, run.keeper, read_cgroup(center.state.run(run_id)))
+        query = TreeQuery(run_id, run.keeper, cgroup.of_run(run_id, None))
         kill(tree_of(ProcessTable.scan(), query))
     wait_until(lambda: find_trees([query])[run_id].is_empty, "the end of the tree")

@@ -271,6 +271,10 @@ class DeadBoard:
         answer: Mapping[str, TaskState | None] = self._ask().states(task_ids)
         return answer
 
+    def task(self, task_id: str) -> Task | None:
+        task: Task | None = self._ask().task(task_id)
+        return task
+
     def running(self) -> Sequence[Claim]:
         answer: Sequence[Claim] = self._ask().running()
         return answer

@@ -19,7 +19,6 @@ from operations_center.keeper.inspect import (
     ProcessTable,
     Tree,
     TreeQuery,
-    read_cgroup,
     read_exit,
     tree_of,
 )
@@ -89,7 +88,7 @@ class Bench:
         return plan
 
     def tree(self, plan: LaunchPlan, keeper: Process | None = None) -> Tree:
-        return tree_of(ProcessTable.scan(), TreeQuery(plan.run_id, keeper, read_cgroup(plan.run_directory)))
+        return tree_of(ProcessTable.scan(), TreeQuery(plan.run_id, keeper, cgroup.of_run(plan.run_id, None)))
 
     def clean_up(self) -> None:
         # By keeper first: a daemon without an environment is found by nothing else.
@@ -102,7 +101,7 @@ class Bench:
             for child in run.children:
                 child.wait(timeout=PATIENCE_S)
         for plan in self.plans:
-            path = read_cgroup(plan.run_directory)
+            path = cgroup.of_run(plan.run_id, None)
             if path is not None:
                 kill(self.tree(plan))
                 wait_until(partial(cgroup.remove, path), "an empty cgroup")

@@ -229,7 +229,7 @@ def test_a_signal_to_the_whole_group_does_not_take_the_record(bench: Bench) -> N
 def test_the_gate_names_the_keeper_and_the_lock_is_held_as_long_as_it_lives(bench: Bench) -> None:
     plan, run = bench.launch("sleep", "300")
     wait_until(lambda: read_gate(plan.run_directory).state is GateState.KEEPER, "the gate")
-    assert read_gate(plan.run_directory).keeper == run.keeper
+    assert read_gate(plan.run_directory).claimed == run.keeper
     assert is_locked(plan.run_directory / "lock")
     assert read_exit(plan.run_directory) is None
     os.kill(run.keeper.pid, signal.SIGKILL)

@@ -17,7 +17,6 @@ from operations_center.keeper.inspect import (
     ProcessTable,
     TreeQuery,
     find_trees,
-    read_cgroup,
     read_exit,
     tree_of,
 )
@@ -35,7 +34,7 @@ def names(processes: tuple[Process, ...]) -> list[str]:
 
 def query_of(bench: Bench, number: int = 0) -> TreeQuery:
     plan, run = bench.plans[number], bench.runs[number]
-    return TreeQuery(plan.run_id, run.keeper, read_cgroup(plan.run_directory))
+    return TreeQuery(plan.run_id, run.keeper, cgroup.of_run(plan.run_id, None))
 
 
 def look(query: TreeQuery) -> list[str]:
@@ -295,7 +294,7 @@ def test_a_scan_is_fast(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_cgroup_holds_the_keeper_and_all_that_comes_of_it(bench: Bench, cgroup_parent: Path) -> None:
     bench.cgroup_parent = cgroup_parent
     plan, run = bench.launch("sleep", "300")
-    path = read_cgroup(plan.run_directory)
+    path = cgroup.of_run(plan.run_id, None)
     assert path == cgroup_parent / f"operations_center-{plan.run_id}"
     wait_until(lambda: cgroup.members(path / "executor"), "the executor in its cgroup")
     assert run.keeper.pid in cgroup.members(path)
@@ -336,7 +335,7 @@ def populated(parent: Path, pid: int) -> bool:
     return any(cgroup.is_populated(path) for path in probes_of(parent, pid))
 
 
-def test_a_launch_that_was_killed_when_it_made_the_cgroup_has_noted_it(
+def test_cgroup_of_a_launch_that_was_killed_when_it_made_it_is_found(
     bench: Bench, cgroup_parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = cgroup.create
@@ -349,7 +348,7 @@ def test_a_launch_that_was_killed_when_it_made_the_cgroup_has_noted_it(
     plan = bench.plan("true", cgroup_parent=cgroup_parent)
     with pytest.raises(InterruptedHere):
         prepare(plan)
-    path = read_cgroup(plan.run_directory)
+    path = cgroup.of_run(plan.run_id, None)
     assert path == cgroup_parent / f"operations_center-{plan.run_id}"
     assert cgroup.remove(path)
 
@@ -360,7 +359,7 @@ class InterruptedHere(BaseException):
 
 def test_a_run_whose_cgroup_cannot_be_made_runs_without_one(bench: Bench) -> None:
     plan = bench.finish("true", cgroup_parent=bench.directory / "missing")
-    assert (exit_code(plan), read_cgroup(plan.run_directory)) == (0, None)
+    assert (exit_code(plan), cgroup.of_run(plan.run_id, None)) == (0, None)
 
 
 def test_a_cgroup_that_disappears_before_the_start_does_not_stop_the_run(bench: Bench) -> None:

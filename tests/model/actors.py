@@ -254,6 +254,11 @@ class SteppedProcesses:
         self._actor.step()
         return self._namespace.is_alive(process)
 
+    def is_of_run(self, process: Process, run_id: str) -> bool:
+        self._actor.step()
+        found = self._namespace.find(process)
+        return found is not None and found.run_id == run_id and found.shows_run
+
     def signal(self, process: Process, number: signal.Signals) -> bool:
         self._actor.step()
         target = self._namespace.find(process)

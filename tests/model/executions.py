@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-from operations_center.keeper.inspect import read_cgroup, read_exit
+from operations_center.keeper import cgroup
+from operations_center.keeper.inspect import read_exit
 from operations_center.keeper.launch import LaunchPlan
 from tests.model.kernel import Namespace, VirtualProcess
 
@@ -57,7 +58,7 @@ class Execution:
         keeper = namespace.spawn(parent=spawner, leads_session=True)
         namespace.locks[keeper.identity] = descriptor
         keeper.run_id, keeper.shows_run, keeper.is_keeper, keeper.unreaped = plan.run_id, True, True, True
-        keeper.cgroup = read_cgroup(plan.run_directory)
+        keeper.cgroup = cgroup.of_run(plan.run_id, None)
         namespace.show_cgroup(keeper.cgroup)
         return cls(plan, namespace, keeper)
 
@@ -185,13 +186,10 @@ class Execution:
             draft.write_text(text)
             draft.rename(self.directory / "result.json")
 
-    def delete_directory(self, *, cgroup_is_known: bool) -> None:
-        """An executor may: then only the ledger knows its cgroup, if it does already."""
+    def delete_directory(self) -> None:
+        """An executor may."""
         if self.executor_lives:
             shutil.rmtree(self.directory, ignore_errors=True)
-            if not cgroup_is_known:
-                for process in self.processes:
-                    process.cgroup = None
 
 
 def _take_lock(directory: Path) -> int:

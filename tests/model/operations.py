@@ -16,7 +16,7 @@ from operations_center.in_flight_reconcile import (
 )
 from operations_center.in_flight_reconcile.evidence import gather_evidence
 from operations_center.in_flight_reconcile.orphans import judge
-from operations_center.keeper.inspect import read_gate
+from operations_center.keeper.processes import proven_keeper
 from operations_center.ledger import LEASE_MS
 from operations_center.model import RunState
 from operations_center.stopping.runs import cancel_task, end_open_runs, stop_run
@@ -40,7 +40,7 @@ def take_over(center: Center, role: str) -> None:
     keep_lease(center)
     adopt_own_runs(center.surroundings, role)
     for run in center.ledger.open_runs(role=role):
-        keeper = read_gate(center.state.run(run.run_id)).keeper
+        keeper = proven_keeper(center.processes, run.run_id, center.state.run(run.run_id))
         if run.watcher == center.me and run.state is RunState.RESERVED and keeper is not None:
             center.ledger.change_run(
                 run,

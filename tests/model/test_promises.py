@@ -263,8 +263,7 @@ class Promises(RuleBasedStateMachine):
             case "deletes its gate" if execution.executor_lives:
                 (execution.directory / "gate").unlink(missing_ok=True)
             case "deletes its directory":
-                run = self.world.ledger.run(execution.plan.run_id)
-                execution.delete_directory(cgroup_is_known=run is not None and run.cgroup is not None)
+                execution.delete_directory()
             case str() if act in RESULTS:
                 execution.write_result(act)
 

@@ -4,8 +4,10 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 from operations_center.boards.local import LocalBoard
 from operations_center.care.backup import back_up
@@ -15,6 +17,7 @@ from operations_center.in_flight_reconcile import Report
 from operations_center.in_flight_reconcile.evidence import LEASE_MARGIN_MS
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
 from operations_center.in_flight_reconcile.report import Done
+from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import ExitRecord, read_exit
 from operations_center.keeper.result import Result, read_result
 from operations_center.ledger.sqlite import SqliteLedger
@@ -94,6 +97,10 @@ class World:
         self.namespaces = [*self.here.namespaces, *self.there.namespaces]
         self.cgroups = self.root / "cgroups"
         self.cgroups.mkdir()
+        # Directories stand for cgroups here.
+        self._patches = ExitStack()
+        self._patches.enter_context(patch.object(cgroup, "_is_cgroup", Path.is_dir))
+        self._patches.enter_context(patch.object(cgroup, "_own_cgroup", lambda: self.cgroups))
         self.stage = Stage()
         self.actors: list[Actor] = []
         self.known: dict[str, Known] = {}
@@ -124,6 +131,7 @@ class World:
         return self.root / "state" / "ledger.db"
 
     def close(self) -> None:
+        self._patches.close()
         for actor in self.actors:
             actor.die()
         for namespace in self.namespaces:

@@ -11,7 +11,7 @@ import pytest
 from operations_center.boards.local import NewTask
 from operations_center.identity import Process, is_alive
 from operations_center.keeper import cgroup
-from operations_center.keeper.inspect import ProcessTable, read_cgroup
+from operations_center.keeper.inspect import ProcessTable
 from operations_center.model import Outcome, Proof, Run, RunState, Task, TaskState
 from tests.fleet import Fleet, wait_until
 from tests.runs import run_of_a_dead_watcher
@@ -129,7 +129,7 @@ def test_an_executor_that_is_stopped_by_a_stranger_is_ended_by_its_limit(fleet: 
 def test_a_run_whose_directory_is_deleted_keeps_its_slot_until_it_is_gone(fleet: Fleet) -> None:
     watcher, run = start_watching(fleet, UNTIL_TOLD, "")
     directory = fleet.state.run(run.run_id)
-    run_cgroup = read_cgroup(directory)
+    run_cgroup = cgroup.of_run(directory.name, None)
     shutil.rmtree(directory)
 
     for _ in range(3):

@@ -17,7 +17,7 @@ from typing import Any
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Process, Stat, read_stat
 from operations_center.in_flight_reconcile import Surroundings
-from operations_center.in_flight_reconcile.evidence import cgroup_of
+from operations_center.in_flight_reconcile.evidence import query_of
 from operations_center.keeper.inspect import TreeQuery, read_gate, tree_of
 from operations_center.locks import lock_holder
 from operations_center.model import HOLDS_SLOT, Run
@@ -125,8 +125,7 @@ class Senders:
         return None
 
     def _query(self, run: Run) -> TreeQuery:
-        directory = self._surroundings.directory_of(run.run_id)
-        return TreeQuery(run.run_id, run.keeper or read_gate(directory).keeper, cgroup_of(run, directory))
+        return query_of(run, read_gate(self._surroundings.directory_of(run.run_id)))
 
     def _is_here(self, run: Run) -> bool:
         host = self._surroundings.host

@@ -3,15 +3,17 @@
 Whoever cannot even do that gets no watcher of the real fleet.
 """
 
-import json
-import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
+from operations_center.files import decode_json, remove_tree
 from operations_center.releases.runtime import Runtime
-from operations_center.releases.steps import MARK, Refused, Steps, end_marked, reason_of
+from operations_center.releases.steps import MARK, Refused, Steps, end_marked, read_tail, reason_of
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 
 WITHIN_S = 25.0
@@ -52,7 +54,18 @@ def rehearse(runtime: Runtime, steps: Steps, directory: Path) -> None:
         raise Refused(f"{refusal}; {said}" if said else str(refusal)) from None
     finally:
         end_marked(steps.root)
-        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(directory)
+
+
+class _Task(msgspec.Struct, frozen=True):
+    title: str
+    state: str
+    reason: str | None = None
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    tasks: list[_Task]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +82,24 @@ class _Rehearsal:
         self._do("task", "add", "before the restart")
         self._do("restart")
         self._do("task", "add", "after the restart")
-        while undone := [task for task in self._tasks() if task["state"] != "done"]:
+        while undone := [task for task in self._tasks() if task.state != "done"]:
             if time.monotonic() > self.until - LAST_LOOK_S:
-                raise Refused(f"rehearsal: its task {undone[0]['title']!r} was still {undone[0]['state']} in the end")
+                said = reason_of(f"its task {undone[0].title!r} was still {undone[0].state} in the end")
+                raise Refused(f"rehearsal: {said}")
             time.sleep(LOOK_EVERY_S)
         self._do("down")
         self._do("ledger", "verify")
 
-    def _tasks(self) -> list[dict[str, str]]:
+    def _tasks(self) -> list[_Task]:
         """Raises Refused also where none of them is on its way to be done."""
         answer = self._do("task", "list", "--json").splitlines()[-1:]
-        tasks: list[dict[str, str]] = json.loads(answer[0])["tasks"]
+        try:
+            tasks = decode_json(answer[0].encode(errors="replace"), _Listed).tasks if answer else []
+        except ValueError as error:
+            raise Refused(f"rehearsal: task list --json: {error}") from None
         for task in tasks:
-            if task["state"] == "blocked":
-                raise Refused(f"rehearsal: its task is blocked: {task['reason']}")
+            if task.state == "blocked":
+                raise Refused(f"rehearsal: its task is blocked: {reason_of(task.reason or '')}")
         return tasks
 
     def _do(self, *words: str) -> str:
@@ -105,7 +122,7 @@ def _without_this_fleet(environment: Mapping[str, str]) -> dict[str, str]:
 def _last_complaint(state: StateDirectory) -> str:
     for whose, name in (("watcher", ROLE), ("supervisor", SUPERVISOR)):
         try:
-            lines = state.log(name).read_text(errors="replace").splitlines()
+            lines = read_tail(state.log(name)).splitlines()
         except OSError:
             continue
         said = reason_of("\n".join(line for line in lines if " INFO " not in line))

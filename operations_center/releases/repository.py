@@ -4,16 +4,28 @@ Of the clone nothing is changed but objects, and refs below ``refs/operations-ce
 collection of garbage from what was fetched. No hook is run, nothing is asked on a terminal, nothing waits for ever.
 """
 
+import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, NamedTuple
 from urllib.parse import quote
 
 from operations_center.errors import OperationsCenterError, Unavailable
-from operations_center.releases.steps import Ended, run_limited
+from operations_center.files import open_file
+from operations_center.releases.steps import Bounds, Ended, Refused, run_limited
+from operations_center.releases.tree import (
+    LARGEST_LISTING,
+    LARGEST_SUM,
+    Link,
+    judge_listing,
+    judge_target,
+    split_entries,
+)
 from operations_center.text import hide_secrets, on_one_line
 
 OLDEST_GIT = (2, 29)
@@ -22,6 +34,20 @@ OLDEST_GIT = (2, 29)
 FETCH_WITHIN_S = 120.0
 LOOK_WITHIN_S = 30.0
 CHECK_OUT_WITHIN_S = 300.0
+
+LARGEST_FETCH = 4 << 30
+"""Bytes of a pack, which is one file. A remote may send data without end."""
+
+MOST_MEMORY = 4 << 30
+"""Of one git process, which keeps the list of a remote's branches there."""
+
+LOOK_BOUNDS = Bounds(LARGEST_LISTING, MOST_MEMORY)
+CHECK_OUT_BOUNDS = Bounds(LARGEST_SUM, MOST_MEMORY)
+
+LARGEST_COMPLAINT = 8 << 20
+"""Bytes that a remote may have git say, which goes on while git waits for it."""
+
+READ_OF_COMPLAINT = 16 * 1024
 
 # What a clone may be configured to do beside what it is asked for.
 _NOTHING_ELSE = {
@@ -32,15 +58,34 @@ _NOTHING_ELSE = {
     "maintenance.auto": "false",
     "fetch.writeCommitGraph": "false",
     "submodule.recurse": "false",
+    # What a remote may name to have git fetch from, or run, something else.
+    "transfer.bundleURI": "false",
+    "protocol.ext.allow": "never",
+    # Names that other systems take for ".git" are refused here as well.
+    "core.protectHFS": "true",
+    "core.protectNTFS": "true",
 }
 
 # Of `git rev-parse --local-env-vars`: what would lead to another repository, if we are run by a hook of one.
-_ANOTHER_REPOSITORY = frozenset(
+ANOTHER_REPOSITORY = frozenset(
     {
         *("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_PREFIX"),
         *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_GRAFT_FILE", "GIT_SHALLOW_FILE"),
+        *("GIT_QUARANTINE_PATH", "GIT_REPLACE_REF_BASE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_IMPLICIT_WORK_TREE"),
     }
 )
+
+
+class _Said(NamedTuple):
+    """How git ended, its output, and the beginning of its complaints."""
+
+    ended: Ended
+    output: bytes
+    complaint: str
+
+    @property
+    def answer(self) -> str:
+        return self.output.decode(errors="replace").strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +124,33 @@ class Repository:
     def fetch(self) -> str:
         """Fetch the branch; the commit that is its head now. Raises OperationsCenterError, Unavailable."""
         self.refuse_unusable()
+        with self._packs_left_behind():
+            self._fetch()
+        return self._git("rev-parse", "--verify", f"{self._head_ref}^{{commit}}")
+
+    def _fetch(self) -> None:
         self._git(
             *("fetch", "--quiet", "--force", "--no-tags", "--no-prune", "--no-recurse-submodules"),
             # Else the clone's own refs/remotes would be moved, too.
             *("--no-write-fetch-head", "--no-auto-gc", "--refmap=", "--", self.remote),
             f"refs/heads/{self.branch}:{self._head_ref}",
             within_s=self.fetch_within_s,
+            bounds=Bounds(LARGEST_FETCH, MOST_MEMORY),
         )
-        return self._git("rev-parse", "--verify", f"{self._head_ref}^{{commit}}")
+
+    @contextmanager
+    def _packs_left_behind(self) -> Iterator[None]:
+        """Remove what a fetch that failed has left half-written: git would keep it for weeks, for each try."""
+        directory = self.directory / self._git("rev-parse", "--git-path", "objects/pack")
+        before = _drafts_in(directory)
+        try:
+            yield
+        except OperationsCenterError as error:
+            sizes = [_remove_unless_open(directory / draft) for draft in _drafts_in(directory) - before]
+            if max(sizes, default=0) >= LARGEST_FETCH:
+                problem = f"{self.remote} sends more than {LARGEST_FETCH >> 20} MiB at once"
+                raise self._error(problem, "fetch once by hand, and try again") from error
+            raise
 
     def refuse_diverged(self, head: str, current: str | None) -> None:
         """Raises OperationsCenterError unless ``head`` goes on from what is there, or a person has accepted it.
@@ -120,16 +184,51 @@ class Repository:
         count = self._asks("rev-list", "--count", head, *([f"^{base}"] if base else []))
         return int(count) if count else None
 
+    def refuse_unfit(self, commit: str) -> None:
+        """Look at names, kinds and sizes of a commit's files before any is written (see tree.py).
+
+        Raises Refused for what a release may not hold, OperationsCenterError where git has no answer.
+        """
+        # In a partial clone git would fetch file by file to tell its size.
+        sizes = [] if self._asks("config", "--get-regexp", r"^remote\..*\.promisor$") else ["-l"]
+        said = self._run(*("ls-tree", "-r", "-t", "-z", "--full-tree", *sizes, commit), within_s=CHECK_OUT_WITHIN_S)
+        links = judge_listing(split_entries(said.output))
+        if said.ended.code != 0 and len(said.output) >= LARGEST_LISTING:
+            raise Refused(f"files: the names of all of them have more than {LARGEST_LISTING >> 20} MiB")
+        self._refuse_failed(said, "ls-tree")
+        for link, target in self._targets_of(links):
+            judge_target(link, target)
+
+    def _targets_of(self, links: Collection[Link]) -> Iterator[tuple[Link, bytes]]:
+        if not links:
+            return
+        with tempfile.TemporaryFile() as wanted:
+            wanted.writelines(f"{link.object_id}\n".encode() for link in links)
+            wanted.seek(0)
+            said = self._run("cat-file", "--batch", within_s=CHECK_OUT_WITHIN_S, given=wanted)
+        self._refuse_failed(said, "cat-file")
+        begin = 0
+        for link in links:
+            end = said.output.index(b"\n", begin)
+            begin, size = end + 1, int(said.output[begin:end].split()[-1])
+            yield link, said.output[begin : begin + size]
+            begin += size + 1
+
     def check_out(self, commit: str, directory: Path, index: Path) -> None:
         """Write a commit's tree into an empty directory, filters applied, by an index of its own.
 
-        Submodules stay empty. Raises OperationsCenterError; then some of the files may be there.
+        Submodules stay empty. Raises OperationsCenterError, and Refused for what git cannot write as it is. Then some
+        of the files may be there.
         """
-        self._git(
+        said = self._run(
             *(f"--work-tree={directory}", "read-tree", "--reset", "-u", commit),
             within_s=CHECK_OUT_WITHIN_S,
+            bounds=CHECK_OUT_BOUNDS,
             GIT_INDEX_FILE=str(index),
         )
+        if said.ended.code and not any(re.search(pattern, said.complaint) for pattern, _, _ in _ADVICE):
+            raise Refused(f"files: {_first_words(said.complaint)}")
+        self._refuse_failed(said, "read-tree")
 
     def has_uncommitted_changes(self) -> bool:
         """Of files that it tracks: they are in no release."""
@@ -158,27 +257,36 @@ class Repository:
 
     def _is_ancestor(self, commit: str, head: str) -> bool:
         """False also for a commit that the clone does not have."""
-        return self._run("merge-base", "--is-ancestor", commit, head, within_s=LOOK_WITHIN_S)[0].code == 0
+        return self._run("merge-base", "--is-ancestor", commit, head, within_s=LOOK_WITHIN_S).ended.code == 0
 
     def _asks(self, *words: str) -> str:
         """What git answers; empty when it has no answer."""
-        ended, answer, _ = self._run(*words, within_s=LOOK_WITHIN_S)
-        return answer if ended.code == 0 else ""
+        said = self._run(*words, within_s=LOOK_WITHIN_S)
+        return said.answer if said.ended.code == 0 else ""
 
-    def _git(self, *words: str, within_s: float = LOOK_WITHIN_S, advice: str = "", **variables: str) -> str:
-        ended, answer, said = self._run(*words, within_s=within_s, **variables)
-        if ended.code is None:
-            verb = next(word for word in words if not word.startswith("-"))
+    def _git(self, *words: str, within_s: float = LOOK_WITHIN_S, advice: str = "", bounds: Bounds = LOOK_BOUNDS) -> str:
+        said = self._run(*words, within_s=within_s, bounds=bounds)
+        self._refuse_failed(said, words[0], advice)
+        return said.answer
+
+    def _refuse_failed(self, said: _Said, verb: str, advice: str = "") -> None:
+        if said.ended.code is None:
             raise Unavailable(
-                f"cannot pull: git {verb} was {ended.in_words}, and was ended; "
+                f"cannot pull: git {verb} was {said.ended.in_words}, and was ended; "
                 f"see whether {hide_secrets(self.remote)} can be reached, and try again"
             )
-        if ended.code != 0 or _REJECTED in said:
+        if said.ended.code != 0 or _REJECTED in said.complaint:
             raise self._explained(said, advice)
-        return answer
 
-    def _run(self, *words: str, within_s: float, **variables: str) -> tuple[Ended, str, str]:
-        """How it ended, its output and its complaints."""
+    def _run(
+        self,
+        *words: str,
+        within_s: float,
+        bounds: Bounds = LOOK_BOUNDS,
+        given: IO[bytes] | None = None,
+        **variables: str,
+    ) -> _Said:
+        """``given`` is its input."""
         options = [word for key, value in _NOTHING_ELSE.items() for word in ("-c", f"{key}={value}")]
         try:
             with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -189,13 +297,23 @@ class Repository:
                     within_s=within_s,
                     out=out,
                     err=err,
+                    given=given,
+                    meanwhile=lambda: self._refuse_flood(err),
+                    bounds=bounds,
                 )
-                return ended, _text_of(out.fileno()).strip(), _text_of(err.fileno())
+                complaint = os.pread(err.fileno(), READ_OF_COMPLAINT, 0).decode(errors="replace")
+                out.seek(0)
+                return _Said(ended, out.read(LARGEST_LISTING), complaint)
         except OSError as error:
             raise OperationsCenterError(f"cannot pull: cannot run git: {error.strerror or error}") from error
 
+    def _refuse_flood(self, err: IO[bytes]) -> None:
+        if os.fstat(err.fileno()).st_size > LARGEST_COMPLAINT:
+            problem = f"{self.remote} has git say more than {LARGEST_COMPLAINT >> 20} MiB"
+            raise self._error(problem, _UNREACHED.format(remote=self.remote), Unavailable)
+
     def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in self.environment.items() if name not in _ANOTHER_REPOSITORY}
+        inherited = {name: value for name, value in self.environment.items() if name not in ANOTHER_REPOSITORY}
         return inherited | {
             "LC_ALL": "C",
             "LANGUAGE": "",
@@ -204,13 +322,15 @@ class Repository:
             "SSH_ASKPASS_REQUIRE": "never",
             # The clone's own index is not even refreshed.
             "GIT_OPTIONAL_LOCKS": "0",
+            # A release is what its commit's id says, whatever the clone has put in the place of an object.
+            "GIT_NO_REPLACE_OBJECTS": "1",
         }
 
-    def _explained(self, said: str, advice: str = "") -> OperationsCenterError:
+    def _explained(self, said: _Said, advice: str = "") -> OperationsCenterError:
         """Git's words as one of our errors, with what to do about it."""
-        words = _first_words(said)
+        words = _first_words(said.complaint)
         for pattern, kind, what_to_do in _ADVICE:
-            if re.search(pattern, said):
+            if re.search(pattern, said.complaint):
                 advice = what_to_do.format(repository=self.directory, remote=self.remote, branch=self.branch)
                 return self._error(words, advice, kind)
         return self._error(words, advice or f"try `git -C {self.directory} fetch {self.remote} {self.branch}`")
@@ -224,8 +344,20 @@ class Repository:
 _REJECTED = "because shallow roots are not allowed"
 """A warning only: git says that it has fetched, and has not."""
 
+_UNREACHED = "see whether {remote} can be reached, and try again"
+
 # Patterns of git's complaints, in the order in which they are looked for.
 _ADVICE: tuple[tuple[str, type[OperationsCenterError], str], ...] = (
+    (
+        r"(?i)out of memory|memory exhausted",
+        OperationsCenterError,
+        "{remote} sends more than a pull takes: fetch once by hand, and try again",
+    ),
+    (
+        r"(?i)(external|smudge|clean) filter",
+        Unavailable,
+        "see whether the filter works: `git -C {repository} config --get-regexp filter`",
+    ),
     (r"[Nn]o space left|[Dd]isk quota", OperationsCenterError, "the disk is full: make room and try again"),
     (
         r"dubious ownership",
@@ -255,7 +387,7 @@ _ADVICE: tuple[tuple[str, type[OperationsCenterError], str], ...] = (
         r"(?i)could not resolve|could not connect|unable to connect|connection |no route to|network is unreachable"
         r"|unable to access|hung up|rpc failed|timed out|could not read from remote|disconnect|early eof",
         Unavailable,
-        "see whether {remote} can be reached, and try again",
+        _UNREACHED,
     ),
     (
         r"(?i)unable to read|missing (blob|tree|commit)|corrupt|bad (object|tree)|loose object|object file|not our ref"
@@ -277,5 +409,20 @@ def _first_words(said: str) -> str:
     return "git says: " + " ".join(re.sub(r"^(fatal|error): ", "", (lines or ["nothing"])[0]).split())[:300]
 
 
-def _text_of(descriptor: int) -> str:
-    return os.pread(descriptor, 1024 * 1024, 0).decode(errors="replace")
+def _drafts_in(packs: Path) -> set[str]:
+    with suppress(OSError):
+        return {name for name in os.listdir(packs) if name.startswith("tmp_")}
+    return set()
+
+
+def _remove_unless_open(draft: Path) -> int:
+    """Return its size. Another git may be writing it: a lease is only given for what nobody writes (fcntl(2))."""
+    with suppress(OSError):
+        descriptor = open_file(draft)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            draft.unlink()
+            return os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+    return 0

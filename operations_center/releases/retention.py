@@ -3,8 +3,10 @@
 The row goes first and the directory last: a kill in between leaves a directory without a row, which is a leftover.
 """
 
+import logging
 import re
 from collections.abc import Collection
+from pathlib import Path
 
 from operations_center.files import remove_tree
 from operations_center.identity import is_alive
@@ -15,6 +17,8 @@ from operations_center.releases.deployment import Deployments
 from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
 from operations_center.releases.steps import end_marked
 from operations_center.state_directory import StateDirectory
+
+_log = logging.getLogger(__name__)
 
 INDEX = ".index"
 """The name of git's index in the directory of releases, while one is made."""
@@ -73,15 +77,20 @@ def config_copies_in_use(state: StateDirectory, deployments: Deployments) -> set
 def remove_leftovers(state: StateDirectory, records: ReleaseRecords, in_use: Collection[str]) -> None:
     """What a killed stage has left, and the directories of bad releases that nobody uses any more.
 
-    To be called with the pull lock held. Raises OSError.
+    To be called with the pull lock held. Raises OSError where the directory of releases cannot be read.
     """
     end_marked(state.root.resolve())
-    remove_tree(state.rehearsal)
+    remove_if_possible(state.rehearsal)
     whole = {release.commit for release in records.all() if release.state is not ReleaseState.BAD}
     for path in state.releases.iterdir():
         if path.name in whole or path.name in in_use or not _OURS.fullmatch(path.name):
             continue
-        if path.is_dir():
-            remove_tree(path)
-        else:
-            path.unlink()
+        remove_if_possible(path)
+
+
+def remove_if_possible(path: Path) -> None:
+    """What a commit has left must not keep the next one from being made: what cannot be removed stays, and is told."""
+    try:
+        remove_tree(path)
+    except OSError as error:
+        _log.warning("cannot remove %s: %s; remove it by hand", path, error.strerror or error)

@@ -16,7 +16,6 @@ from pathlib import Path
 from operations_center.clock import SystemClock
 from operations_center.config import CodePull, CommandSettings, Config, HttpJobSettings
 from operations_center.errors import LockHeld, OperationsCenterError
-from operations_center.files import remove_tree
 from operations_center.heart import Awake
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.ledger import Ledger
@@ -24,8 +23,14 @@ from operations_center.locks import take_lock
 from operations_center.releases.deployment import Deployments
 from operations_center.releases.preflight import Preflight
 from operations_center.releases.records import Release, ReleaseRecords, ReleaseState
-from operations_center.releases.repository import Repository
-from operations_center.releases.retention import INDEX, prune_releases, releases_in_use, remove_leftovers
+from operations_center.releases.repository import ANOTHER_REPOSITORY, Repository
+from operations_center.releases.retention import (
+    INDEX,
+    prune_releases,
+    releases_in_use,
+    remove_if_possible,
+    remove_leftovers,
+)
 from operations_center.releases.runtime import Runtime
 from operations_center.releases.steps import Refused, Steps
 from operations_center.state_directory import PULL, StateDirectory
@@ -145,14 +150,17 @@ class Staging:
             subprocess.run(["sync", "-f", str(directory)], check=True)
             return self.records.record(commit, ReleaseState.STAGED, ledger_schema=schema)
         except Refused as refusal:
-            remove_tree(directory)
-            raise _bad(self.records.record(commit, ReleaseState.BAD, str(refusal))) from None
+            # Recorded first: what it has left may be what cannot be removed.
+            bad = self.records.record(commit, ReleaseState.BAD, str(refusal))
+            remove_if_possible(directory)
+            raise _bad(bad) from None
         except BaseException:
-            remove_tree(directory)
+            remove_if_possible(directory)
             raise
 
     def _fill(self, commit: str, directory: Path) -> Runtime:
         self.tell(f"{commit[:12]}: takes its files out of {self._settings.repository}")
+        self.repository.refuse_unfit(commit)
         directory.mkdir(mode=0o700)
         index = self.state.releases / INDEX
         self.repository.check_out(commit, directory, index)
@@ -204,7 +212,8 @@ class Staging:
                 time.sleep(LOOK_EVERY_S)
 
     def _program_environment(self) -> dict[str, str]:
-        """The fleet's own, without the secrets that are named for backends and boards, or what belongs to a run."""
+        """The fleet's own, without the secrets that are named for backends and boards, what belongs to a run, or what
+        would lead a git of theirs to another repository."""
         named: set[str | None] = set()
         for backend in self.config.backends.values():
             match backend:
@@ -212,7 +221,7 @@ class Staging:
                     named.update(backend.env)
                 case HttpJobSettings():
                     named.add(backend.secret_env)
-        left_out = named | {self.config.board.api_key_env, RUN_ID_VARIABLE} | _OF_ITS_MANAGER
+        left_out = named | {self.config.board.api_key_env, RUN_ID_VARIABLE} | _OF_ITS_MANAGER | ANOTHER_REPOSITORY
         return {name: value for name, value in self.environment.items() if name not in left_out}
 
     @property

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from operations_center.errors import OperationsCenterError, Unavailable
+from operations_center.files import open_file
 from operations_center.heart import Awake
 from operations_center.identity import Process
 from operations_center.keeper.inspect import environment_values
@@ -30,7 +31,9 @@ KILL_AFTER_S = 5
 END_WITHIN_S = 5.0
 LOOK_EVERY_S = 1.0
 LONGEST_REASON = 300
+LONGEST_LINE = 4096
 TAIL_BYTES = 64 * 1024
+LARGEST_LOG = 256 << 20
 
 _TIMED_OUT = (124, 128 + signal.SIGKILL, -signal.SIGKILL)
 """How ``timeout`` ends then (timeout(1))."""
@@ -38,6 +41,30 @@ _TIMED_OUT = (124, 128 + signal.SIGKILL, -signal.SIGKILL)
 
 class Refused(Exception):
     """The release is bad. ``str(refusal)`` is one line: which step, and what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a program and all that it starts may take; None is no limit. Bytes."""
+
+    file: int | None = None
+    memory: int | None = None
+
+    def around(self, command: Sequence[str]) -> list[str]:
+        """The command, with these limits set by a shell: what runs between fork and exec here would be ours."""
+        if self == NO_BOUNDS:
+            return list(command)
+        return ["/bin/sh", "-c", _BOUNDED, "sh", _units(self.file, 512), _units(self.memory, 1024), *command]
+
+
+NO_BOUNDS = Bounds()
+
+# A limit that is lower already stays.
+_BOUNDED = 'ulimit -f "$1" 2>/dev/null; ulimit -d "$2" 2>/dev/null; shift 2; exec "$@"'
+
+
+def _units(number: int | None, unit: int) -> str:
+    return "unlimited" if number is None else str(number // unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +87,11 @@ def run_limited(
     within_s: float,
     out: IO[bytes],
     err: IO[bytes] | None = None,
+    given: IO[bytes] | None = None,
     meanwhile: Callable[[], object] = lambda: None,
+    bounds: Bounds = NO_BOUNDS,
 ) -> Ended:
-    """In a session of its own, without input; ``err`` None: where ``out`` goes. Raises OSError.
+    """In a session of its own; ``given`` None: without input; ``err`` None: where ``out`` goes. Raises OSError.
 
     TERM when the time is over, and KILL to those of its group that are left after 5 s. ``meanwhile`` is called now and
     then until it has ended.
@@ -70,10 +99,10 @@ def run_limited(
     begun = time.monotonic()
     program = shutil.which("timeout", path=os.confstr("CS_PATH")) or "timeout"
     popen = subprocess.Popen(
-        [program, "-k", str(KILL_AFTER_S), str(within_s), *command],
+        bounds.around([program, "-k", str(KILL_AFTER_S), str(within_s), *command]),
         cwd=directory,
         env=dict(environment),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if given is None else given,
         stdout=out,
         stderr=subprocess.STDOUT if err is None else err,
         start_new_session=True,
@@ -139,9 +168,9 @@ class Steps:
                 environment=marked,
                 within_s=within_s,
                 out=log,
-                meanwhile=self.awake.look,
+                meanwhile=lambda: self._look(name, log),
             )
-            output = _read_tail(self.log, begin)
+            output = read_tail(self.log, begin)
         if ended.code == 0:
             return output
         if self._is_disk_full(output):
@@ -152,6 +181,11 @@ class Steps:
         # Paths in a release say the same without the way to it.
         said = reason_of(output.replace(f"{self.directory}/", "")) if ended.code else ""
         raise Refused(f"{name}: {said or ended.in_words}")
+
+    def _look(self, name: str, log: IO[bytes]) -> None:
+        self.awake.look()
+        if os.fstat(log.fileno()).st_size > LARGEST_LOG:
+            raise Refused(f"{name}: it writes more than {LARGEST_LOG >> 20} MiB into its log")
 
     def excuse_since(self, begun: int, name: str) -> None:
         """Raises Unavailable if this process stood still since then (monotonic ms): its time-outs say nothing."""
@@ -164,7 +198,7 @@ class Steps:
     def _open_log(self) -> IO[bytes]:
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
-        return self.log.open("ab", buffering=0)
+        return os.fdopen(open_file(self.log, os.O_RDWR | os.O_APPEND | os.O_CREAT), "r+b", buffering=0)
 
     def _is_disk_full(self, output: str) -> bool:
         """That is no fault of the release."""
@@ -189,15 +223,19 @@ def _marked(root: Path) -> list[Process]:
 def reason_of(output: str) -> str:
     """The last line that says something, on one line and without passwords; Python's and ours say it all there."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return on_one_line(hide_secrets(lines[-1]))[:LONGEST_REASON] if lines else ""
+    return on_one_line(hide_secrets(lines[-1][:LONGEST_LINE]))[:LONGEST_REASON] if lines else ""
 
 
 def last_words(log: Path, begin: int = 0) -> str:
     """Of the program that has written last; empty for none since the log was ``begin`` bytes long. Raises OSError."""
-    return reason_of(_read_tail(log, begin))
+    return reason_of(read_tail(log, begin))
 
 
-def _read_tail(log: Path, begin: int) -> str:
-    with log.open("rb") as file:
-        file.seek(max(begin, log.stat().st_size - TAIL_BYTES))
-        return file.read().decode(errors="replace")
+def read_tail(log: Path, begin: int = 0) -> str:
+    """The end of a log that programs of others write. Raises OSError."""
+    descriptor = open_file(log)
+    try:
+        begin = max(begin, os.fstat(descriptor).st_size - TAIL_BYTES)
+        return os.pread(descriptor, TAIL_BYTES, begin).decode(errors="replace")
+    finally:
+        os.close(descriptor)

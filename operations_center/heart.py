@@ -52,6 +52,7 @@ class Heart:
     me: Process
     release: str | None = None
     config: str = ""
+    config_file: str = ""
 
     def __post_init__(self) -> None:
         self._started_at = self.clock.now().wall
@@ -80,6 +81,7 @@ class Heart:
                 progress_at=self._progress_at,
                 release=self.release,
                 config=self.config,
+                config_file=self.config_file,
                 details=details,
             ),
         )

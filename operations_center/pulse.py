@@ -30,7 +30,8 @@ Milliseconds = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 class Pulse(Struct, frozen=True, kw_only=True):
     """``…_at`` are wall-clock, ``heartbeat_mono`` CLOCK_MONOTONIC milliseconds.
 
-    ``release`` and ``config`` are the version that the process runs.
+    ``release`` and ``config`` are the version that the process runs; ``config_file`` is the file that ``config`` is a
+    copy of, by its real path.
     """
 
     pid: Annotated[int, Meta(ge=1, le=2**22)]
@@ -43,6 +44,7 @@ class Pulse(Struct, frozen=True, kw_only=True):
     progress_at: Milliseconds | None = None
     release: str | None = None
     config: str = ""
+    config_file: str = ""
     details: dict[str, Any] = {}
 
     @property

@@ -20,7 +20,7 @@ from operations_center.clock import Now
 from operations_center.config import format_size
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.files import RemovalBudget
-from operations_center.heart import BEAT_EVERY_MS, Awake, Heart
+from operations_center.heart import BEAT_EVERY_MS, Awake
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.ledger import LEASE_MS, Pause
@@ -28,7 +28,8 @@ from operations_center.locks import is_still_there, lock_holder, lock_within, ta
 from operations_center.logs import STACK_DUMP
 from operations_center.pidfds import open_pidfd
 from operations_center.pulse import Pulse, read_pulse
-from operations_center.releases.retention import prune_releases
+from operations_center.releases.config_copies import prune_config_copies
+from operations_center.releases.retention import config_copies_in_use, prune_releases
 from operations_center.senders import Senders
 from operations_center.state_directory import WATCHDOG
 from operations_center.waiting import Waiting, seconds_until
@@ -49,7 +50,7 @@ class Watchdog:
     def __init__(self, center: Center, *, once: bool = False) -> None:
         self._center = center
         self._once = once
-        self._heart = Heart(center.state.pulse(WATCHDOG), center.clock, center.host, center.me, *center.version)
+        self._heart = center.heart(WATCHDOG)
         self._awake = Awake(center.clock)
         self._last_cycle: Now | None = None
         # Who has just begun is watched whether its loop turns, and to remove much takes long.
@@ -190,6 +191,7 @@ class Watchdog:
         """Not while one is made: who makes it prunes as well."""
         center, settings = self._center, self._center.config.code_pull
         if settings is None:
+            prune_config_copies(center.state, config_copies_in_use(center.state, center.deployments))
             return
         with lock_within(center.state.pull_lock, 0) as held:
             if held:

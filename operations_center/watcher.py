@@ -15,7 +15,7 @@ from operations_center.admission import Obstacle, Refusal
 from operations_center.config import Role
 from operations_center.dispatch import Dispatcher, Reserved, Started
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
-from operations_center.heart import BEAT_EVERY_MS, Heart
+from operations_center.heart import BEAT_EVERY_MS
 from operations_center.identity import Process
 from operations_center.in_flight_reconcile import (
     Scope,
@@ -29,6 +29,7 @@ from operations_center.keeper.processes import proven_keeper
 from operations_center.ledger import LEASE_MS
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import OPEN, Run, RunState, Task
+from operations_center.running import is_role_removed
 from operations_center.senders import Senders
 from operations_center.state_directory import SUPERVISOR
 from operations_center.waiting import Waiting, seconds_until
@@ -68,7 +69,7 @@ class Watcher:
         self._once = once
         self._surroundings = center.surroundings
         self._dispatcher = Dispatcher(self._surroundings, role, center.backends(os.environ), center.version.commit)
-        self._heart = Heart(center.state.pulse(role.name), center.clock, center.host, center.me, *center.version)
+        self._heart = center.heart(role.name)
         self._children: list[subprocess.Popen[bytes]] = []
         self._followed: set[str] = set()
         self._poller: Poller | None = None
@@ -78,6 +79,7 @@ class Watcher:
         self._wake_at: int | None = None
         self._was_hindered = False
         self._is_one_ending = False
+        self._is_removed = False
 
     def run(self) -> int:
         """Until told to stop, or with ``once`` until what could start has ended.
@@ -127,7 +129,7 @@ class Watcher:
             self._guarded(self._tend)
         if any((woken, ended, job_ended, self._is_idle_once, self._is_due(self._poll_at), self._is_due(self._wake_at))):
             self._guarded(self._poll)
-        self._heart.beat("ready")
+        self._heart.beat("draining" if self._is_removed else "ready")
 
     def _guarded(self, step: Callable[[], T]) -> T | None:
         """A board that does not answer or a disk that is full ends a step, not the watcher."""
@@ -249,6 +251,9 @@ class Watcher:
     def _poll(self) -> None:
         self._poll_at = self._now() + self._role.poll_interval_ms
         self._wake_at = None
+        self._see_if_removed()
+        if self._is_removed:
+            return
         now = self._center.clock.now()
         full: set[str] = set()
         for task in self._center.board.ready(self._role.task_kinds):
@@ -258,6 +263,13 @@ class Watcher:
                 self._wake_no_later_than(now.monotonic + task.not_before - now.wall)
             elif self._dispatcher.backend_of(task) not in full and not self._start_run(task):
                 full.add(self._dispatcher.backend_of(task))
+
+    def _see_if_removed(self) -> None:
+        """The runs of a role that the configuration has no more are followed to their end, and nothing is begun."""
+        center, was_removed = self._center, self._is_removed
+        self._is_removed = is_role_removed(self._role.name, center.version.config, center.config, os.environ)
+        if self._is_removed and not was_removed:
+            _log.info("the configuration has the role %s no more: its runs are followed to their end", self._role.name)
 
     def _start_run(self, task: Task) -> bool:
         """False when the task's backend takes nothing more for now."""
@@ -301,6 +313,8 @@ class Watcher:
 
     def _is_done(self) -> bool:
         """Nothing is left to do only if everything that there is could be asked for."""
+        if self._is_removed and not self._followed:
+            return True
         return self._is_idle_once and self._poll_at > 0 and not self._was_hindered and not self._is_one_ending
 
     def _reap_children(self) -> None:

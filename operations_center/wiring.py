@@ -13,6 +13,7 @@ from operations_center.boards.local import LocalBoard
 from operations_center.clock import Clock, SystemClock
 from operations_center.config import CommandSettings, Config, HttpJobSettings, Role
 from operations_center.errors import LedgerUnusable, Unavailable
+from operations_center.heart import Heart
 from operations_center.identity import Host, Process, identify_host
 from operations_center.in_flight_reconcile import Surroundings
 from operations_center.keeper.cgroup import usable_cgroup_parent
@@ -105,6 +106,11 @@ class Center:
             for name, settings in self.config.backends.items()
             if isinstance(settings, HttpJobSettings)
         }
+
+    def heart(self, name: str) -> Heart:
+        """The heartbeat of this process, as the one of the fleet that has this name."""
+        file = os.path.realpath(self.config.file)
+        return Heart(self.state.pulse(name), self.clock, self.host, self.me, *self.version, config_file=file)
 
     def wake_everybody(self) -> None:
         wakeups.wake_everybody(self.state.wake)

@@ -13,8 +13,10 @@ import click
 from operations_center.care.older import refuse_older_ledger
 from operations_center.cli.output import paint, say
 from operations_center.config import Config, find_config, load_config, parse_duration, warning_of_named
+from operations_center.config.discovery import VARIABLE
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
+from operations_center.running import config_of_fleet, file_of_fleet
 from operations_center.store import Access
 from operations_center.text import hide_secrets, printable
 from operations_center.wiring import Center, open_center
@@ -56,19 +58,33 @@ def read_config(config_file: Path | None, copy: Path | None = None) -> Config:
 
 def find_file(config_file: Path | None) -> Path:
     """Find the configuration, and warn of one that somebody else could have written. Raises ConfigError."""
-    file = find_config(config_file, os.environ, Path.cwd())
-    if (config_file or os.environ.get("OPERATIONS_CENTER_CONFIG")) and (warning := warning_of_named(file)):
+    return _warn_of(find_config(config_file, os.environ, Path.cwd()), config_file)
+
+
+def config_of_running(config_file: Path | None) -> Config:
+    """Read the configuration that the fleet runs, whatever the file says by now; the file's where no fleet runs.
+
+    Raises ConfigError.
+    """
+    file = _warn_of(file_of_fleet(config_file, os.environ, Path.cwd()), config_file)
+    return config_of_fleet(file, os.environ)
+
+
+def _warn_of(file: Path, config_file: Path | None) -> Path:
+    if (config_file or os.environ.get(VARIABLE)) and (warning := warning_of_named(file)):
         say(warning, err=True)
     return file
 
 
 @contextmanager
-def opened(config_file: Path | None, access: Access = Access.CREATE, copy: Path | None = None) -> Iterator[Center]:
-    """Ledger and board for one command; see ``open_center`` and ``read_config``.
+def opened(config: Path | Config | None, access: Access = Access.CREATE, copy: Path | None = None) -> Iterator[Center]:
+    """Ledger and board for one command; see ``open_center``, ``config_of_running`` and, for ``copy``, ``read_config``.
 
-    Raises ConfigError, OperationsCenterError.
+    ``config`` may have been read already. Raises ConfigError, OperationsCenterError.
     """
-    center = open_center(read_config(config_file, copy), access)
+    if not isinstance(config, Config):
+        config = config_of_running(config) if copy is None else read_config(config, copy)
+    center = open_center(config, access)
     try:
         yield center
     finally:

@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 
 from operations_center.care.doctor import Check, Status, examine_fleet, examine_machine
-from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.cli.common import config_of_running, config_option, json_option, print_json, read_config
 from operations_center.cli.output import paint, say
 from operations_center.config import Config
 from operations_center.errors import ConfigError
+from operations_center.running import difference_in_words, file_facts
 
 _COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAULT: "red"}
 
@@ -20,7 +21,7 @@ _COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAULT: "red"}
 def command(config_file: Path | None, as_json: bool) -> int:
     """Look at everything that a fleet needs; exit code 0 if one could start. Changes nothing."""
     config, checks = _read(config_file)
-    checks += examine_machine()
+    checks += [*_running(config_file), *examine_machine()]
     if config is not None:
         checks += examine_fleet(config, os.environ)
     faults = sum(check.status is Status.FAULT for check in checks)
@@ -47,6 +48,16 @@ def _read(config_file: Path | None) -> tuple[Config | None, list[Check]]:
     except ConfigError as error:
         return None, [Check("config", Status.FAULT, line) for line in error.lines]
     return config, [Check("config", Status.OK, str(config.file))]
+
+
+def _running(config_file: Path | None) -> list[Check]:
+    """How the file differs from what a fleet of it runs, which may go on without it."""
+    try:
+        running = config_of_running(config_file)
+    except ConfigError:
+        return []
+    difference = difference_in_words(running, file_facts(running, os.environ))
+    return [Check("fleet", Status.WARNING, difference)] if difference else []
 
 
 def _print(checks: list[Check], faults: int) -> None:

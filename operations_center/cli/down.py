@@ -1,13 +1,21 @@
 """``down``: stop the fleet."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from operations_center.cli.common import DURATION, config_option, json_option, print_json, read_config
+from operations_center.cli.common import (
+    DURATION,
+    config_of_running,
+    config_option,
+    json_option,
+    print_json,
+)
 from operations_center.cli.output import say
 from operations_center.errors import UsageError
+from operations_center.running import file_facts
 from operations_center.stopping.fleet import Down, Ended, take_down
 from operations_center.stopping.hindrances import named
 
@@ -31,7 +39,11 @@ def command(drain: bool, now: bool, timeout: int | None, config_file: Path | Non
     if drain and now:
         raise UsageError("cannot run `operations-center down`: --drain and --now exclude each other; give one of them")
     how = Down.DRAIN if drain else Down.NOW if now else Down.LEAVE
-    ended = take_down(read_config(config_file), how, None if timeout is None else timeout / 1000)
+    config = config_of_running(config_file)
+    facts = file_facts(config, os.environ)
+    if facts.state_dir is not None:
+        say(f"the fleet runs in {config.center.state_dir}; {config.file} says {facts.state_dir}", err=True)
+    ended = take_down(config, how, None if timeout is None else timeout / 1000)
     if ended.unrecorded is not None:
         say(ended.unrecorded, err=True)
     if as_json:

@@ -1,6 +1,6 @@
 """``restart [ROLE]…``: replace watchers one by one; without a role, the supervisor first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from operations_center.care.following import let_rollout_end
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.cli.output import say
 from operations_center.errors import NotFound
-from operations_center.fleet import called, children_of, look_at
+from operations_center.fleet import called, children_of, look_at, survivors
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
-from operations_center.stopping.restart import Restarted, renew_supervisor, restart_watchers
+from operations_center.stopping.restart import Restarted, present_config, renew_supervisor, restart_watchers
 from operations_center.wiring import Center
 
 
@@ -23,18 +23,17 @@ from operations_center.wiring import Center
 def command(roles: Sequence[str], config_file: Path | None, as_json: bool) -> int:
     """Restart watchers one after the other; without ROLE the whole fleet, with the code that is installed now.
 
-    Executors run on: the new watcher adopts them. The supervisor keeps its process. A rollout on its way is waited for.
+    Without ROLE the configuration is checked, and taken up as it is now; with a mistake in it nothing is changed. With
+    ROLE the configuration that the fleet runs stays. Executors run on: the new watcher adopts them. The supervisor
+    keeps its process. A rollout on its way is waited for.
     """
     with opened(config_file) as center:
-        names = _names(center, roles)
-        if not roles:
-            let_rollout_end(center)
-            pid = renew_supervisor(center)
-            if not as_json:
-                say(f"the supervisor has started anew: process {pid}")
+        old = {member.name: member for member in survivors(center.state)}
+        names = _named(center, roles) if roles else _renew(center, tell=None if as_json else say)
         restarted = restart_watchers(
             center,
             names,
+            old,
             before=lambda: let_rollout_end(center),
             tell=lambda each: None if as_json else _tell(each),
         )
@@ -43,12 +42,19 @@ def command(roles: Sequence[str], config_file: Path | None, as_json: bool) -> in
     return 0
 
 
-def _names(center: Center, roles: Sequence[str]) -> Sequence[str]:
+def _renew(center: Center, tell: Callable[[str], object] | None) -> Sequence[str]:
+    """Renew the supervisor, with the configuration as it is in the file now; those that it looks after then."""
+    config = present_config(center)
+    let_rollout_end(center)
+    pid = renew_supervisor(center)
+    if tell is not None:
+        tell(f"the supervisor has started anew: process {pid}")
     supervised = children_of(look_at(center.state, SUPERVISOR))
-    if not roles:
-        # Without a supervisor the first of them says so. A role that is configured no more would not come back.
-        configured = [*center.config.roles, WATCHDOG]
-        return [name for name in supervised if name in configured] or configured
+    return [name for name in (*config.roles, WATCHDOG) if name in supervised]
+
+
+def _named(center: Center, roles: Sequence[str]) -> Sequence[str]:
+    supervised = children_of(look_at(center.state, SUPERVISOR))
     for role in roles:
         if role not in (*center.config.roles, WATCHDOG):
             known = ", ".join(center.config.roles)

@@ -7,10 +7,18 @@ from typing import Any
 
 import click
 
-from operations_center.cli.common import config_option, json_option, opened, print_json, print_table, read_config
+from operations_center.cli.common import (
+    config_of_running,
+    config_option,
+    json_option,
+    opened,
+    print_json,
+    print_table,
+)
 from operations_center.cli.output import Painted, paint, say
 from operations_center.cli.releases import rollout_in_words, shortened
 from operations_center.errors import LedgerUnusable
+from operations_center.running import difference_in_words
 from operations_center.store import Access
 from operations_center.views.status import Seen, describe, read_members, read_status
 
@@ -34,11 +42,12 @@ def command(config_file: Path | None, as_json: bool) -> int:
 
     Exit code 0 when it is up or degraded, 3 when it is stopped, 1 when the ledger is lost or damaged.
     """
-    document = describe(_read(config_file))
+    seen = _read(config_file)
+    document = describe(seen)
     if as_json:
         print_json(document)
     else:
-        _print(document)
+        _print(document, difference_in_words(seen.config, seen.file))
     if document["ledger_error"]:
         raise LedgerUnusable(document["ledger_error"])
     return EXIT_NOT_RUNNING if document["state"] == "stopped" else 0
@@ -50,15 +59,17 @@ def _read(config_file: Path | None) -> Seen:
             return read_status(center)
     except LedgerUnusable as error:
         # Who lives, and what state they are in, is wanted most of all then.
-        return replace(read_members(read_config(config_file)), ledger_error=str(error))
+        return replace(read_members(config_of_running(config_file)), ledger_error=str(error))
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(document: dict[str, Any], difference: str | None) -> None:
     supervisor, watchdog = document["supervisor"], document["watchdog"]
     who = f"supervisor {supervisor['pid']} since {supervisor['started_at']}" if supervisor else "no supervisor"
     say(_painted(document["state"]), f"  {who}  {document['config_file']}")
     for problem in document["problems"]:
         say("  ", _painted("!", "yellow"), f" {problem}")
+    if difference and difference not in document["problems"]:
+        say(f"  {difference}")
     say()
     _print_deployment(document["deployment"], supervisor)
     release = " release" if document["deployment"] else ""

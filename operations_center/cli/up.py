@@ -13,13 +13,14 @@ import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_to_start
 from operations_center.cli.output import say
-from operations_center.config import Config
+from operations_center.config import Config, load_config
 from operations_center.errors import LockHeld, NotFound, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
 from operations_center.locks import lock_holder
 from operations_center.logs import log_to
 from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import INSTALLED, Version
+from operations_center.running import fleet_elsewhere, note_place
 from operations_center.state_directory import FORK_SERVER, SUPERVISOR
 from operations_center.stopping.runs import end_open_runs
 from operations_center.store import SCHEMA
@@ -70,14 +71,16 @@ def command(
     for role in only:
         if role not in config.roles:
             raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
+    _refuse_beside_another(config)
     state = look_around(config)
     words = _words(config.file, only, exit_when_idle, detached or detach)
     version = INSTALLED
-    if config.code_pull is not None and not detach:
+    if not detach:
         config_copy = config_copy or state.config_copy(keep_copy(config.file, state))
+        config = load_config(config.file, os.environ, config_copy)
         version = Version(None if release in (None, INSTALLED_CODE) else release, config_copy.name)
         # One that is replaced by this image, and had no [code_pull], has its lock still.
-        if release is None and lock_fd is None:
+        if config.code_pull is not None and release is None and lock_fd is None:
             _become_current(config, version, words, ready_fd)
     # Before anything is opened that a watcher must not inherit.
     with _saying_that_no_process_starts():
@@ -85,6 +88,7 @@ def command(
     center, caller = open_center(config, version=version), _Caller(ready_fd)
     try:
         refuse_to_start(center, "the supervisor")
+        note_place(config, os.environ)
         if fork_server is None:
             _refuse_a_second(center.state.supervisor_lock)
             return _detach(center.state.log(SUPERVISOR), center.runtime(None).command(*words), as_json)
@@ -104,6 +108,16 @@ def command(
         raise
     finally:
         center.close()
+
+
+def _refuse_beside_another(config: Config) -> None:
+    """Its executors would run beside ours, and nobody would see both. Raises LockHeld."""
+    elsewhere = fleet_elsewhere(config, os.environ)
+    if elsewhere is not None:
+        raise LockHeld(
+            f"cannot start the supervisor: the fleet of {config.file} runs in {elsewhere}, and the file says "
+            f"{config.center.state_dir}; end it with `operations-center down --now`, or put center.state_dir back"
+        )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """``why [ROLE]``: why each ready task is not running right now."""
 
+import os
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.cli.output import fit, paint, say
 from operations_center.errors import NotFound
+from operations_center.running import config_as_json, difference_in_words, file_facts
 from operations_center.store import Access
 from operations_center.views.waiting_tasks import WaitingTask, waiting_tasks
 
@@ -24,10 +26,13 @@ def command(role: str | None, config_file: Path | None, as_json: bool) -> int:
             known = ", ".join(center.config.roles)
             raise NotFound(f"cannot explain role {role}: the configuration has no such role; it has {known}")
         tasks = waiting_tasks(center, role)
+        facts = file_facts(center.config, os.environ)
     if as_json:
-        print_json({"tasks": [task.as_json() for task in tasks]})
+        print_json({"tasks": [task.as_json() for task in tasks], "config": config_as_json(center.config, facts)})
     else:
         _print(tasks)
+        if difference := difference_in_words(center.config, facts):
+            say(f"judged by what the fleet runs: {difference}")
     return 0
 
 

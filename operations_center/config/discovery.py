@@ -13,6 +13,7 @@ from operations_center.ownership import why_untrusted
 from operations_center.text import on_one_line
 
 FILE_NAME = "operations_center.toml"
+VARIABLE = "OPERATIONS_CENTER_CONFIG"
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
@@ -24,9 +25,9 @@ def find_config(explicit: Path | None, environ: Mapping[str, str], cwd: Path) ->
     """
     if explicit is not None:
         return _named(cwd / explicit, "name another with --config")
-    if environ.get("OPERATIONS_CENTER_CONFIG"):
-        return _named(cwd / environ["OPERATIONS_CENTER_CONFIG"], "change $OPERATIONS_CENTER_CONFIG")
-    for candidate in _candidates(environ, cwd):
+    if environ.get(VARIABLE):
+        return _named(cwd / environ[VARIABLE], f"change ${VARIABLE}")
+    for candidate in candidates(None, environ, cwd):
         if _is_file(candidate):
             _refuse_untrusted(candidate)
             return candidate
@@ -70,7 +71,11 @@ def _refuse_untrusted(path: Path) -> None:
         raise ConfigError([on_one_line(f"cannot use {path}: {problem} ({advice})")])
 
 
-def _candidates(environ: Mapping[str, str], cwd: Path) -> Iterator[Path]:
+def candidates(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Iterator[Path]:
+    """Yield the files that may be the configuration, in the order in which they count; nothing of them is checked."""
+    if explicit is not None or environ.get(VARIABLE):
+        yield cwd / (explicit or environ[VARIABLE])
+        return
     for directory in _directories(environ.get("HOME"), cwd):
         yield directory / FILE_NAME
     if environ.get("XDG_CONFIG_HOME"):

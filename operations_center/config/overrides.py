@@ -58,6 +58,17 @@ def apply_override(table: dict[str, Any], override: Override) -> None:
     inner[last] = override.value
 
 
+def overrides_in_force(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that take the place of a key, for a process that is to read the configuration as we do."""
+    return {name: value for name, value in environ.items() if _is_override(name)}
+
+
+def value_of_override(key: Key, environ: Mapping[str, str]) -> str | None:
+    """Return what the environment says in the place of a key, as it stands there."""
+    wanted = _variable_of(key)
+    return next((value for name, value in environ.items() if name.upper() == wanted), None)
+
+
 def _is_override(variable: str) -> bool:
     return variable.upper().startswith(PREFIX) and "__" in variable[len(PREFIX) :]
 

@@ -1,23 +1,46 @@
 """Copies of the configuration: what processes were started with stays as it was, whatever becomes of the file."""
 
-import hashlib
+import logging
 import os
+import re
 import time
 from collections.abc import Collection
 from pathlib import Path
 
+from operations_center.config import Config
+from operations_center.errors import ConfigError
+from operations_center.files import read_file
 from operations_center.state_directory import StateDirectory
+
+_log = logging.getLogger(__name__)
 
 UNUSED_FOR_S = 3600.0
 """So old a copy must be to go: a younger one may belong to an ``up`` that has not told of it yet."""
 
+LARGEST = 1024 * 1024
+"""As large as a configuration may be."""
+
+_NAME = re.compile(r"[0-9a-f]{16}\.toml")
+
 
 def keep_copy(file: Path, state: StateDirectory) -> str:
     """Copy a configuration to where no edit changes it; the copy's name. Raises OSError."""
-    content = file.read_bytes()
-    name = f"{hashlib.sha256(content).hexdigest()[:16]}.toml"
+    content = read_file(os.path.realpath(file), LARGEST)
+    name = name_of(content)
     write_copy(state.config_copy(name), content)
     return name
+
+
+def name_of(content: bytes) -> str:
+    """Name a copy by what is in it."""
+    import hashlib  # noqa: PLC0415 - a watcher has no use for it
+
+    return f"{hashlib.sha256(content).hexdigest()[:16]}.toml"
+
+
+def is_name(name: str) -> bool:
+    """Return whether this can be the name of a copy, for a heartbeat may say anything."""
+    return _NAME.fullmatch(name) is not None
 
 
 def write_copy(copy: Path, content: bytes) -> None:
@@ -32,6 +55,36 @@ def write_copy(copy: Path, content: bytes) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+
+
+class ConfigCopies:
+    """Remember what is in the copies that processes are started with, and write again what somebody has removed."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._contents: dict[str, bytes] = {}
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget all others."""
+        self._contents = {name: content for name, content in self._contents.items() if name in names}
+        for name in names:
+            copy = self._state.config_copy(name)
+            try:
+                if name not in self._contents:
+                    self._contents[name] = copy.read_bytes()
+                elif not copy.exists() or copy.read_bytes() != self._contents[name]:
+                    write_copy(copy, self._contents[name])
+            except OSError as error:
+                _log.warning("cannot keep the copy %s of the configuration: %s", copy, error)
+
+
+def refuse_to_move(running: Config, present: Config) -> None:
+    """Raises ConfigError for a change that a fleet cannot take up while it runs."""
+    changed = "center.state_dir has changed" if present.center.state_dir != running.center.state_dir else ""
+    if running.code_pull is not None and present.code_pull is None:
+        changed = "[code_pull] is gone"
+    if changed:
+        raise ConfigError([f"cannot use {present.file}: {changed}; stop the fleet, and start it again"])
 
 
 def prune_config_copies(state: StateDirectory, in_use: Collection[str]) -> None:

@@ -5,22 +5,25 @@ the watchers by their locks and goes on with them; so does the image that it rep
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from operations_center.errors import LedgerReplaced, OperationsCenterError, Unavailable
+from operations_center.config import load_config
+from operations_center.errors import LedgerReplaced, OperationsCenterError
 from operations_center.forking import ForkServer
-from operations_center.heart import BEAT_EVERY_MS, Awake, Heart
+from operations_center.heart import BEAT_EVERY_MS, Awake
 from operations_center.locks import is_still_there, take_lock
 from operations_center.pidfds import reap_others
 from operations_center.pulse import read_pulse
+from operations_center.releases.config_copies import keep_copy, refuse_to_move
 from operations_center.releases.deployment import Version
 from operations_center.senders import Senders
 from operations_center.state_directory import PULL, RELOAD, SUPERVISOR, WATCHDOG
 from operations_center.stopping.ends import executors_left
 from operations_center.supervisor.crew import Crew
-from operations_center.supervisor.deploying import Deploying
+from operations_center.supervisor.deploying import Deploying, Steady
 from operations_center.supervisor.idle import is_idle
 from operations_center.supervisor.image import INSTALLED_CODE, end_for_good, execute, loop_turned, why_not_start
 from operations_center.supervisor.notes import LAST_WITHIN_S, START_WITHIN_S, Notes
@@ -79,12 +82,12 @@ class Supervisor:
         self._end_executors = end_executors
         self._on_ready = on_ready
         self._roles = list(wishes.only) or list(center.config.roles)
-        self._deploying: Deploying | None = None
+        self._deploying: Deploying | Steady | None = None
         self._pulling: Pulling | None = None
         self._awake = Awake(center.clock)
         self._begun_at = self._awake.since
         self._deploy_at: int | None = None
-        self._heart = Heart(center.state.pulse(SUPERVISOR), center.clock, center.host, center.me, *center.version)
+        self._heart = center.heart(SUPERVISOR)
         self._announced = False
         self._notify_at = 0
         self._notes = Notes(center)
@@ -107,6 +110,9 @@ class Supervisor:
             self._begin_to_deploy()
             self._notes.add("supervisor.started", {"roles": self._roles})
             self._crew.recognise_survivors(self._current)
+            # A watcher whose role is gone learns that from the configuration which our heartbeat names.
+            self._beat()
+            self._center.wake_everybody()
             while not self._waiting.stop_requests and not self._is_idle():
                 self._turn()
                 if self._is_ledger_gone():
@@ -128,10 +134,21 @@ class Supervisor:
         return {*self._crew.pids, self._reloading.pid, self._pulling.pid if self._pulling is not None else None}
 
     def _start_anew(self) -> None:
+        """Become what is installed now, with the configuration as it is now; then the others follow."""
         try:
-            self._become(self._center.version)
-        except Unavailable as error:
-            self._refuse_to_become(str(error))
+            self._become(self._present_version())
+        except (OperationsCenterError, OSError) as error:
+            self._refuse_to_become(" ".join(str(error).split()))
+
+    def _present_version(self) -> Version:
+        """With the file as it is now. Raises ConfigError, OSError."""
+        center = self._center
+        if center.config.code_pull is not None:
+            # It is rolled out by itself, with a trial.
+            return center.version
+        name = keep_copy(center.config.file, center.state)
+        refuse_to_move(center.config, load_config(center.config.file, os.environ, center.state.config_copy(name)))
+        return center.version._replace(config=name)
 
     def _turn(self) -> None:
         self._crew.start_due()
@@ -204,6 +221,9 @@ class Supervisor:
     def _begin_to_deploy(self) -> None:
         """Where the ledger is busy or full, it is tried again."""
         if self._center.config.code_pull is None:
+            self._deploying = Steady(self._center)
+            if self._wishes.handed_back is not None:
+                self._refuse_to_become(self._wishes.handed_back)
             return
         self._pulling = self._pulling or Pulling(self._center, self._waiting)
         try:
@@ -225,14 +245,13 @@ class Supervisor:
 
     def _deploy(self) -> None:
         """Make the moves that bring every process to what it is to run; see rollout.py."""
-        if self._pulling is None:
-            return
         if self._deploying is None:
             self._begin_to_deploy()
         if self._deploying is None:
             return
         try:
-            self._pulling.start_if_due()
+            if self._pulling is not None:
+                self._pulling.start_if_due()
             self._crew.kill_who_does_not_leave()
             self._deploying.look_for_more()
             self._deploy_at = self._move(self._deploying)
@@ -241,7 +260,7 @@ class Supervisor:
             _log.error("cannot go on with a rollout: %s", error)
             self._deploy_at = self._now() + DEPLOY_AGAIN_MS
 
-    def _move(self, deploying: Deploying) -> int | None:
+    def _move(self, deploying: Deploying | Steady) -> int | None:
         """As far as it goes now; when to look again, in monotonic ms."""
         while True:
             self._crew.put_on_trial(deploying.on_trial)
@@ -257,7 +276,7 @@ class Supervisor:
                     if not self._crew.exchange(name, version):
                         return None
 
-    def _seen(self, deploying: Deploying) -> Fleet:
+    def _seen(self, deploying: Deploying | Steady) -> Fleet:
         # After the time was taken by which they are judged.
         self._crew.see_who_is_ready()
         current = deploying.deployment.current

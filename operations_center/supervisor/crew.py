@@ -115,7 +115,7 @@ class Crew:
         _log.info("%s goes on: process %d was there already", name, found.process.pid)
         self._note("watcher.recognised", {"role": name, "pid": found.process.pid})
         self._children[name] = machine.found_alive(self._children[name])
-        if found.pulse is not None and self._center.config.code_pull is not None:
+        if found.pulse is not None:
             self._versions[name] = Version(found.pulse.release, found.pulse.config)
         self._attend(name, found.process)
         return True
@@ -168,7 +168,7 @@ class Crew:
         for name in [name for name in self._alive if self._children[name].state is ChildState.STARTING]:
             pulse = self._pulse_of(name)
             if pulse is not None and pulse.state == "ready":
-                if self._center.config.code_pull is not None and name not in self._leaving:
+                if name not in self._leaving:
                     # Of one that was recognised before it could tell, it was only supposed.
                     self._versions[name] = Version(pulse.release, pulse.config)
                 self._children[name] = machine.became_ready(self._children[name], self._now())

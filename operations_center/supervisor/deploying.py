@@ -5,9 +5,9 @@ import os
 
 from msgspec.structs import replace
 
-from operations_center.config import Config, load_config
+from operations_center.config import load_config
 from operations_center.errors import ConfigError
-from operations_center.releases.config_copies import keep_copy, write_copy
+from operations_center.releases.config_copies import ConfigCopies, keep_copy, refuse_to_move
 from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import Release, ReleaseState
 from operations_center.store import SCHEMA
@@ -33,7 +33,7 @@ class Deploying:
         """What the supervisor could not become."""
 
         self._roles_of: dict[str, frozenset[str]] = {}
-        self._copies: dict[str, bytes] = {}
+        self._copies = ConfigCopies(center.state)
         self.deployment = self._begin(handed_over, handed_back)
         self._keep_copies()
         self._give_up_what_is_lost()
@@ -44,7 +44,7 @@ class Deploying:
         mine, known = self._center.version, self._center.deployments.read()
         if known is None:
             return self._write(Deployment(mine._replace(commit=None)), "deployment.begun")
-        if handed_over:
+        if handed_over and mine.config in [version.config for version in known.versions]:
             return known if handed_back is None else self._refuse(known, handed_back)
         if handed_back is not None:
             # Whoever starts a fleet executes what is current.
@@ -128,17 +128,7 @@ class Deploying:
 
     def _keep_copies(self) -> None:
         """Copies of the configuration that somebody removes are written again."""
-        names = {version.config for version in self.deployment.versions}
-        self._copies = {name: content for name, content in self._copies.items() if name in names}
-        for name in names:
-            copy = self._center.state.config_copy(name)
-            try:
-                if not copy.exists() and name in self._copies:
-                    write_copy(copy, self._copies[name])
-                elif name not in self._copies:
-                    self._copies[name] = copy.read_bytes()
-            except OSError as error:
-                _log.warning("cannot keep the copy %s of the configuration: %s", copy, error)
+        self._copies.keep({version.config for version in self.deployment.versions})
 
     def _give_up_what_is_lost(self) -> None:
         """A release whose directory was removed, or that works with another ledger, is run by nobody any more."""
@@ -203,22 +193,14 @@ class Deploying:
         if name in (current.config, self.deployment.refused_config):
             return None
         try:
-            self._refuse_to_move(load_config(file, os.environ, self._center.state.config_copy(name)))
+            present = load_config(file, os.environ, self._center.state.config_copy(name))
+            refuse_to_move(self._center.config, present)
         except ConfigError as error:
             reason = " ".join(str(error).split())
             _log.error("goes on with the configuration as it was: %s", reason)
             self._center.ledger.note("config.refused", {"reason": reason})
             return None
         return Version(current.commit, name)
-
-    def _refuse_to_move(self, config: Config) -> None:
-        changed = (
-            "center.state_dir has changed" if config.center.state_dir != self._center.config.center.state_dir else ""
-        )
-        if config.code_pull is None:
-            changed = "[code_pull] is gone"
-        if changed:
-            raise ConfigError([f"cannot use {config.file}: {changed}; stop the fleet, and start it again"])
 
     # What is written
 
@@ -285,6 +267,31 @@ class Deploying:
     def _write(self, deployment: Deployment, event: str) -> Deployment:
         self._center.deployments.write(deployment, event, supervisor=self._center.me.pid)
         return deployment
+
+
+class Steady:
+    """The same for a fleet that pulls no code: every process is to run what its supervisor runs. Nothing is written."""
+
+    refused: Version | None = None
+    on_trial: Version | None = None
+
+    def __init__(self, center: Center) -> None:
+        self.deployment = Deployment(center.version)
+        self.roles = frozenset(center.config.roles)
+        self.commits: set[str | None] = {center.version.commit}
+        self._copies = ConfigCopies(center.state)
+
+    def look_for_more(self) -> None:
+        """A changed configuration is rolled out when that is asked for: then the supervisor executes itself with it."""
+        self._copies.keep([version.config for version in self.deployment.versions if version.config])
+
+    def next_move(self, fleet: Fleet, now: int) -> Exchange | Become | Wait:
+        move = next_move(self.deployment, fleet, now, 0)
+        assert isinstance(move, Exchange | Become | Wait)
+        return move
+
+    def suspend(self) -> None:
+        """Nothing is on its way."""
 
 
 def _called(version: Version) -> str:

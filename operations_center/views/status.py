@@ -1,5 +1,6 @@
 """The state of everything at a glance: what ``status`` shows. Read first, then shaped without reading more."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from operations_center.providers.health import breaker_of, cools_down_until
 from operations_center.pulse import Milliseconds
 from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import Release, ReleaseState
+from operations_center.running import FileFacts, config_as_json, difference_in_words, file_facts
 from operations_center.state_directory import SUPERVISOR, WATCHDOG, StateDirectory
 from operations_center.wiring import Center
 
@@ -24,7 +26,7 @@ class Seen:
 
     ``ledger_error``: why the ledger could not be read; then what it would tell is empty, and shown as null.
     ``obstacle``: why the state directory cannot be written; ``obstacle_to_logs``: why only the logs cannot.
-    ``last_release``: the one that changed last.
+    ``last_release``: the one that changed last. ``file``: how the configuration's file differs from what is run.
     """
 
     config: Config
@@ -41,6 +43,7 @@ class Seen:
     ledger_error: str | None = None
     obstacle: str | None = None
     obstacle_to_logs: str | None = None
+    file: FileFacts = field(default_factory=FileFacts)
     deployment: Deployment | None = None
     last_release: Release | None = None
 
@@ -72,7 +75,8 @@ def read_members(config: Config) -> Seen:
     alive = {member.name: member for member in survivors(state)}
     watchdog = alive.pop(WATCHDOG, Member(WATCHDOG))
     roles = [alive.pop(role, Member(role)) for role in config.roles]
-    return Seen(config, now, supervisor, watchdog, [*roles, *alive.values()])
+    file = file_facts(config, os.environ)
+    return Seen(config, now, supervisor, watchdog, [*roles, *alive.values()], file=file)
 
 
 def describe(seen: Seen) -> dict[str, Any]:
@@ -91,6 +95,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "board": _board(seen),
         "reconcile": {trigger: {**report, "at": rfc3339(report["at"])} for trigger, report in seen.reconciles.items()},
         "config_file": str(seen.config.file),
+        "config": config_as_json(seen.config, seen.file),
         "runs": [run_as_json(run) for run in seen.open_runs],
         "pauses": [_pause(pause) for pause in seen.pauses],
         "problems": problems,
@@ -223,11 +228,12 @@ def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mappi
         *unusable,
         *_unsettled(seen.supervisor, wanted),
         *(_not_ready(seen, name, state) for name, state in states.items() if name in wanted and state != "ready"),
-        *(f"{called(name)} is not one of this supervisor's" for name in _unwatched(seen, wanted)),
+        *(_unsupervised(seen, name) for name in _unwatched(seen, wanted)),
         *_stalled(seen),
         *_late_cycle(seen, watchdog),
         *_going_back(seen.deployment),
         *_mixed(seen),
+        *_problems_of_file(seen),
         *(f"{pause.name} is paused by the watchdog: {pause.reason}" for pause in seen.pauses if _is_alarm(pause)),
     ]
 
@@ -246,6 +252,19 @@ def _unsettled(supervisor: Member, wanted: Mapping[str, Any]) -> list[str]:
 def _unwatched(seen: Seen, wanted: Mapping[str, Any]) -> list[str]:
     """Survivors that this supervisor does not know: it neither restarts nor stops them."""
     return [member.name for member in seen.watchers if member.process is not None and member.name not in wanted]
+
+
+def _unsupervised(seen: Seen, name: str) -> str:
+    if name in seen.config.roles:
+        return f"{called(name)} is not one of this supervisor's; `operations-center down` ends it"
+    return f"{called(name)} ends with its runs: the configuration has no such role any more"
+
+
+def _problems_of_file(seen: Seen) -> list[str]:
+    """A fleet goes on with what it has; the next one could not start, or would not find this one's state."""
+    difference = difference_in_words(seen.config, seen.file)
+    is_problem = seen.file.problem is not None or seen.file.state_dir is not None
+    return [difference] if difference is not None and is_problem else []
 
 
 def _stalled(seen: Seen) -> list[str]:
@@ -276,15 +295,17 @@ def _going_back(deployment: Deployment | None) -> list[str]:
 
 
 def _mixed(seen: Seen) -> list[str]:
-    """Between rollouts every process is to run what is current."""
-    if seen.deployment is None or seen.deployment.step is not None:
+    """Between rollouts every process is to run what is current; without code pulls that is what the supervisor runs."""
+    pulse, deployment = seen.supervisor.pulse, seen.deployment
+    if pulse is None or (deployment is not None and deployment.step is not None):
         return []
-    current = seen.deployment.current
+    current = deployment.current if deployment is not None else Version(pulse.release, pulse.config)
+    wanted = {SUPERVISOR, *children_of(seen.supervisor)}
     return [
         f"{called(member.name)} runs {_named(Version(member.pulse.release, member.pulse.config))}, "
         f"and {_named(current)} is current"
         for member in (seen.supervisor, *seen.watchers, seen.watchdog)
-        if member.pulse is not None and (member.pulse.release, member.pulse.config) != current
+        if member.name in wanted and member.pulse is not None and (member.pulse.release, member.pulse.config) != current
     ]
 
 

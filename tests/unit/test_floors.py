@@ -16,7 +16,7 @@ FLOORS = (
     "supervisor",
     "watcher watchdog stopping views",
     "care",
-    "wiring dispatch polling senders",
+    "wiring dispatch polling senders running",
     "in_flight_reconcile",
     "settlement",
     "outcomes releases",

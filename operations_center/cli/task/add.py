@@ -7,7 +7,7 @@ import click
 
 from operations_center.boards.local import NewTask
 from operations_center.bounds import LARGEST_BODY
-from operations_center.cli.common import config_option, json_option, opened, print_json, read_config
+from operations_center.cli.common import config_of_running, config_option, json_option, opened, print_json
 from operations_center.cli.output import say
 from operations_center.cli.task.fields import (
     PRIORITIES,
@@ -44,7 +44,7 @@ def add(
     """Add a task to the local board and print its id."""
     if body is not None and body_file is not None:
         raise UsageError("cannot add the task: give --body or --body-file, not both")
-    config = read_config(config_file)
+    config = config_of_running(config_file)
     new = new_task(
         {
             "title": title,
@@ -55,7 +55,7 @@ def add(
         },
         config,
     )
-    with opened(config_file) as center:
+    with opened(config) as center:
         (task_id,) = center.board.add([new])
         center.wake_everybody()
         warn_of_kinds([new.kind], config)

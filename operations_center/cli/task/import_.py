@@ -10,7 +10,7 @@ import click
 
 from operations_center.boards.local import NewTask
 from operations_center.bounds import LARGEST_BODY
-from operations_center.cli.common import config_option, json_option, opened, print_json, read_config
+from operations_center.cli.common import config_of_running, config_option, json_option, opened, print_json
 from operations_center.cli.output import say
 from operations_center.cli.task.fields import check_fields, default_kind, stdin_bytes, warn_of_kinds
 from operations_center.config import Config
@@ -32,10 +32,10 @@ def import_(file: str, config_file: Path | None, as_json: bool) -> None:
 
     Either all lines are added or, if one is wrong, none. Prints the ids in the order of the lines.
     """
-    config = read_config(config_file)
+    config = config_of_running(config_file)
     # Before the ledger is opened: the file that is named could be the ledger's own.
     new = list(read_tasks(file, config))
-    with opened(config_file) as center:
+    with opened(config) as center:
         ids = center.board.add(new)
         center.wake_everybody()
         warn_of_kinds((task.kind for task in new), config)

@@ -88,7 +88,7 @@ class Center:
         programs = {
             name: CommandBackend(
                 settings=settings,
-                base=self.config.directory,
+                config_file=self.config.file,
                 release=self.release_directory,
                 environment=environment,
                 cgroup_parent=cgroup_parent,

@@ -8,6 +8,7 @@ import msgspec
 
 from operations_center import config
 from operations_center.admission import Limits
+from operations_center.config.placeholders import fill_word
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.keeper.launch import LaunchPlan
 from operations_center.model import Run, Task
@@ -19,10 +20,13 @@ DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class CommandBackend:
-    """``release`` is the directory that ``{release}`` stands for; ``environment`` is the watcher's own."""
+    """``release`` is the directory that ``{release}`` stands for; ``environment`` is the watcher's own.
+
+    ``config_file`` is the configuration of the fleet.
+    """
 
     settings: config.CommandSettings
-    base: Path
+    config_file: Path
     release: Path
     environment: Mapping[str, str]
     cgroup_parent: Path | None
@@ -47,7 +51,7 @@ class CommandBackend:
         return LaunchPlan(
             run_id=run.run_id,
             run_directory=directory,
-            argv=self._argv(),
+            argv=self._argv(run, task, directory),
             environment=self._environment(run, directory),
             stdin=self.settings.stdin == "prompt",
             working_directory=self.settings.working_directory,
@@ -59,11 +63,18 @@ class CommandBackend:
             cgroup_parent=self.cgroup_parent,
         )
 
-    def _argv(self) -> tuple[str, ...]:
-        program, *arguments = (word.replace("{release}", str(self.release)) for word in self.settings.argv)
+    def _argv(self, run: Run, task: Task, directory: Path) -> tuple[str, ...]:
+        values = {
+            "prompt_file": str(directory / "prompt"),
+            "run_id": run.run_id,
+            "task_id": run.task_id,
+            "title": task.title,
+        }
+        words = (word.replace("{release}", str(self.release)) for word in self.settings.argv)
+        program, *arguments = (fill_word(word, values) for word in words)
         # A program named by a relative path is found beside the configuration, like every other path in it.
         if "/" in program and not program.startswith("/"):
-            program = str(self.base / program)
+            program = str(self.config_file.parent / program)
         return (program, *arguments)
 
     def _environment(self, run: Run, directory: Path) -> dict[str, str]:
@@ -75,6 +86,9 @@ class CommandBackend:
         return {
             "PATH": DEFAULT_PATH,
             **passed,
+            # A command that is run in the run is about this fleet, whatever its working directory.
+            config.VARIABLE: str(self.config_file),
+            **config.overrides_in_force(self.environment),
             RUN_ID_VARIABLE: run.run_id,
             "OPERATIONS_CENTER_TASK_ID": run.task_id,
             "OPERATIONS_CENTER_TASK_FILE": str(directory / "task.json"),

@@ -19,7 +19,7 @@ from pathlib import Path
 from operations_center.backends.command import DEFAULT_PATH
 from operations_center.care.older import refuse_older_ledger
 from operations_center.clock import rfc3339
-from operations_center.config import Backend, CommandSettings, Config, HttpJobSettings, format_size
+from operations_center.config import Backend, CommandSettings, Config, HttpJobSettings, format_size, hints
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
@@ -76,6 +76,7 @@ def examine_fleet(config: Config, environment: Mapping[str, str]) -> list[Check]
         *_ledger(config),
         *(check for backend in config.backends.values() for check in _backend(backend, config, environment)),
         *_follow_ups(config),
+        *(_warning(hint.about, hint.text) for hint in hints(config)),
         *_code_pull(config, environment),
         *(
             _warning("inactive", f"[{section}] is checked, but this version does not act on it")

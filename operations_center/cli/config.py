@@ -8,7 +8,7 @@ import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config
 from operations_center.cli.output import say
-from operations_center.config import Config, merged
+from operations_center.config import Config, hints, merged
 from operations_center.errors import ConfigError
 
 
@@ -53,7 +53,10 @@ def show(config_file: Path | None, as_json: bool) -> None:
 
 
 def _notes(config: Config) -> list[str]:
-    return [f"[{name}] is inactive: this version checks it and does not act on it" for name in config.inactive_sections]
+    inactive = (
+        f"[{name}] is inactive: this version checks it and does not act on it" for name in config.inactive_sections
+    )
+    return [*inactive, *(f"{hint.about}: {hint.text}" for hint in hints(config))]
 
 
 def _as_toml(key: tuple[str, ...], table: dict[str, Any]) -> list[str]:

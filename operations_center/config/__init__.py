@@ -5,9 +5,11 @@
 ``sections`` is the list of what may be written. Everything that is wrong with a file is one ConfigError.
 """
 
-from operations_center.config.discovery import FILE_NAME, find_config, warning_of_named
+from operations_center.config.discovery import FILE_NAME, VARIABLE, find_config, warning_of_named
+from operations_center.config.hints import Hint, hints
 from operations_center.config.http_job import HttpJobSettings
 from operations_center.config.loading import load_config
+from operations_center.config.overrides import overrides_in_force
 from operations_center.config.sections import (
     Backend,
     Board,
@@ -29,6 +31,7 @@ from operations_center.units import format_duration, format_size, parse_duration
 
 __all__ = [
     "FILE_NAME",
+    "VARIABLE",
     "Backend",
     "Board",
     "BoardStates",
@@ -36,6 +39,7 @@ __all__ = [
     "CodePull",
     "CommandSettings",
     "Config",
+    "Hint",
     "HttpJobSettings",
     "OnFailure",
     "OnSuccess",
@@ -46,8 +50,10 @@ __all__ = [
     "find_config",
     "format_duration",
     "format_size",
+    "hints",
     "load_config",
     "merged",
+    "overrides_in_force",
     "parse_duration",
     "parse_size",
     "template_text",

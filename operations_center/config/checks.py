@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from operations_center.config.backends import BACKEND_KINDS
+from operations_center.config.placeholders import WORDS, placeholders_in, word_of
 from operations_center.config.reading import Reading
 from operations_center.config.sections import SETTLED_STATES, SUCCESS_STATES, Board, Center, Role
 from operations_center.config.wording import Key, spell_nearest, spell_value
@@ -24,6 +25,33 @@ def check_backend_kind(name: str, kind: str | None, reading: Reading) -> None:
     if kind is not None and kind not in BACKEND_KINDS and reading.is_right(key):
         available = " or ".join(f'"{each}"' for each in BACKEND_KINDS)
         reading.report(key, f"{kind[:60]} is not available in this version; use {available}")
+
+
+def check_argv(name: str, argv: tuple[str, ...] | None, reading: Reading) -> None:
+    """Report what looks like a placeholder and is none: the program would get it as it stands there."""
+    for place, word in enumerate(argv or ()):
+        problem = _problem_of_word(word)
+        if place == 0 and word_of(word) in WORDS:
+            problem = "got a placeholder (give the program itself)"
+        if problem:
+            reading.report(("backends", name, f"argv[{place}]"), problem)
+
+
+def _problem_of_word(word: str) -> str | None:
+    whole = word_of(word)
+    if whole in (*WORDS, "release"):
+        return None
+    if whole in ("prompt", "body"):
+        return f"nothing replaces {{{whole}}} (a command reads the prompt on stdin, or in the file {{prompt_file}})"
+    if whole is not None:
+        known = ", ".join(f"{{{each}}}" for each in (*WORDS, "release"))
+        return f"nothing replaces {{{whole[:60]}}} (known are {known}; write {{{{{whole[:60]}}}}} for the word itself)"
+    # In a script braces mean what its language makes of them.
+    inside = set() if " " in word or "\n" in word else placeholders_in(word) & {*WORDS, "prompt", "body"}
+    if inside:
+        names = ", ".join(f"{{{each}}}" for each in sorted(inside))
+        return f"nothing replaces {names} inside of a word (give it a word of its own)"
+    return None
 
 
 def check_roles(roles: Mapping[str, Role], backends: Mapping[str, Any], reading: Reading) -> None:

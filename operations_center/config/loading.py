@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from msgspec.structs import replace
 
 from operations_center.config.backends import settings_of_kind, with_preset
-from operations_center.config.checks import check_backend_kind, check_board, check_ledger, check_roles
+from operations_center.config.checks import check_argv, check_backend_kind, check_board, check_ledger, check_roles
 from operations_center.config.http_job import HttpJobSettings
 from operations_center.config.http_job_checks import check_http_job
 from operations_center.config.overrides import apply_override, read_overrides
@@ -22,6 +22,7 @@ from operations_center.config.sections import (
     Board,
     Center,
     CodePull,
+    CommandSettings,
     Config,
     Role,
     Section,
@@ -151,6 +152,8 @@ def _convert_backends(tables: Mapping[str, Any], reading: Reading) -> dict[str, 
         check_backend_kind(name, backend.kind, reading)
         if isinstance(backend, HttpJobSettings):
             check_http_job(backend, name, reading)
+        if isinstance(backend, CommandSettings):
+            check_argv(name, backend.argv, reading)
         backends[name] = replace(backend, name=name)
     return backends
 

@@ -1,7 +1,7 @@
-"""Templates of a provider's requests: ``{name}`` inside of strings, filled in without ever putting text into JSON.
+"""Fill in placeholders: ``{name}`` in a provider's requests, and as a whole word of a command.
 
 ``{{name}}`` stands for the literal ``{name}``; any other brace stands for itself. What is filled in is not looked at
-again, so a task cannot smuggle a placeholder in.
+again, so a task cannot smuggle a placeholder in. Nothing is ever put into the text of JSON or of a shell's script.
 """
 
 import re
@@ -13,7 +13,11 @@ ORDER = ("run_id", "task_id", "title", "body", "prompt", "attempt", "fence")
 
 PLACEHOLDERS = ("base_url", "secret", "job_id", *ORDER)
 
+WORDS = ("prompt_file", "run_id", "task_id", "title")
+"""What a whole word of a command may stand for. ``{release}`` is replaced inside of words, too."""
+
 _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}|\{([a-z_]+)\}")
+_WORD = re.compile(r"\{\{([A-Za-z][\w.-]*)\}\}|\{([A-Za-z][\w.-]*)\}", re.ASCII)
 
 
 def placeholders_in(template: Any) -> set[str]:
@@ -32,6 +36,21 @@ def fill(template: Any, values: Mapping[str, str], spell: Callable[[str], str] =
             return [fill(value, values, spell) for value in template]
         case _:
             return template
+
+
+def fill_word(word: str, values: Mapping[str, str]) -> str:
+    """Fill in a placeholder that is a whole word; any other word stays as it is."""
+    found = _WORD.fullmatch(word)
+    if found is None:
+        return word
+    literal, name = found.groups()
+    return f"{{{literal}}}" if literal else values.get(name, word)
+
+
+def word_of(word: str) -> str | None:
+    """Return the name in a word that is a placeholder as a whole; None for any other word."""
+    found = _WORD.fullmatch(word)
+    return found[2] if found is not None else None
 
 
 def _filled(found: re.Match[str], values: Mapping[str, str], spell: Callable[[str], str]) -> str:

@@ -66,7 +66,7 @@ def tend(center: Center, role: str) -> None:
 def poll(center: Center, role: str, cgroups: Path | None) -> object:
     """Start the first ready task that may run."""
     backends = {
-        name: CommandBackend(settings, center.config.directory, center.config.directory, {}, cgroups)
+        name: CommandBackend(settings, center.config.file, center.config.directory, {}, cgroups)
         for name, settings in center.config.backends.items()
         if isinstance(settings, CommandSettings)
     }

@@ -144,16 +144,19 @@ def test_it_sees_the_variables_of_its_run_what_is_passed_on_and_nothing_else(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SECRET_OF_THE_SUPERVISOR", "not for executors")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("operations_center_backends__AGENT__GRACE", "3s")
     configure(fleet, ("/usr/bin/env", "-0"), backend='env = ["WANTED_KEY", "NOT_THERE"]')
 
     told = work_one(fleet, "")
 
     seen = dict(line.split("=", 1) for line in told.output.split("\0") if line)
     of_the_shell = {"PWD", "OLDPWD", "SHLVL", "_"}
-    ours = {name.removeprefix("OPERATIONS_CENTER_"): seen.pop(name) for name in list(seen) if name.startswith("OPER")}
+    ours = {name[len("OPERATIONS_CENTER_") :]: seen.pop(name) for name in list(seen) if name.lower().startswith("oper")}
     assert {name: seen[name] for name in seen if name not in of_the_shell} == passed
     assert seen.get("PWD", "") in ("", str(told.directory / "work"))
     assert ours == {
+        "CONFIG": str(fleet.root / "operations_center.toml"),
+        "backends__AGENT__GRACE": "3s",
         "RUN_ID": told.run.run_id,
         "TASK_ID": told.task.task_id,
         "TASK_FILE": str(told.directory / "task.json"),

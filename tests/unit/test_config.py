@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from operations_center.config import (
     find_config,
     format_duration,
     format_size,
+    hints,
     load_config,
     merged,
     parse_duration,
@@ -382,3 +384,82 @@ def test_a_fifo_in_the_place_of_a_configuration_is_refused_and_not_waited_for(fi
     os.mkfifo(file)
     with pytest.raises(ConfigError, match="it is not a regular file"):
         load_config(file, {})
+
+
+def with_argv(file: Path, *argv: str) -> Config:
+    return load(file, MINIMAL.replace('["cat"]', json.dumps(list(argv))))
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("{prompt}", "nothing replaces {prompt} (a command reads the prompt on stdin, or in the file {prompt_file})"),
+        ("{body}", "nothing replaces {body} (a command reads"),
+        ("{task.id}", "nothing replaces {task.id} (known are {prompt_file}, {run_id}, {task_id}, {title}, {release};"),
+        ("{PROMPT}", "nothing replaces {PROMPT} (known are"),
+        ("--title={title}", "nothing replaces {title} inside of a word (give it a word of its own)"),
+        ("--prompt={prompt}", "nothing replaces {prompt} inside of a word"),
+    ],
+)
+def test_what_looks_like_a_placeholder_and_is_none_is_a_mistake(file: Path, word: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_argv(file, "echo", "exec", word)
+    (line,) = caught.value.lines
+    assert line.startswith(f"cannot use {file}: backends.agent.argv[2]: {problem}")
+
+
+def test_a_program_is_no_placeholder(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"argv\[0\]: got a placeholder"):
+        with_argv(file, "{title}")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "{}",
+        "{title}",
+        "{run_id}",
+        "{task_id}",
+        "{prompt_file}",
+        "{release}/x",
+        "{{prompt}}",
+        '{"a": 1}',
+        "--x={y}",
+        "{0}",
+    ],
+)
+def test_braces_that_mean_something_or_nothing_are_no_mistake(file: Path, word: str) -> None:
+    config = with_argv(file, "echo", word)
+    assert (agent_of(config).argv[1], hints(config)) == (word, [])
+
+
+def test_a_variable_that_no_shell_replaces_is_a_hint(file: Path) -> None:
+    (hint,) = hints(with_argv(file, "echo", "$HOME"))
+    assert hint.about == "backend agent"
+    assert hint.text.startswith("argv[1] holds $HOME: no shell reads argv")
+    assert hints(with_argv(file, "timeout", "5", "/bin/sh", "-c", "echo $HOME")) == []
+    assert hints(with_argv(file, "awk", "{print $1}")) == []
+
+
+def test_a_placeholder_in_a_script_is_a_hint(file: Path) -> None:
+    (hint,) = hints(with_argv(file, "sh", "-c", "echo {title}"))
+    assert "holds {title}: nothing replaces it inside of a word" in hint.text
+
+
+def follow_ups(file: Path, **roles: tuple[str | None, str | None]) -> list[str]:
+    """The loops that are named, by what follows a success and a failure of each role."""
+    text = MINIMAL.replace('[roles.goal]\nbackend = "agent"\n', "")
+    for name, (success, failure) in roles.items():
+        text += f'[roles.{name}]\nbackend = "agent"\n'
+        text += f'on_success = {{ follow_up = "{success}" }}\n' if success else ""
+        text += f'on_failure = {{ follow_up = "{failure}" }}\n' if failure else ""
+    return [re.findall(r"loop: (.*?);", hint.text)[0] for hint in hints(load(file, text))]
+
+
+def test_every_loop_of_follow_ups_is_named_once(file: Path) -> None:
+    assert follow_ups(file, goal=("test", None), test=(None, None)) == []
+    assert follow_ups(file, goal=("nobody", None)) == []
+    assert follow_ups(file, goal=("goal", None)) == ["goal → goal"]
+    assert follow_ups(file, goal=("test", None), test=(None, "goal")) == ["goal → test → goal"]
+    both = follow_ups(file, a=("b", "a"), b=("c", None), c=("a", "b"))
+    assert both == ["a → b → c → a", "a → a", "b → c → b"]

@@ -27,6 +27,14 @@ def user_state_home(environ: Mapping[str, str]) -> Path | None:
     return Path(home, ".local", "state", OURS) if os.path.isabs(home) else None
 
 
+def state_directory_outside(directory: Path, environ: Mapping[str, str]) -> Path | None:
+    """Return a place outside of a work tree for the state of a fleet; None where there is no tree, or no such place."""
+    tree, home = work_tree_of(directory), user_state_home(environ)
+    if tree is None or home is None or work_tree_of(home) is not None:
+        return None
+    return home / name_for(directory)
+
+
 def name_for(path: Path) -> str:
     """Return a name for a path: the last part of it, for people, and a hash of all of it."""
     import hashlib  # noqa: PLC0415 - a watcher has no use for it

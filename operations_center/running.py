@@ -22,6 +22,7 @@ from operations_center.config.overrides import value_of_override
 from operations_center.errors import ConfigError
 from operations_center.files import read_file
 from operations_center.fleet import look_at, survivors
+from operations_center.identity import is_alive
 from operations_center.keeper.forgotten import living_runs_below
 from operations_center.pointer import read_pointers, write_pointer
 from operations_center.pulse import Pulse, read_pulse
@@ -187,12 +188,11 @@ def _copy_in(state: StateDirectory, file: Path) -> Path | None:
     return None
 
 
-def _pulses(state: StateDirectory) -> Iterator[Pulse]:
-    """Yield heartbeats, the supervisor's first: the others follow it."""
+def _pulses(state: StateDirectory) -> list[Pulse]:
+    """Read heartbeats: those of the living first, and the supervisor's before the others, which follow it."""
     others = sorted(path.name.removesuffix(".json") for path in (state.root / "pulse").glob("*.json"))
-    for name in (SUPERVISOR, WATCHDOG, *others):
-        if (pulse := read_pulse(state.pulse(name))) is not None:
-            yield pulse
+    pulses = [read_pulse(state.pulse(name)) for name in dict.fromkeys((SUPERVISOR, WATCHDOG, *others))]
+    return sorted((pulse for pulse in pulses if pulse is not None), key=lambda pulse: not is_alive(pulse.process))
 
 
 def _is_ours(root: Path) -> bool:

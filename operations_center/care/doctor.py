@@ -24,6 +24,7 @@ from operations_center.errors import OperationsCenterError
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
 from operations_center.memory import available_memory
+from operations_center.places import state_directory_outside, work_tree_of
 from operations_center.providers.secret import Secret
 from operations_center.releases.repository import Repository
 from operations_center.state_directory import StateDirectory
@@ -73,6 +74,7 @@ def examine_fleet(config: Config, environment: Mapping[str, str]) -> list[Check]
     return [
         _cgroup(config),
         *_state_directory(config),
+        *_work_tree(config, environment),
         *_ledger(config),
         *(check for backend in config.backends.values() for check in _backend(backend, config, environment)),
         *_follow_ups(config),
@@ -172,6 +174,17 @@ def _state_directory(config: Config) -> Iterator[Check]:
             yield _locks(root)
             yield _logs(root)
         yield _disk(root, config.watchdog.min_free_disk_bytes)
+
+
+def _work_tree(config: Config, environment: Mapping[str, str]) -> Iterator[Check]:
+    root = config.center.state_dir
+    tree, outside = work_tree_of(root), state_directory_outside(config.directory, environment)
+    if tree is not None:
+        place = outside or "a place outside of it"
+        yield _warning(
+            "state_dir",
+            f"{root} is in the git work tree {tree}, where `git clean -x` removes it; set center.state_dir to {place}",
+        )
 
 
 def _missing_state_directory(root: Path) -> Iterator[Check]:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,8 @@ from operations_center.config import Config, find_config, load_config, parse_dur
 from operations_center.config.discovery import VARIABLE
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
-from operations_center.running import config_of_fleet, file_of_fleet
+from operations_center.releases.config_copies import keep_copy
+from operations_center.running import config_of_fleet, file_facts, file_of_fleet
 from operations_center.store import Access
 from operations_center.text import hide_secrets, printable
 from operations_center.wiring import Center, open_center
@@ -89,6 +91,15 @@ def opened(config: Path | Config | None, access: Access = Access.CREATE, copy: P
         yield center
     finally:
         center.close()
+
+
+def with_copy(center: Center) -> Center:
+    """Have the heartbeat of this process name the configuration that it works with, so that a supervisor leaves it be.
+
+    Raises OSError.
+    """
+    name = file_facts(center.config, os.environ).copy or keep_copy(center.config.file, center.state)
+    return replace(center, version=center.version._replace(config=name))
 
 
 def refuse_to_start(center: Center, what: str) -> None:

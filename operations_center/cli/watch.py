@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.cli.common import config_option, opened, refuse_to_start
+from operations_center.cli.common import config_option, opened, refuse_to_start, with_copy
 from operations_center.errors import NotFound
 from operations_center.logs import log_to
 from operations_center.releases.deployment import Version
@@ -32,4 +32,5 @@ def command(role: str, once: bool, config_file: Path | None) -> int:
 def _with_release(center: Center) -> Center:
     """It runs the code that is installed, and lends its runs the release that the fleet runs."""
     deployment = center.deployments.read() if center.config.code_pull else None
-    return center if deployment is None else replace(center, version=Version(deployment.current.commit, ""))
+    commit = deployment.current.commit if deployment is not None else None
+    return with_copy(replace(center, version=Version(commit, "")))

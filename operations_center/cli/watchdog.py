@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.cli.common import config_option, opened, refuse_to_start
+from operations_center.cli.common import config_option, opened, refuse_to_start, with_copy
 from operations_center.logs import log_to
 from operations_center.watchdog import Watchdog
 
@@ -17,4 +17,4 @@ def command(once: bool, config_file: Path | None) -> int:
     with opened(config_file) as center:
         refuse_to_start(center, "the watchdog")
         log_to(None)
-        return Watchdog(center, once=once).run()
+        return Watchdog(with_copy(center), once=once).run()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from operations_center.config import load_config, merged
+from operations_center.config import load_config, merged, write_template
 from tests.cli.command_line import CommandLine
 
 
@@ -142,3 +142,62 @@ def test_the_doctor_finds_a_ledger_that_was_lost(line: CommandLine) -> None:
 def test_the_doctor_refuses_a_state_directory_that_is_a_file(line: CommandLine) -> None:
     Path(line.state.root).write_text("")
     assert "is not a directory" in line("doctor", expect=1).out
+
+
+@pytest.fixture
+def work_tree(empty: CommandLine, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of the command line is a clone, and somebody has a home elsewhere."""
+    (empty.root / ".git").mkdir()
+    home = empty.root.with_name("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    return home
+
+
+def test_init_in_a_work_tree_keeps_the_state_outside_of_it(empty: CommandLine, work_tree: Path) -> None:
+    told = empty("init", "--json").json
+    state = load_config(empty.root / "operations_center.toml", {}).center.state_dir
+    assert told["state_dir"] == str(state)
+    assert state.parent == work_tree / ".local/state/operations_center"
+    assert state.name.startswith(f"{empty.root.name.replace(' ', '-')}-")
+    assert "state_dir" not in warnings_of_doctor(empty)
+    (empty.root / "operations_center.toml").unlink()
+    assert f"outside of the git work tree, in {state}" in empty("init").out
+
+
+def test_init_in_a_home_that_is_a_work_tree_keeps_the_state_beside_the_file(
+    empty: CommandLine, work_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(empty.root))
+    assert empty("init", "--json").json["state_dir"] == str(empty.root / ".operations_center")
+
+
+def test_the_doctor_recommends_a_place_outside_of_a_work_tree(empty: CommandLine, work_tree: Path) -> None:
+    write_template(empty.root)
+    warning = warnings_of_doctor(empty)["state_dir"]
+    assert f"is in the git work tree {empty.root}, where `git clean -x` removes it" in warning
+    assert warning.split()[-1].startswith(f"{work_tree}/.local/state/operations_center/")
+
+
+def test_init_writes_a_file_that_is_obeyed_whatever_the_umask(empty: CommandLine) -> None:
+    before = os.umask(0)
+    try:
+        assert empty("init").err == ""
+    finally:
+        os.umask(before)
+    empty("config", "check")
+
+
+def test_a_loop_of_follow_ups_and_a_variable_are_warned_of(line: CommandLine) -> None:
+    config = line.root / "operations_center.toml"
+    after = 'on_success = { state = "done", follow_up = "test" }\n'
+    text = (
+        config.read_text().replace('["cat"]', '["echo", "$HOME"]').replace("[roles.goal]\n", f"[roles.goal]\n{after}")
+    )
+    config.write_text(text.replace("[roles.test]\n", '[roles.test]\non_failure = { follow_up = "goal" }\n'))
+    noted = line("config", "check").err
+    assert "note: role goal: follow-ups in a loop: goal → test → goal" in noted
+    assert "note: backend agent: argv[1] holds $HOME" in noted
+    warnings = warnings_of_doctor(line)
+    assert "again and again" in warnings["role goal"]
+    assert "no shell reads argv" in warnings["backend agent"]

@@ -154,6 +154,20 @@ def test_a_heartbeat_names_no_copy_outside_of_the_directory(site: Site) -> None:
     assert list(config_of_fleet(site.file, {}).roles) == ["goal"]
 
 
+def test_a_watcher_that_lives_tells_more_than_a_supervisor_that_is_dead(site: Site, locks: ExitStack) -> None:
+    state = site.start()
+    locks.close()
+    pulse = state.pulse(SUPERVISOR)
+    pulse.write_text(pulse.read_text().replace(f'"pid":{os.getpid()}', '"pid":1'))
+    site.write(text=CONFIG.replace("roles.goal", "roles.new"))
+    version = Version(None, keep_copy(site.file, state))
+    with closing(open_center(load_config(site.file, {}), version=version)) as center:
+        center.heart("new").beat("ready")
+    locks.callback(os.close, take_lock(state.watcher_lock("new"), "a watcher"))
+    site.file.write_text("broken")
+    assert list(config_of_fleet(site.file, {}).roles) == ["new"]
+
+
 def test_a_role_is_removed_when_a_living_supervisor_runs_a_configuration_without_it(
     site: Site, locks: ExitStack
 ) -> None:

@@ -4,6 +4,7 @@ import faulthandler
 import logging
 import os
 import signal
+import stat
 import sys
 import time
 from io import TextIOWrapper
@@ -13,11 +14,19 @@ from typing import Any
 
 from operations_center.text import hide_secrets, on_one_line, printable
 
+from operations_center.patient_stream import PatientStream
+
 LOG_BYTES = 10 * 1024 * 1024
 LOGS_KEPT = 5
 
 STACK_DUMP = signal.SIGUSR1
 """Sent to a process that hangs: it writes the stack of each of its threads into its log."""
+
+
+class _Patient(logging.StreamHandler[PatientStream]):
+    def close(self) -> None:
+        self.stream.drain()
+        super().close()
 
 
 class _StderrFollows(RotatingFileHandler):
@@ -48,7 +57,7 @@ def make_log_directory(log: Path) -> None:
 
 def log_to(file: Path | None, *, level: int = logging.INFO) -> None:
     """To a file with rotation, or to stderr. Where the file cannot be written only warnings are told, on stderr."""
-    handler: logging.Handler = logging.StreamHandler()
+    handler: logging.Handler | None = None
     obstacle = None
     if file is not None:
         try:
@@ -57,9 +66,25 @@ def log_to(file: Path | None, *, level: int = logging.INFO) -> None:
             obstacle, level = error.strerror, logging.WARNING
     formatter = _Harmless("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
+    handler = handler or _to_stderr()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     faulthandler.enable()
     faulthandler.register(STACK_DUMP, all_threads=True)
     if obstacle is not None:
         logging.warning("cannot write the log %s: %s; goes on without it, correct that and restart", file, obstacle)
+
+
+def drain_logs() -> None:
+    """Wait a moment for what is logged to be read, before this process runs another program."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Patient):
+            handler.stream.drain()
+
+
+def _to_stderr() -> logging.Handler:
+    """No reader may hold up a process of the fleet. A file has none."""
+    descriptor = sys.stderr.fileno()
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return logging.StreamHandler()
+    return _Patient(PatientStream(descriptor))

@@ -89,6 +89,7 @@ class Supervisor:
         self._deploy_at: int | None = None
         self._heart = center.heart(SUPERVISOR)
         self._announced = False
+        self._is_systemd_told = False
         self._notify_at = 0
         self._notes = Notes(center)
 
@@ -189,10 +190,11 @@ class Supervisor:
     # Watching
 
     def _announce(self) -> None:
+        if self._crew.is_ready and not self._is_systemd_told:
+            self._is_systemd_told = notify("READY=1", f"STATUS={len(self._roles)} watchers are ready")
         if self._crew.is_ready and not self._announced:
             self._announced = True
             self._on_ready()
-            notify("READY=1", f"STATUS={len(self._roles)} watchers are ready")
             _log.info("up: %d watchers and the watchdog are ready", len(self._roles))
 
     def _replace_stalled_watchdog(self) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from operations_center.errors import Unavailable
+from operations_center.logs import drain_logs
 from operations_center.releases.runtime import CHANGED, Runtime
 from operations_center.signals import SIGNALS
 
@@ -165,6 +166,7 @@ def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Se
         "looks": LOOKS,
     }
     argv = runtime.script(_LAUNCH, json.dumps(back), *words, *handed_on)
+    drain_logs()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     # It would go on in the next image, and end it before that can take a signal.
     _set_timer(0)

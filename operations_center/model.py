@@ -132,6 +132,7 @@ class Task:
     backend: str | None
     attempts: int
     retries: int
+    interruptions: int
     parent: str | None
     depth: int
     reason: str | None
@@ -147,13 +148,15 @@ class Task:
 class Attempts(msgspec.Struct, frozen=True, gc=False):
     """What the ledger remembers of a task between its runs.
 
-    It backs off from ``since`` until ``not_before`` (wall-clock ms).
+    It backs off from ``since`` until ``not_before`` (wall-clock ms). ``interruptions``: runs that were ended by
+    somebody or something else, which no attempt counts.
     """
 
     attempts: int = 0
     retries: int = 0
     not_before: int | None = None
     since: int | None = None
+    interruptions: int = 0
 
     def backs_off_until(self, now: int) -> int | None:
         """None when it does not back off, or when the clock was set back to before it began."""

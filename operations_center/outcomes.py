@@ -37,6 +37,12 @@ _SEVERITY = (
 """Where exit code and result disagree, the later one counts."""
 
 
+_PROOFS_OF_INTERRUPTION = frozenset({Proof.PROCESS_GONE, Proof.BOOT_CHANGED, Proof.LEASE_EXPIRED})
+_EXITS_OF_A_SHUTDOWN = frozenset(
+    128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+)
+
+
 class Ending(msgspec.Struct, frozen=True, gc=False):
     """A run's end, with the proof that its slot may be freed."""
 
@@ -200,13 +206,34 @@ def finish_of(run: Run, ending: Ending, before: Attempts, *, policy: Role, now: 
     return replace(finish, max_follow_ups=policy.max_follow_ups) if finish.follow_ups else finish, after
 
 
+def is_interruption(run: Run, ending: Ending) -> bool:
+    """Tell an end by the machine, by us or by a stranger from one that speaks against the task.
+
+    A run without an exit record lost its keeper as well as its executor: somebody killed the whole tree, or the machine
+    or the container ended. An exit that was recorded is the executor's own, also a signal that we did not send. A
+    machine that shuts down is the exception: it ends the executor first, and the keeper records that.
+    """
+    match ending.outcome:
+        case Outcome.LOST:
+            return ending.proof in _PROOFS_OF_INTERRUPTION
+        case Outcome.KILLED:
+            return ending.proof is Proof.BOOT_CHANGED and ending.exit_code in _EXITS_OF_A_SHUTDOWN
+        case Outcome.STOPPED:
+            return run.stop_then is TaskState.READY
+        case _:
+            return False
+
+
 def _finish_of(run: Run, ending: Ending, before: Attempts, *, policy: Role, now: int) -> tuple[Finish, Attempts]:
+    if is_interruption(run, ending):
+        return _interrupted(before, policy, ending, now)
     counted = ending.outcome in COUNTED_AS_ATTEMPT
     after = replace(before, attempts=before.attempts + counted, not_before=None, since=None)
     match ending.outcome:
         case Outcome.SUCCEEDED:
             follow_ups = _follow_ups(ending.follow_ups, policy.on_success)
-            return Finish(policy.on_success.state, ending.reason, follow_ups), replace(after, retries=0)
+            finish = Finish(policy.on_success.state, ending.reason, follow_ups)
+            return finish, replace(after, retries=0, interruptions=0)
         case Outcome.FAILED | Outcome.BLOCKED:
             follow_ups = _follow_ups(ending.follow_ups, policy.on_failure)
             if policy.on_failure.state is TaskState.READY:
@@ -234,6 +261,16 @@ def _again(after: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Fin
         reason = f"{ending.reason or ending.outcome}; attempt {after.attempts} of {policy.max_attempts}"
         return Finish(TaskState.BLOCKED, reason), after
     return Finish(TaskState.READY, ending.reason), _backing_off(after, now, policy.backoff_ms(after.attempts))
+
+
+def _interrupted(before: Attempts, policy: Role, ending: Ending, now: int) -> tuple[Finish, Attempts]:
+    """A stop by us needs no backoff: nothing starts before we do."""
+    after = replace(before, interruptions=before.interruptions + 1, not_before=None, since=None)
+    if after.interruptions >= policy.max_interruptions:
+        reason = f"interrupted {after.interruptions} times (max_interruptions), last: {ending.reason or ending.outcome}"
+        return Finish(TaskState.BLOCKED, reason), after
+    wait = None if ending.outcome is Outcome.STOPPED else policy.backoff_ms(after.interruptions)
+    return Finish(TaskState.READY, ending.reason), _backing_off(after, now, wait)
 
 
 def _backing_off(after: Attempts, now: int, wait_ms: int | None) -> Attempts:

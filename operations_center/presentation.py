@@ -17,6 +17,7 @@ def task_as_json(task: Task) -> dict[str, Any]:
         "backend": task.backend,
         "attempts": task.attempts,
         "retries": task.retries,
+        "interruptions": task.interruptions,
         "parent": task.parent,
         "depth": task.depth,
         "reason": task.reason,

@@ -10,7 +10,7 @@ from typing import Any
 
 from soak.acts import ENDS_BLOCKED, OVERSTAYS, Wish
 from soak.breaches import Breach
-from soak.fleet import IDLE_TIMEOUT_MS, MAX_ATTEMPTS, MAX_RETRIES, TIMEOUT_MS
+from soak.fleet import IDLE_TIMEOUT_MS, MAX_ATTEMPTS, MAX_INTERRUPTIONS, MAX_RETRIES, TIMEOUT_MS
 
 Row = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ LEGAL_PATH = re.compile(r"r[og]*([sa][aog]*)?ef*c")
 
 OUTCOMES_OF_CODE = {0: "succeeded", 75: "retry"}
 NOT_BY_ITSELF = frozenset({"killed", "lost", "timed_out", "stopped", "cancelled"})
-COUNTED = frozenset({"succeeded", "failed", "blocked", "lost", "timed_out", "killed", "unknown"})
+COUNTED = frozenset({"succeeded", "failed", "blocked", "timed_out", "killed", "unknown"})
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ def _wrong_blocked(task: Row, runs: Sequence[Row]) -> str | None:
     retries = sum(run["outcome"] == "retry" for run in runs)
     if last in ("failed", "blocked"):
         return None if _act(task) in ("fail", "give up") else f"an act of {_act(task)} does not end {last}"
-    if last in ("lost", "killed", "timed_out"):
+    if last == "lost":
+        interruptions = sum(run["outcome"] in ("lost", "stopped") for run in runs)
+        return None if interruptions >= MAX_INTERRUPTIONS else f"only {interruptions} interruptions were counted"
+    if last in ("killed", "timed_out"):
         return None if attempts >= MAX_ATTEMPTS else f"only {attempts} of {MAX_ATTEMPTS} attempts were made"
     if last == "retry":
         return None if retries > MAX_RETRIES else f"only {retries} of {MAX_RETRIES} retries were made"

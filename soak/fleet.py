@@ -22,6 +22,7 @@ COMMAND = Path(sys.executable).with_name("operations-center")
 CAPS = {"agent": 3, "tests": 2}
 ROLES = ("goal", "improve", "test")
 MAX_ATTEMPTS = 3
+MAX_INTERRUPTIONS = 20
 MAX_RETRIES = 6
 TIMEOUT_MS = 5_000
 IDLE_TIMEOUT_MS = 4_000
@@ -38,6 +39,7 @@ backend = "agent"
 concurrency = 3
 poll_interval = "2s"
 max_attempts = {max_attempts}
+max_interruptions = {max_interruptions}
 max_retries = {max_retries}
 retry_backoff = {{ initial = "50ms", max = "1s" }}
 
@@ -46,6 +48,7 @@ backend = "agent"
 concurrency = 2
 poll_interval = "2s"
 max_attempts = {max_attempts}
+max_interruptions = {max_interruptions}
 max_retries = {max_retries}
 retry_backoff = {{ initial = "50ms", max = "1s" }}
 
@@ -54,6 +57,7 @@ backend = "tests"
 concurrency = 3
 poll_interval = "2s"
 max_attempts = {max_attempts}
+max_interruptions = {max_interruptions}
 max_retries = {max_retries}
 retry_backoff = {{ initial = "50ms", max = "1s" }}
 
@@ -141,6 +145,7 @@ class Fleet:
         text = CONFIG.format(
             cgroup="auto" if cgroup else "off",
             max_attempts=MAX_ATTEMPTS,
+            max_interruptions=MAX_INTERRUPTIONS,
             max_retries=MAX_RETRIES,
             timeout_ms=TIMEOUT_MS,
             idle_timeout_ms=IDLE_TIMEOUT_MS,

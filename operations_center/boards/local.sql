@@ -30,20 +30,23 @@ SELECT task_id FROM tasks WHERE origin = :origin;
 
 -- name: task
 -- One task with what the ledger remembers of its runs.
-SELECT tasks.*, coalesce(attempts, 0) AS attempts, coalesce(retries, 0) AS retries, not_before, since
+SELECT tasks.*, coalesce(attempts, 0) AS attempts, coalesce(retries, 0) AS retries, not_before, since,
+    coalesce(interruptions, 0) AS interruptions
 FROM tasks LEFT JOIN attempts USING (task_id)
 WHERE task_id = :task_id;
 
 -- name: tasks
 -- All tasks, oldest first.
-SELECT tasks.*, coalesce(attempts, 0) AS attempts, coalesce(retries, 0) AS retries, not_before, since
+SELECT tasks.*, coalesce(attempts, 0) AS attempts, coalesce(retries, 0) AS retries, not_before, since,
+    coalesce(interruptions, 0) AS interruptions
 FROM tasks LEFT JOIN attempts USING (task_id)
 WHERE :state IS NULL OR state = :state
 ORDER BY number;
 
 -- name: ready
 -- What could be claimed, the most urgent first.
-SELECT tasks.*, coalesce(attempts, 0) AS attempts, coalesce(retries, 0) AS retries, not_before, since
+SELECT tasks.*, coalesce(attempts, 0) AS attempts, coalesce(retries, 0) AS retries, not_before, since,
+    coalesce(interruptions, 0) AS interruptions
 FROM tasks LEFT JOIN attempts USING (task_id)
 WHERE state = 'ready' AND kind IN (SELECT value FROM json_each(:kinds))
 ORDER BY instr('urgent high normal low', priority), number;

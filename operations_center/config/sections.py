@@ -144,7 +144,8 @@ class RetryBackoff(Section, frozen=True, kw_only=True):
 class Role(Section, frozen=True, kw_only=True):
     """A watcher process: which kinds of task it takes, and what it runs them through.
 
-    ``max_retries`` bounds how often an executor may ask for a later retry before its task is blocked;
+    ``max_interruptions`` bounds how often its runs may be ended by the machine or by us before a task is blocked;
+    ``max_retries`` how often an executor may ask for a later retry before its task is blocked;
     ``max_follow_ups`` how many follow-ups, one of the other, may descend from a task.
     """
 
@@ -156,6 +157,7 @@ class Role(Section, frozen=True, kw_only=True):
     on_success: OnSuccess = OnSuccess()
     on_failure: OnFailure = OnFailure()
     max_attempts: AtLeastOne = 3
+    max_interruptions: AtLeastOne = 10
     max_retries: AtLeastZero = 20
     max_follow_ups: AtLeastZero = 20
     retry_backoff: RetryBackoff = RetryBackoff()

@@ -56,7 +56,8 @@ SELECT
     coalesce(attempts, 0) AS attempts,
     coalesce(retries, 0) AS retries,
     not_before,
-    since
+    since,
+    coalesce(interruptions, 0) AS interruptions
 FROM (SELECT :task_id AS task_id) LEFT JOIN attempts USING (task_id);
 
 -- name: jobs_of
@@ -117,14 +118,15 @@ DELETE FROM forgotten_admissions WHERE at < :day_ago;
 
 -- name: attempts_of
 -- What is remembered of tasks between their runs.
-SELECT task_id, attempts, retries, not_before, since FROM json_each(:task_ids) JOIN attempts ON task_id = value;
+SELECT task_id, attempts, retries, not_before, since, coalesce(interruptions, 0)
+FROM json_each(:task_ids) JOIN attempts ON task_id = value;
 
 -- name: set_attempts
 -- Count an attempt, begin a backoff, or forget both.
-INSERT INTO attempts (task_id, attempts, retries, not_before, since) VALUES (?, ?, ?, ?, ?)
+INSERT INTO attempts (task_id, attempts, retries, not_before, since, interruptions) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE SET
     attempts = excluded.attempts, retries = excluded.retries, not_before = excluded.not_before,
-    since = excluded.since;
+    since = excluded.since, interruptions = excluded.interruptions;
 
 -- name: all_attempts
 -- For the comparison with the event log.

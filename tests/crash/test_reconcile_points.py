@@ -166,7 +166,7 @@ def check_the_dead(stage: Stage, _fate: Collection[str]) -> None:
         ("goal", TaskState.DONE): 5,
         ("after", TaskState.READY): 5,
     }
-    assert [task.attempts for task in tasks[:5]] == [2, 1, 1, 1, 1]
+    assert [(task.attempts, task.interruptions) for task in tasks[:5]] == [(1, 0)] * 5
     begun = Counter(line.split()[1] for line in stage.witness if line.startswith("begin "))
     assert begun == {"t1": 1, "t3": 1, "t5": 1}
 

@@ -128,7 +128,8 @@ def assert_everything_is_swept(fleet: Fleet) -> None:
     assert Counter((run.state, run.outcome, run.proof) for run in runs(fleet)) == {
         (RunState.CLOSED, Outcome.LOST, Proof.PROCESS_GONE): RUNS
     }
-    assert Counter((task.state, task.attempts) for task in tasks(fleet)) == {(TaskState.READY, 1): RUNS}
+    interrupted = (TaskState.READY, 0, 1)
+    assert Counter((task.state, task.attempts, task.interruptions) for task in tasks(fleet)) == {interrupted: RUNS}
     with fleet.center() as center:
         assert center.ledger.slots_held() == {}
         told = Counter((event.kind, event.run_id) for event in center.ledger.events())

@@ -467,7 +467,7 @@ def test_a_hundred_children_that_it_waits_for_are_let_be(fleet: Fleet) -> None:
 
 
 def test_a_watcher_that_runs_once_starts_what_waited_behind_a_tree_that_it_had_to_end(fleet: Fleet) -> None:
-    configure(fleet, role="max_attempts = 1", backend='grace = "200ms"', more="")
+    configure(fleet, role="max_interruptions = 1", backend='grace = "200ms"', more="")
     text = (fleet.root / "operations_center.toml").read_text()
     fleet.configure(text.replace("max_concurrent = 4", "max_concurrent = 1"))
     killing, waiting = work(fleet, "trap '' TERM; kill -KILL $PPID; sleep 3600; :", "exit 0")

@@ -32,6 +32,7 @@ cgroup = "{cgroup}"
 [roles.goal]
 backend = "agent"
 max_attempts = 1
+max_interruptions = 1
 [backends.agent]
 kind = "command"
 argv = {argv}

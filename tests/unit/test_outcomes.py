@@ -321,6 +321,42 @@ def test_a_stop_leads_where_whoever_stopped_it_decided() -> None:
     assert told == Finish(TaskState.READY, "because")
 
 
+BY_OUR_STOP = replace(STOPPED, stop_then=TaskState.READY)
+INTERRUPTIONS = [
+    ("its tree was killed", RUN, ended(Outcome.LOST, proof=Proof.PROCESS_GONE), True),
+    ("the machine was rebooted", RUN, ended(Outcome.LOST, proof=Proof.BOOT_CHANGED), True),
+    ("its container has gone", RUN, ended(Outcome.LOST, proof=Proof.LEASE_EXPIRED), True),
+    ("a shutdown ended it", RUN, ended(Outcome.KILLED, proof=Proof.BOOT_CHANGED, exit_code=143), True),
+    ("down --now", BY_OUR_STOP, ended(Outcome.STOPPED), True),
+    ("a person stopped it", STOPPED, ended(Outcome.STOPPED), False),
+    ("it crashed before a reboot", RUN, ended(Outcome.KILLED, proof=Proof.BOOT_CHANGED, exit_code=139), False),
+    ("a stranger killed its program only", RUN, ended(Outcome.KILLED, exit_code=137), False),
+    ("it was too slow", RUN, ended(Outcome.TIMED_OUT, proof=Proof.PROCESS_GONE), False),
+    ("it failed", RUN, ended(Outcome.FAILED), False),
+]
+
+
+@pytest.mark.parametrize(("_why", "run", "ending", "interrupted"), INTERRUPTIONS)
+def test_an_end_that_the_machine_or_we_have_caused_counts_no_attempt(
+    _why: str, run: Run, ending: Ending, interrupted: bool
+) -> None:
+    told, remembered = finish(ending, run=run)
+    assert bool(remembered.interruptions) is interrupted
+    if interrupted:
+        assert (told.state, remembered.attempts) == (TaskState.READY, 0)
+
+
+def test_interruptions_are_bounded_by_themselves_and_leave_the_attempts_alone() -> None:
+    policy, remembered = role(max_attempts=1, max_interruptions=3), Attempts()
+    for _ in range(2):
+        told, remembered = finish(ended(Outcome.LOST, proof=Proof.BOOT_CHANGED), remembered, policy)
+        assert told.state is TaskState.READY
+        assert remembered.not_before is not None
+    told, remembered = finish(ended(Outcome.STOPPED), remembered, policy, BY_OUR_STOP)
+    assert told == Finish(TaskState.BLOCKED, "interrupted 3 times (max_interruptions), last: because")
+    assert remembered == Attempts(interruptions=3)
+
+
 def test_follow_ups_are_made_for_an_end_for_good_only() -> None:
     for outcome in Outcome:
         told, _ = finish(ended(outcome, follow_ups=(FollowUp("More"),)))

@@ -3,3 +3,7 @@
 ALTER TABLE tasks ADD COLUMN depth INTEGER;
 ALTER TABLE tasks ADD COLUMN lineage TEXT;
 CREATE INDEX tasks_of_lineage ON tasks (lineage) WHERE lineage IS NOT NULL;
+
+-- How often a task's runs were ended by the machine, by us or by a stranger: nothing that speaks against the task.
+-- NULL in what was remembered before this migration: what the log says of it stays true.
+ALTER TABLE attempts ADD COLUMN interruptions INTEGER;

@@ -12,9 +12,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
-from operations_center.text import hide_secrets, on_one_line, printable
-
 from operations_center.patient_stream import PatientStream
+from operations_center.text import hide_secrets, on_one_line, printable
 
 LOG_BYTES = 10 * 1024 * 1024
 LOGS_KEPT = 5

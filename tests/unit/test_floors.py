@@ -24,7 +24,7 @@ FLOORS = (
     "store config presentation fleet heart forking memory",
     "keeper model admission locks state_directory pulse waiting",
     "pidfds pointer",
-    "errors clock units identity ids wakeups logs sharing signals titles ownership places bounds removal files",
+    "errors clock units identity ids wakeups logs sharing signals titles ownership places bounds",
     "files",
     "text patient_stream",
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from operations_center.backends.command import DEFAULT_PATH
 from operations_center.care.older import refuse_older_ledger
+from operations_center.care.service import environment_file, is_private, names_in, variables_of
 from operations_center.clock import rfc3339
 from operations_center.config import Backend, CommandSettings, Config, HttpJobSettings, format_size, hints
 from operations_center.errors import OperationsCenterError
@@ -77,6 +78,7 @@ def examine_fleet(config: Config, environment: Mapping[str, str]) -> list[Check]
         *_work_tree(config, environment),
         *_ledger(config),
         *(check for backend in config.backends.values() for check in _backend(backend, config, environment)),
+        *_service(config),
         *_follow_ups(config),
         *(_warning(hint.about, hint.text) for hint in hints(config)),
         *_code_pull(config, environment),
@@ -306,6 +308,23 @@ def _command(name: str, backend: CommandSettings, config: Config, environment: M
     missing = [variable for variable in backend.env if variable not in environment]
     if missing:
         yield _warning(name, f"{', '.join(missing)} is not set here; set it where the fleet is started")
+
+
+def _service(config: Config) -> Iterator[Check]:
+    """What the printed unit gives a fleet. Where there is no such file, the fleet may be no service."""
+    file = environment_file(config)
+    try:
+        named = names_in(file)
+        if named is None:
+            return
+        if not is_private(file):
+            yield _warning("service", f"{file} may be read by others; chmod 600 it")
+    except OSError as error:
+        yield _warning("service", f"cannot read {file}: {error.strerror}; a service gets no variables from it")
+        return
+    missing = [variable for variable in variables_of(config) if variable not in named]
+    if missing:
+        yield _warning("service", f"a service does not get {', '.join(missing)}; set it in {file}")
 
 
 def _provider(name: str, backend: HttpJobSettings, environment: Mapping[str, str]) -> Iterator[Check]:

@@ -84,7 +84,10 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else None
     if command in OF_COMMAND:
         take_title(OF_COMMAND[command])
-    if command != "up":
+    if command == "up" and os.getpid() == 1:
+        # The kernel drops what the first process of a pid namespace does not expect: here it waits until it does.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    elif command != "up":
         # A supervisor has them blocked, also in what it starts. An image of it that was executed takes them itself.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     sys.exit(run(sys.argv[1:]))

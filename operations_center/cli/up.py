@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from operations_center.cli.common import config_option, json_option, print_json, read_config, refuse_to_start
+from operations_center.cli.common import DURATION, config_option, json_option, print_json, read_config, refuse_to_start
 from operations_center.cli.output import say
 from operations_center.config import Config, load_config
 from operations_center.errors import LockHeld, NotFound, OperationsCenterError, Unavailable
@@ -22,7 +22,7 @@ from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import INSTALLED, Version
 from operations_center.running import fleet_elsewhere, note_place
 from operations_center.state_directory import FORK_SERVER, SUPERVISOR
-from operations_center.stopping.runs import end_open_runs
+from operations_center.stopping.runs import end_open_runs, our_stop
 from operations_center.store import SCHEMA
 from operations_center.supervisor import Supervisor, Wishes
 from operations_center.supervisor.fork_server import live
@@ -30,6 +30,8 @@ from operations_center.supervisor.image import INSTALLED_CODE, execute
 from operations_center.wiring import look_around, open_center
 
 READY_WITHIN_S = 30.0
+
+CONTAINER_STOP_MS = 8_000
 
 READY = "ready\n"
 
@@ -41,6 +43,12 @@ SAID_AT_MOST = 4096
 @click.option("--detach", is_flag=True, help="Return when the fleet is ready; it runs on in the background.")
 @click.option("--exit-when-idle", is_flag=True, help="End when nothing that this fleet could run is left.")
 @click.option("--only", multiple=True, metavar="ROLE", help="Only this role; may be repeated.")
+@click.option(
+    "--stop-timeout",
+    type=DURATION,
+    metavar="D",
+    help="End executors with the fleet, within this time. Default: 8s as process 1 of a container, else they run on.",
+)
 @click.option("--detached", is_flag=True, hidden=True, help="Log into the state directory.")
 @click.option("--ready-fd", type=int, hidden=True, help="Written to when the fleet is ready.")
 @click.option("--lock-fd", type=int, hidden=True, help="The supervisor's lock, which is held already.")
@@ -53,6 +61,7 @@ def command(
     detach: bool,
     exit_when_idle: bool,
     only: Sequence[str],
+    stop_timeout: int | None,
     detached: bool,
     ready_fd: int | None,
     lock_fd: int | None,
@@ -65,7 +74,8 @@ def command(
     """Run the supervisor: watchers and watchdog.
 
     Ctrl-C, TERM and a terminal that closes stop the watchers and leave executors running, to be adopted by the
-    next `up`; a second Ctrl-C or TERM ends executors, too.
+    next `up`; a second Ctrl-C or TERM ends executors, too. As process 1 of a container the first one does: nothing
+    outlives it.
     """
     config = read_config(config_file, config_copy)
     for role in only:
@@ -73,7 +83,7 @@ def command(
             raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
     _refuse_beside_another(config)
     state = look_around(config)
-    words = _words(config.file, only, exit_when_idle, detached or detach)
+    words = _words(config.file, only, exit_when_idle, detached or detach, stop_timeout)
     version = INSTALLED
     if not detach:
         config_copy = config_copy or state.config_copy(keep_copy(config.file, state))
@@ -97,10 +107,19 @@ def command(
             logging.warning("[%s] is valid, and inactive in this version", section)
         return Supervisor(
             center,
-            Wishes(only, exit_when_idle, lock_fd, handed_back, detached or "NOTIFY_SOCKET" in os.environ),
+            Wishes(
+                only,
+                exit_when_idle,
+                lock_fd,
+                handed_back,
+                reload_on_hang_up=detached or "NOTIFY_SOCKET" in os.environ,
+                stop_timeout_ms=stop_timeout if stop_timeout is not None else _time_of_a_container(),
+            ),
             fork_server,
             words,
-            end_executors=lambda: end_open_runs(center),
+            end_executors=lambda within_s: (
+                end_open_runs(center) if within_s is None else end_open_runs(center, within_s, our_stop(within_s))
+            ),
             on_ready=lambda: caller.tell(READY),
         ).run()
     except OperationsCenterError as error:
@@ -149,9 +168,17 @@ def _become_current(config: Config, version: Version, words: list[str], ready_fd
     execute(runtime, [*words, *on, "--release", commit, *copy], None, before)
 
 
-def _words(config_file: Path, only: Sequence[str], exit_when_idle: bool, detached: bool) -> list[str]:
+def _time_of_a_container() -> int | None:
+    """The kernel ends all processes of a pid namespace with its first one. `docker stop` kills it after 10 s."""
+    return CONTAINER_STOP_MS if os.getpid() == 1 else None
+
+
+def _words(
+    config_file: Path, only: Sequence[str], exit_when_idle: bool, detached: bool, stop_timeout: int | None
+) -> list[str]:
     """Of the command line that runs such a supervisor in the foreground."""
     wishes = [word for role in only for word in ("--only", role)]
+    wishes += [] if stop_timeout is None else ["--stop-timeout", f"{stop_timeout}ms"]
     flags = [flag for flag, is_set in (("--exit-when-idle", exit_when_idle), ("--detached", detached)) if is_set]
     return ["up", "--config", str(config_file), *wishes, *flags]
 

@@ -62,8 +62,13 @@ def request_stop(ledger: Ledger, clock: Clock, run: Run, order: StopOrder) -> Ru
         stop_outcome=order.outcome,
         stop_reason=order.reason,
         stop_then=order.then,
-        kill_mono=run.kill_mono if run.kill_mono is not None else clock.now().monotonic + run.grace_ms,
+        kill_mono=_kill_at(run, order, clock.now().monotonic),
     )
+
+
+def _kill_at(run: Run, order: StopOrder, now: int) -> int:
+    kill_at = run.kill_mono if run.kill_mono is not None else now + run.grace_ms
+    return kill_at if order.kill_within_ms is None else min(kill_at, now + order.kill_within_ms)
 
 
 def _kill(processes: Processes, tree: Tree, overdue_ms: int) -> None:

@@ -41,11 +41,15 @@ class Deed(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StopOrder:
-    """Why a tree is ended, and what that makes of its run; outcome None leaves it to what the run recorded."""
+    """Why a tree is ended, and what that makes of its run; outcome None leaves it to what the run recorded.
+
+    ``kill_within_ms`` shortens the run's grace.
+    """
 
     outcome: Outcome | None
     reason: str
     then: TaskState | None = None
+    kill_within_ms: int | None = None
 
 
 class Action(msgspec.Struct, frozen=True, gc=False):

@@ -25,6 +25,9 @@ TAKEN_OVER_WITHIN_S = 2.0
 
 DOWN_NOW = StopOrder(Outcome.STOPPED, "down --now", TaskState.READY)
 
+KILLED_BEFORE_S = 2.0
+"""The end of the time that a stop of ours has: for keepers to record the ends, and for us to settle them."""
+
 
 def stop_run(center: Center, run_id: str, reason: str | None, *, wait: bool = True) -> Run:
     """End a run; its task becomes ``blocked``. The run as it is then; one that has ended already is left.
@@ -51,7 +54,18 @@ def cancel_task(center: Center, task_id: str, *, wait: bool = True) -> Run | Non
     return _end_run(center, run, order, wait=wait)
 
 
-def end_open_runs(center: Center, within_s: float | None = None) -> Sequence[Hindered]:
+def our_stop(within_s: float) -> StopOrder:
+    """Ask executors to end because all processes end with us, in so many seconds."""
+    kill_within_s = max(within_s - KILLED_BEFORE_S, within_s / 2)
+    return StopOrder(
+        Outcome.STOPPED,
+        "the whole fleet was stopped, and no executor can outlive it",
+        TaskState.READY,
+        round(kill_within_s * 1000),
+    )
+
+
+def end_open_runs(center: Center, within_s: float | None = None, order: StopOrder = DOWN_NOW) -> Sequence[Hindered]:
     """End every open run of the ledger; their tasks become ready. Those that cannot be ended from here.
 
     Raises Unavailable when others are left.
@@ -68,7 +82,7 @@ def end_open_runs(center: Center, within_s: float | None = None) -> Sequence[Hin
     while True:
         is_late = time.monotonic() > until
         for run in undoubted(center.ledger.open_runs()):
-            _store_stop(center, run, DOWN_NOW)
+            _store_stop(center, run, order)
         passes.reconcile()
         hindered = hindered_runs(center, Scope())
         left = without(center.ledger.open_runs(), hindered)

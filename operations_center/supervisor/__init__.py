@@ -39,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 AGAIN_WITHIN_S = 2
 
+WATCHERS_SHARE = 4
+"""A watcher that hangs may take this part of the time that a stop has for all."""
+
 DEPLOY_AGAIN_MS = 1_000
 """After a ledger that could not be written."""
 
@@ -49,7 +52,7 @@ class Wishes:
 
     ``lock`` is the descriptor of the supervisor's lock, where it is held already: by the image before this one.
     ``handed_back``: why an image that this one had executed ended. ``reload_on_hang_up``: no terminal that closes can
-    be meant.
+    be meant. ``stop_timeout_ms``: executors end with the fleet, in this time; None: they run on.
     """
 
     only: Sequence[str] = ()
@@ -57,10 +60,12 @@ class Wishes:
     lock: int | None = None
     handed_back: str | None = None
     reload_on_hang_up: bool = False
+    stop_timeout_ms: int | None = None
 
 
 class Supervisor:
-    """``end_executors`` ends every open run, when a second stop is asked for; ``on_ready`` is told once.
+    """``end_executors`` ends every open run, in so many seconds if it is told: when a second stop is asked for, or when
+    they cannot outlive us. ``on_ready`` is told once.
 
     ``fork_server`` was forked before anything was opened. ``words`` are those of the command line that runs such a
     supervisor, whatever its version.
@@ -72,7 +77,7 @@ class Supervisor:
         wishes: Wishes,
         fork_server: ForkServer,
         words: Sequence[str],
-        end_executors: Callable[[], object],
+        end_executors: Callable[[float | None], object],
         on_ready: Callable[[], object],
     ) -> None:
         self._center = center
@@ -344,18 +349,33 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Watchers stop, executors run on and are adopted by the next ``up``; asked twice, they end as well."""
+        began_at = self._now()
         end_for_good()
         notify("STOPPING=1")
         self._heart.beat("stopping", roles=self._roles, children=self._crew.as_json())
         self._suspend_rollout()
         if self._pulling is not None:
             self._pulling.end()
+        if self._wishes.stop_timeout_ms is not None:
+            self._stop_all(began_at, self._wishes.stop_timeout_ms)
+        else:
+            self._stop_crew()
+        self._heart.beat("stopped", roles=self._roles, children=self._crew.as_json())
+        self._say_what_is_left()
+
+    def _stop_crew(self) -> None:
         self._crew.stop()
         self._wait_for_second_thoughts()
         if self._waiting.stop_requests > 1:
-            self._end_executors()
-        self._heart.beat("stopped", roles=self._roles, children=self._crew.as_json())
-        self._say_what_is_left()
+            self._end_executors(None)
+
+    def _stop_all(self, began_at: int, within_ms: int) -> None:
+        """Watchers first: they would start tasks again whose runs are ended. What is cut off costs no attempt."""
+        self._crew.stop(within_ms // WATCHERS_SHARE)
+        try:
+            self._end_executors(max(began_at + within_ms - self._now(), 0) / 1000)
+        except OperationsCenterError as error:
+            _log.error("%s", error)
 
     def _suspend_rollout(self) -> None:
         if self._deploying is None or not self._waiting.stop_requests:

@@ -216,9 +216,9 @@ class Crew:
     def _ended(self, name: str, *, by_itself: bool) -> Child:
         return machine.ended(self._children[name], self._now(), random.random(), by_itself=by_itself)
 
-    def stop(self) -> None:
+    def stop(self, within_ms: int | None = None) -> None:
         """Until none of them is left; those that are late are killed."""
-        patience = Patience(self._now(), self._stop_within_ms)
+        patience = Patience(self._now(), self._stop_within_ms if within_ms is None else within_ms)
         self.end_fork_servers()
         signal_processes(self._alive.values(), signal.SIGTERM)
         while self._alive:

@@ -1,6 +1,8 @@
 """init, config, unit, doctor."""
 
+import glob
 import os
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -58,6 +60,71 @@ def test_the_unit_spares_executors_and_names_absolute_paths(line: CommandLine) -
     assert "\nKillMode=process\n" in unit
     (start,) = [entry for entry in unit.splitlines() if entry.startswith(("ExecStart=/", 'ExecStart="/'))]
     assert f'up --config "{line.root}/operations_center.toml"' in start
+
+
+def test_the_unit_comes_back_after_any_end_but_a_stop_that_was_asked_for(line: CommandLine) -> None:
+    unit = line("unit").out.splitlines()
+    assert "Restart=always" in unit
+    assert "RestartPreventExitStatus=0 75 78" in unit
+    (reload,) = [entry for entry in unit if entry.startswith("ExecReload=")]
+    assert " restart --config " in reload
+
+
+NAMES_A_VARIABLE = """
+[roles.goal]
+backend = "agent"
+[backends.agent]
+kind = "command"
+argv = ["true"]
+env = ["AGENT_KEY"]
+max_concurrent = 1
+"""
+
+
+def test_the_unit_has_a_file_for_the_variables_of_backends_and_the_doctor_reads_their_names(line: CommandLine) -> None:
+    (line.root / "operations_center.toml").write_text(NAMES_A_VARIABLE)
+    file = line.root / "operations_center.env"
+    unit = line("unit").out
+    assert f"\nEnvironmentFile=-{file}\n" in unit
+    assert "AGENT_KEY" in unit
+    assert "service" not in warnings_of_doctor(line)
+    file.write_text("OTHER=1\nexport=2\n")
+    file.chmod(0o600)
+    assert f"AGENT_KEY; set it in {file}" in warnings_of_doctor(line)["service"]
+    file.write_text("# none\n AGENT_KEY=secret-value\n")
+    assert "service" not in warnings_of_doctor(line)
+    file.chmod(0o644)
+    assert "chmod 600" in warnings_of_doctor(line)["service"]
+    assert "secret-value" not in line("doctor").out
+
+
+ODD = ["a b", "100%", "$HOME", 'say "x"', "back\\slash", "it's", "semi;colon", "[a]*", "ünï"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_unit_of_an_odd_directory_says_what_it_means(line: CommandLine, name: str) -> None:
+    directory = line.root / name
+    line("init", str(directory))
+    config = directory / "operations_center.toml"
+    unit = line("unit", "--config", str(config)).out
+    lines = dict(entry.split("=", 1) for entry in unit.splitlines() if "=" in entry and not entry.startswith("#"))
+    assert lines["WorkingDirectory"].replace("%%", "%") == str(directory)
+    words = shlex.split(lines["ExecStart"].replace("%%", "%").replace("$$", "$"))
+    assert words[-1] == str(config)
+    # A backslash quotes for glob(3), and for Python's it does not.
+    pattern = lines["EnvironmentFile"][1:].replace("%%", "%").replace("\\\\", "\\")
+    assert glob.glob(pattern.removesuffix("/operations_center.env")) == [str(directory)]
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nExecStartPre=-/bin/sh -c id\nX=b", "tab\tstop", "carriage\rreturn", "end\\", "end "]
+)
+def test_a_name_that_systemd_cannot_be_told_is_refused(line: CommandLine, name: str) -> None:
+    directory = line.root / name
+    line("init", str(directory))
+    refused = line("unit", "--config", str(directory / "operations_center.toml"), expect=1)
+    assert refused.out == ""
+    assert refused.complaint.startswith("cannot print a unit: ")
 
 
 def test_the_doctor_changes_nothing(line: CommandLine) -> None:

@@ -86,4 +86,8 @@ def _to_stderr() -> logging.Handler:
     descriptor = sys.stderr.fileno()
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return logging.StreamHandler()
-    return _Patient(PatientStream(descriptor))
+    try:
+        return _Patient(PatientStream(descriptor))
+    except RuntimeError:
+        # No thread is to be had (ulimit -u). To be held up by a reader is better than not to start.
+        return logging.StreamHandler()

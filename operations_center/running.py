@@ -62,7 +62,7 @@ def config_of_fleet(file: Path, environ: Mapping[str, str]) -> Config:
     return _elsewhere(file, environ, root) or present
 
 
-def file_of_fleet(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+def file_of_fleet(explicit: Path | None, environ: Mapping[str, str], cwd: Path | None) -> Path:
     """Find the file like ``find_config``; one that is gone counts as well while its fleet runs. Raises ConfigError."""
     for file in candidates(explicit, environ, cwd):
         if os.path.lexists(file):

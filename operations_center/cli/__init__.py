@@ -4,6 +4,7 @@ A command's module is imported only when the command runs, so that ``operations-
 for the supervisor.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -23,6 +24,13 @@ from operations_center.text import hide_secrets
 from operations_center.titles import OF_COMMAND, take_title
 
 LONGEST_DEFECT = 200
+
+_ADVICE = {
+    errno.EMFILE: "; allow more open files (ulimit -n)",
+    errno.ENFILE: "; the machine has no more open files to give",
+    errno.EAGAIN: "; end some processes, or allow more (ulimit -u)",
+}
+"""What to do about a limit."""
 
 COMMANDS = {
     "init": "init",
@@ -138,12 +146,26 @@ def run(arguments: list[str]) -> int:
 
 def _complain_of_machine(error: OSError) -> int:
     """A full disk or an output that cannot be written is no defect of ours. What was changed before, is changed."""
-    what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else " (writing the output?)")
     try:
-        return _complain(1, f"cannot go on: {what}; what was changed before this is done")
+        return _complain(1, f"cannot go on: {_obstacle(error)}; what was changed before this is done")
     finally:
         # Nothing more of the output is tried when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _obstacle(error: OSError) -> str:
+    if error.errno == errno.ENOENT and error.filename is None and _is_working_directory_gone():
+        return "the working directory was removed; go to another"
+    where = f": {error.filename}" if error.filename else "" if error.errno in _ADVICE else " (writing the output?)"
+    return f"{error.strerror or error}{where}{_ADVICE.get(error.errno or 0, '')}"
+
+
+def _is_working_directory_gone() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def _complain(code: int, *lines: str) -> int:

@@ -60,7 +60,7 @@ def read_config(config_file: Path | None, copy: Path | None = None) -> Config:
 
 def find_file(config_file: Path | None) -> Path:
     """Find the configuration, and warn of one that somebody else could have written. Raises ConfigError."""
-    return _warn_of(find_config(config_file, os.environ, Path.cwd()), config_file)
+    return _warn_of(find_config(config_file, os.environ, _working_directory()), config_file)
 
 
 def config_of_running(config_file: Path | None) -> Config:
@@ -68,7 +68,7 @@ def config_of_running(config_file: Path | None) -> Config:
 
     Raises ConfigError.
     """
-    file = _warn_of(file_of_fleet(config_file, os.environ, Path.cwd()), config_file)
+    file = _warn_of(file_of_fleet(config_file, os.environ, _working_directory()), config_file)
     return config_of_fleet(file, os.environ)
 
 
@@ -76,6 +76,14 @@ def _warn_of(file: Path, config_file: Path | None) -> Path:
     if (config_file or os.environ.get(VARIABLE)) and (warning := warning_of_named(file)):
         say(warning, err=True)
     return file
+
+
+def _working_directory() -> Path | None:
+    """None where it was removed, as a worktree is."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

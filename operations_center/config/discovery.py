@@ -16,21 +16,23 @@ FILE_NAME = "operations_center.toml"
 VARIABLE = "OPERATIONS_CENTER_CONFIG"
 
 
-def find_config(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+def find_config(explicit: Path | None, environ: Mapping[str, str], cwd: Path | None) -> Path:
     """The absolute path of the configuration; ConfigError if there is none, or if it is not to be trusted.
 
     A file that was named, by ``explicit`` or ``$OPERATIONS_CENTER_CONFIG``, must be there; else it is the first
     ``operations_center.toml`` in ``cwd``, its parents and the user's configuration directory. The search ends with
-    ``$HOME``, and at a file system's border.
+    ``$HOME``, and at a file system's border. ``cwd`` None: the working directory was removed.
     """
     if explicit is not None:
-        return _named(cwd / explicit, "name another with --config")
+        return _named(_below(cwd, explicit), "name another with --config")
     if environ.get(VARIABLE):
-        return _named(cwd / environ[VARIABLE], f"change ${VARIABLE}")
+        return _named(_below(cwd, Path(environ[VARIABLE])), f"change ${VARIABLE}")
     for candidate in candidates(None, environ, cwd):
         if _is_file(candidate):
             _refuse_untrusted(candidate)
             return candidate
+    if cwd is None:
+        raise _no_working_directory(FILE_NAME)
     raise ConfigError(
         [
             on_one_line(
@@ -39,6 +41,19 @@ def find_config(explicit: Path | None, environ: Mapping[str, str], cwd: Path) ->
             )
         ]
     )
+
+
+def _below(cwd: Path | None, path: Path) -> Path:
+    if cwd is not None:
+        return cwd / path
+    if path.is_absolute():
+        return path
+    raise _no_working_directory(path)
+
+
+def _no_working_directory(wanted: object) -> ConfigError:
+    advice = "go to another, or name the file by its absolute path with --config"
+    return ConfigError([on_one_line(f"cannot find {wanted}: the working directory was removed ({advice})")])
 
 
 def _named(path: Path, otherwise: str) -> Path:
@@ -71,12 +86,12 @@ def _refuse_untrusted(path: Path) -> None:
         raise ConfigError([on_one_line(f"cannot use {path}: {problem} ({advice})")])
 
 
-def candidates(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Iterator[Path]:
+def candidates(explicit: Path | None, environ: Mapping[str, str], cwd: Path | None) -> Iterator[Path]:
     """Yield the files that may be the configuration, in the order in which they count; nothing of them is checked."""
     if explicit is not None or environ.get(VARIABLE):
-        yield cwd / (explicit or environ[VARIABLE])
+        yield _below(cwd, explicit or Path(environ[VARIABLE]))
         return
-    for directory in _directories(environ.get("HOME"), cwd):
+    for directory in _directories(environ.get("HOME"), cwd) if cwd is not None else ():
         yield directory / FILE_NAME
     if environ.get("XDG_CONFIG_HOME"):
         yield Path(environ["XDG_CONFIG_HOME"], "operations_center", FILE_NAME)

@@ -55,6 +55,34 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line_and_is_no_defect(f
         assert ended.stderr.count("\n") == 1
 
 
+def test_a_working_directory_that_was_removed_hurts_no_command_or_is_named(fleet: Fleet) -> None:
+    gone = fleet.root / "gone"
+    config = f"--config {shlex.quote(str(fleet.root / 'operations_center.toml'))}"
+    expected = [
+        (f"status {config}", 3, ""),
+        (f"task add x --kind test {config}", 0, ""),
+        (f"up --exit-when-idle {config}", 0, ""),
+        ("status --config operations_center.toml", 78, "cannot find operations_center.toml: the working directory was"),
+        ("status", 78, "cannot find operations_center.toml: the working directory was removed"),
+        ("init", 1, "cannot go on: the working directory was removed; go to another"),
+    ]
+    environment = {name: value for name, value in fleet.environment.items() if name != "OPERATIONS_CENTER_CONFIG"}
+    for words, code, said in expected:
+        gone.mkdir()
+        command = " ".join(shlex.quote(word) for word in fleet.argv())
+        ended = subprocess.run(
+            ["sh", "-c", f"rmdir {shlex.quote(str(gone))}; exec {command} {words}"],
+            cwd=gone,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE_S,
+            check=False,
+        )
+        assert ended.returncode == code, (words, ended.stdout, ended.stderr)
+        assert ended.stderr.startswith(said), (words, ended.stderr)
+
+
 def test_words_that_are_not_utf8_are_wrong_usage(fleet: Fleet) -> None:
     for words in ("stop", "task show", "runs --task", "events --run"):
         argv = [*fleet.argv(), *words.split()]

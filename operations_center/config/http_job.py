@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from operations_center.config.sections import (
+    PORT,
     AtLeastOne,
     Backend,
     Directory,
@@ -47,9 +48,16 @@ Words = Annotated[
 ]
 Hosts = Annotated[
     tuple[
-        Annotated[str, Meta(pattern=r"\A(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\Z|\A\[?[0-9A-Fa-f:]+\]?\Z")], ...
+        Annotated[
+            str,
+            Meta(
+                pattern=rf"\A(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*(?::{PORT})?\Z"
+                rf"|\A[0-9A-Fa-f:]+\Z|\A\[[0-9A-Fa-f:]+\](?::{PORT})?\Z"
+            ),
+        ],
+        ...,
     ],
-    Meta(description='give a list of hosts, such as ["cdn.example.org", "*.example.net"]'),
+    Meta(description='give a list of hosts, such as ["cdn.example.org", "*.example.net", "files.example.org:8443"]'),
 ]
 ContentTypes = Annotated[
     tuple[Annotated[str, Meta(pattern=r"\A[A-Za-z0-9.+-]+/(?:[A-Za-z0-9.+-]+|\*)\Z")], ...],

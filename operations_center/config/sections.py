@@ -17,7 +17,7 @@ from operations_center.model import TaskState
 UNIT_SUFFIXES = re.compile(r"_(ms|bytes)\Z")
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-_PORT = r"(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+PORT = r"(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 
 Text = Annotated[str, Meta(pattern=r"\A[^\0]+\Z", description="give a string that is not empty")]
 Word = Annotated[str, Meta(pattern=r"\A[^\0]*\Z", description="give a string")]
@@ -37,7 +37,7 @@ Url = Annotated[str, Meta(pattern=r"\Ahttps?://[^\s\0]+\Z", description="give an
 Listen = Annotated[
     str,
     Meta(
-        pattern=rf"\A(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):{_PORT}\Z",
+        pattern=rf"\A(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):{PORT}\Z",
         description='give "host:port", such as "127.0.0.1:8765"',
     ),
 ]

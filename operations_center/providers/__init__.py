@@ -117,12 +117,16 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """A file in ``artifacts/``: whole, synced and renamed into place. ``size`` in bytes, ``sha256`` in hex."""
+    """A file in ``artifacts/``: whole, synced and renamed into place. ``size`` in bytes, ``sha256`` in hex.
+
+    ``note`` says what is odd about it, such as a coding that it still has.
+    """
 
     name: str
     kind: Kind
     size: int
     sha256: str
+    note: str | None = None
 
 
 class Missed(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from operations_center.providers import (
     Trouble,
 )
 from operations_center.providers.addresses import found_at
+from operations_center.providers.secret import Secret
 from operations_center.text import on_one_line
 
 LONGEST_WORD = 60
@@ -72,11 +74,11 @@ def is_job_id(text: str) -> bool:
 
 
 class Answers:
-    """How one backend's provider speaks. ``hide`` takes the secret out of a text."""
+    """How one backend's provider speaks. ``secret`` is in nothing that is made of an answer."""
 
-    def __init__(self, settings: HttpJobSettings, hide: Callable[[str], str]) -> None:
+    def __init__(self, settings: HttpJobSettings, secret: Secret) -> None:
         self._settings = settings
-        self._hide = hide
+        self._secret = secret
         self._states = {word: JobState(state) for word, state in settings.status.items()}
 
     def refusal(self, said: Said) -> NotSubmitted | None:
@@ -95,12 +97,13 @@ class Answers:
         """The job of an accepted submission; None where the answer has no id. URLs on other hosts are left out."""
         found = _search(self._settings.job_id, said.value) if self._settings.job_id is not None else own_id
         job_id = str(found) if isinstance(found, str | int) and not isinstance(found, bool) else own_id
-        if job_id is None or not is_job_id(job_id):
+        if job_id is None or not is_job_id(job_id) or self._secret.is_in(job_id):
             return None
         urls = {}
         for name in ("status", "result", "cancel"):
             text = _search(getattr(self._settings.urls, name), said.value)
-            if isinstance(text, str) and is_api(url := found_at(said.url, text)):
+            # One that repeats the secret is not kept: the ledger and each backup would have it.
+            if isinstance(text, str) and is_api(url := found_at(said.url, text)) and not self._secret.is_in(url):
                 urls[name] = url
         return Job(job_id, urls)
 
@@ -138,7 +141,7 @@ class Answers:
             return _failed(heard, self._error(said))
         outputs = self._made(said)
         if len(outputs) > self._settings.most_outputs:
-            return _failed(heard, f"it has made {len(outputs)} files, more than most_outputs")
+            return _failed(heard, f"it has made more than {self._settings.most_outputs} files (most_outputs)")
         reason = "the answer names no output" if self._settings.outputs is not None and not outputs else None
         return Heard(
             state=heard.state, word=heard.word, known=heard.known, progress=1.0, reason=reason, outputs=outputs
@@ -172,7 +175,7 @@ class Answers:
         return self._line(text, LONGEST_REASON)
 
     def _line(self, text: str, longest: int) -> str:
-        line = on_one_line(" ".join(self._hide(text)[:LONGEST_TEXT].split()))
+        line = on_one_line(" ".join(self._secret.hide(text)[:LONGEST_TEXT].split()))
         return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
     def _error(self, said: Said) -> str | None:
@@ -193,14 +196,19 @@ class Answers:
         return min(max(part, 0.0), 1.0) if math.isfinite(part) else None
 
     def _made(self, said: Said) -> tuple[Output, ...]:
-        return (*self._outputs(said, Kind.OUTPUT), *self._outputs(said, Kind.THUMBNAIL))
+        """One more than there may be at most: what is beyond is not even looked at."""
+        made = chain(self._outputs(said, Kind.OUTPUT), self._outputs(said, Kind.THUMBNAIL))
+        return tuple(islice(made, self._settings.most_outputs + 1))
 
     def _outputs(self, said: Said, kind: Kind) -> Iterator[Output]:
         expression = self._settings.outputs if kind is Kind.OUTPUT else self._settings.thumbnails
-        texts = dict.fromkeys(_texts(_search(expression, said.value)))
-        for number, text in enumerate(texts, start=1):
-            url = found_at(said.url, text)
-            yield Output(url, f"{kind}-{number}{_extension(url)}", kind)
+        seen: set[str] = set()
+        for text in _texts(_search(expression, said.value)):
+            if text not in seen:
+                seen.add(text)
+                url = found_at(said.url, text)
+                extension = _extension(url)
+                yield Output(url, f"{kind}-{len(seen)}{'' if self._secret.is_in(extension) else extension}", kind)
 
 
 def _failed(heard: Heard, reason: str | None) -> Heard:

@@ -6,11 +6,15 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from operations_center.locks import is_locked
 from operations_center.providers import Artifact, Missed, Output
+from operations_center.providers.coding import Undecodable, decoded
+
+_CHUNK = 1024 * 1024
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
@@ -33,9 +37,6 @@ def refused_status(status: int, retry_after_ms: int | None) -> Missed | None:
 
 def refused_headers(headers: Mapping[str, str], types: tuple[str, ...], largest: int) -> Missed | None:
     """Whether a file is refused for what its headers say; None if not."""
-    encoding = headers.get("content-encoding", "").lower()
-    if encoding not in ("", "identity"):
-        return Missed(f"it is encoded as {encoding[:40]}, which was not asked for", final=True)
     size = headers.get("content-length", "")
     if size.isdigit() and int(size) > largest:
         return _too_large(largest)
@@ -45,22 +46,67 @@ def refused_headers(headers: Mapping[str, str], types: tuple[str, ...], largest:
     return None
 
 
-def save(chunks: Iterator[bytes], output: Output, directory: Path, largest: int) -> Artifact | Missed:
-    """Raises OSError; whatever ``chunks`` raises is passed on. Nothing is left behind but the file itself."""
+def save(
+    chunks: Iterator[bytes], output: Output, directory: Path, largest: int, codings: tuple[str, ...] = ()
+) -> Artifact | Missed:
+    """Save what arrives without the codings that it has; where that cannot be, as it came, with a note.
+
+    Raises OSError; whatever ``chunks`` raises is passed on. Nothing is left behind but the file itself.
+    """
     remove_leftovers(directory)
-    digest, size = hashlib.sha256(), 0
     with _temporary_file(directory, output.name) as (file, path):
-        for chunk in chunks:
-            size += len(chunk)
-            if size > largest:
-                return _too_large(largest)
-            digest.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-        path.replace(directory / output.name)
-        _sync_directory(directory)
-    return Artifact(output.name, output.kind, size, digest.hexdigest())
+        try:
+            written = _write(chunks, file, largest)
+        except _TooLarge:
+            return _too_large(largest)
+        note = None
+        if codings:
+            try:
+                return _save_decoded(path, output, directory, largest, codings)
+            except (Undecodable, _TooLarge) as error:
+                note = f"as it came, encoded as {', '.join(codings)[:40]}: {error}"
+        return _put_in_place(file, path, output, directory, written, note)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    size: int
+    sha256: str
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def _save_decoded(encoded: Path, output: Output, directory: Path, largest: int, codings: tuple[str, ...]) -> Artifact:
+    with _temporary_file(directory, output.name) as (file, path), encoded.open("rb") as source:
+        chunks = decoded(iter(lambda: source.read(_CHUNK), b""), codings)
+        try:
+            written = _write(chunks, file, largest)
+        except _TooLarge:
+            raise _TooLarge(f"it would be larger than {largest} bytes (max_output_size)") from None
+        return _put_in_place(file, path, output, directory, written, None)
+
+
+def _write(chunks: Iterator[bytes], file: BinaryIO, largest: int) -> _Written:
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > largest:
+            raise _TooLarge
+        digest.update(chunk)
+        file.write(chunk)
+    file.flush()
+    return _Written(size, digest.hexdigest())
+
+
+def _put_in_place(
+    file: BinaryIO, path: Path, output: Output, directory: Path, written: _Written, note: str | None
+) -> Artifact:
+    os.fsync(file.fileno())
+    path.replace(directory / output.name)
+    _sync_directory(directory)
+    return Artifact(output.name, output.kind, written.size, written.sha256, note)
 
 
 def remove_leftovers(directory: Path) -> None:

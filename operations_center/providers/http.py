@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from operations_center.config import HttpJobSettings
 from operations_center.config.placeholders import fill, placeholders_in
 from operations_center.providers import (
@@ -33,8 +35,9 @@ from operations_center.providers import (
     Submission,
     Trouble,
 )
-from operations_center.providers.addresses import Reach, names_one_page, redirected
+from operations_center.providers.addresses import Reach, is_weaker, names_one_page, redirected
 from operations_center.providers.answers import Answers, Said, read_json
+from operations_center.providers.coding import codings_of
 from operations_center.providers.downloads import MOST_REDIRECTS, REDIRECTS, refused_headers, refused_status, save
 from operations_center.providers.schedule import pause_ms, retry_after_ms
 from operations_center.providers.secret import Secret
@@ -52,7 +55,7 @@ class HttpProvider:
         self._settings = settings
         self._secret = Secret.of(settings, environment)
         self._reach = Reach(settings)
-        self._answers = Answers(settings, self._secret.hide)
+        self._answers = Answers(settings, self._secret)
 
     def submit(self, order: Order, *, again: bool) -> Submission:
         until = time.monotonic() + self._settings.submit_timeout_ms / 1000
@@ -103,7 +106,11 @@ class HttpProvider:
         from operations_center.providers.wire import Forbidden, NoAnswer  # noqa: PLC0415
 
         try:
-            return self._download(output, directory)
+            got = self._download(output, directory)
+            # What its server says of itself may be anything.
+            if isinstance(got, Missed):
+                return replace(got, reason=self._answers.line(got.reason))
+            return replace(got, note=self._answers.line(got.note)) if got.note else got
         except NoAnswer as error:
             reason = self._answers.line(f"it was not downloaded: {error.reason}")
             return Missed(reason, final=isinstance(error, Forbidden))
@@ -185,12 +192,14 @@ class HttpProvider:
         for _ in range(MOST_REDIRECTS + 1):
             obstacle = self._reach.obstacle(url)
             if obstacle is not None:
-                return Missed(self._answers.line(obstacle), final=True)
+                return Missed(obstacle, final=True)
             headers = self._standing_headers() if self._reach.is_api(url) else {}
             with self._wire.ask("GET", url, headers=headers, seconds=until - time.monotonic()) as answer:
                 if answer.status not in REDIRECTS:
                     return self._save(answer, output, directory)
-                url = redirected(url, answer.headers.get("location", ""))
+                before, url = url, redirected(url, answer.headers.get("location", ""))
+                if is_weaker(url, before):
+                    return Missed("it is redirected from https to http", final=True)
         return Missed(f"it is redirected more than {MOST_REDIRECTS} times", final=True)
 
     def _save(self, answer: "Answer", output: Output, directory: Path) -> Artifact | Missed:
@@ -198,7 +207,8 @@ class HttpProvider:
         refused = refused_status(answer.status, _retry_after_ms(answer)) or refused_headers(
             answer.headers, settings.output_types, settings.max_output_size_bytes
         )
-        return refused or save(answer.chunks, output, directory, settings.max_output_size_bytes)
+        codings = codings_of(answer.headers.get("content-encoding", ""))
+        return refused or save(answer.chunks, output, directory, settings.max_output_size_bytes, codings)
 
     def _url(self, name: str, template: str | None, job: Job) -> str | None:
         """The URL that the provider gave for the job, if it is its own API's; else the backend's."""

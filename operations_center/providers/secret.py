@@ -1,16 +1,16 @@
 """The secret that a provider knows us by: read anew for each request, and kept out of everything that is kept."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from urllib.parse import quote
 
 from operations_center.config import HttpJobSettings
 from operations_center.files import read_file
 from operations_center.ownership import why_untrusted
-
-HIDDEN = "***"
+from operations_center.text import HIDDEN, SHORTEST_SECRET
 
 LARGEST_FILE = 64 * 1024
 
@@ -58,8 +58,19 @@ class Secret:
         self.value()
         # The longest first: a new value may hold the old one. A copy, for other threads ask for values meanwhile.
         for value in sorted(self.given.copy(), key=len, reverse=True):
-            text = text.replace(value, HIDDEN).replace(quote(value, safe=""), HIDDEN)
+            text = _mention_of(value).sub(HIDDEN, text)
         return text
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text mentions the secret. Of one that is as short as a word nobody can tell."""
+        self.value()
+        return any(_mention_of(value).search(text) for value in self.given.copy() if len(value) >= SHORTEST_SECRET)
+
+
+@lru_cache(maxsize=16)
+def _mention_of(value: str) -> re.Pattern[str]:
+    """A secret as it is, or with any of its characters escaped as in a URL, once or several times over."""
+    return re.compile("".join(f"(?:{re.escape(each)}|%(?:25)*(?i:{ord(each):02x}))" for each in value))
 
 
 def _read(file: Path) -> str:

@@ -8,6 +8,7 @@ Importing this module imports httpx, which is slow: only what sends a request do
 """
 
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -22,6 +23,7 @@ import httpcore
 import httpx
 
 from operations_center.providers.addresses import Address, literal_address
+from operations_center.providers.coding import Undecodable, codings_of, decoded
 
 USER_AGENT = "operations-center"
 KEPT_CONNECTIONS = 20
@@ -32,6 +34,8 @@ LATE_S = 0.5
 
 # It tells each URL, and whoever has that of an output has the output.
 logging.getLogger("httpx").setLevel(logging.WARNING)
+
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 MayConnect = Callable[[str, Address], bool]
 
@@ -82,13 +86,27 @@ class Answer:
     chunks: Iterator[bytes] = field(repr=False)
 
     def body(self, largest: int) -> bytes:
-        """Raises NoAnswer: TooLong when it is larger than so many bytes."""
-        read = bytearray()
-        for chunk in self.chunks:
-            read += chunk
-            if len(read) > largest:
-                raise TooLong(f"the answer is larger than {largest} bytes", sent=True)
-        return bytes(read)
+        """Without the codings that it has, where they can be taken off.
+
+        Raises NoAnswer: TooLong when it is larger than so many bytes, with or without them.
+        """
+        body, codings = _all_of(self.chunks, largest), codings_of(self.headers.get("content-encoding", ""))
+        if not codings:
+            return body
+        try:
+            return _all_of(decoded(iter([body]), codings), largest)
+        except Undecodable:
+            # It may be called what it is not.
+            return body
+
+
+def _all_of(chunks: Iterator[bytes], largest: int) -> bytes:
+    read = bytearray()
+    for chunk in chunks:
+        read += chunk
+        if len(read) > largest:
+            raise TooLong(f"the answer is larger than {largest} bytes", sent=True)
+    return bytes(read)
 
 
 class Wire:
@@ -100,9 +118,10 @@ class Wire:
     """
 
     def __init__(self, may_connect: MayConnect) -> None:
+        """Raises NoAnswer where the certificates that are to be trusted cannot be read."""
         self._current = threading.local()
         network = _Network(may_connect, lambda: self._current.exchange)
-        trusted = httpx.create_ssl_context()
+        trusted = _trusted()
         self._kept = _client(network, trusted, KEPT_CONNECTIONS)
         # A connection that was kept may be closed by the other end at any moment: whatever must not be in doubt
         # without need goes over a new one.
@@ -137,12 +156,22 @@ class Wire:
             raise NoAnswer("there was no whole answer in time", exchange.sent) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
             raise NoAnswer(_reason(error), exchange.sent) from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, RuntimeError) as error:
             raise NoAnswer(_reason(error), exchange.sent) from None
 
     def close(self) -> None:
         self._kept.close()
         self._new.close()
+
+
+def _trusted() -> ssl.SSLContext:
+    try:
+        return httpx.create_ssl_context()
+    except (OSError, ValueError) as error:
+        named = " and ".join(f"{name} ({os.environ[name]})" for name in _CERTIFICATES if name in os.environ)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = f"the certificates of {named or 'certifi'} cannot be read: {why}"
+        raise NoAnswer(reason, sent=False) from None
 
 
 def _client(network: httpcore.NetworkBackend, trusted: ssl.SSLContext, kept: int) -> httpx.Client:

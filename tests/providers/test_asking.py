@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from operations_center.providers import Heard, Ill, Job, JobState, Kind, Output, Trouble
+from operations_center.providers import Heard, Ill, InDoubt, Job, JobState, Kind, Output, Trouble, answers
+from operations_center.providers.addresses import found_at
 from tests.providers.conftest import ORDER, SECRET, Client
 from tests.providers.remote import Remote
 from tests.providers.script import Course, Provider
@@ -276,3 +277,31 @@ def test_a_new_job_that_is_not_known_yet_is_not_found(remote: Remote, client: Cl
     assert isinstance(first, Trouble)
     assert first.ill is Ill.NOT_FOUND
     assert isinstance(second, Heard)
+
+
+def test_no_more_urls_are_looked_at_than_there_may_be(
+    remote: Remote, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, found = submitted(remote), []
+
+    def counted(base: str, text: str) -> str:
+        found.append(text)
+        return found_at(base, text)
+
+    monkeypatch.setattr(answers, "found_at", counted)
+    remote.rule("poll", body={"status": "succeeded", "outputs": [{"url": f"/{number}"} for number in range(50_000)]})
+    heard = client().ask(job)
+    assert isinstance(heard, Heard)
+    assert (heard.state, heard.reason) == (JobState.FAILED, "it has made more than 100 files (most_outputs)")
+    assert len(found) == 101
+
+
+def test_nothing_that_an_answer_repeats_of_the_secret_is_kept(remote: Remote, client: Client) -> None:
+    secret, quoted = SECRET, SECRET.replace("/", "%2f")
+    changes = ("[backends.video.poll]", '[backends.video.urls]\nstatus = "status_url"\n[backends.video.poll]')
+    remote.rule("submit", body={"id": "job-9", "status_url": f"{remote.url}/jobs/job-9?key={quoted}"}, times=1)
+    assert client(changes).submit(ORDER, again=False) == Job("job-9")
+    remote.rule("submit", body={"id": f"job-{quoted}"}, times=1)
+    assert isinstance(client().submit(ORDER, again=False), InDoubt)
+    remote.rule("poll", body={"status": f"odd {secret}", "outputs": []})
+    assert secret not in str(client().ask(Job("job-9")))

@@ -1,5 +1,6 @@
 """Requests end in time and go only where they may, whatever the network does."""
 
+import gzip
 import json
 import logging
 import shutil
@@ -8,14 +9,16 @@ import ssl
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from operations_center.providers import InDoubt, Job, Kind, Missed, NotSubmitted, Output
+from operations_center.providers import Heard, Ill, InDoubt, Job, Kind, Missed, NotSubmitted, Output, Trouble
 from operations_center.providers.http import HttpProvider
 from tests.providers.conftest import ORDER, SECRET, SETTINGS, Client, read_settings
 from tests.providers.remote import Remote
@@ -183,3 +186,110 @@ def test_many_threads_may_share_a_provider(remote: Remote, client: Client) -> No
         thread.join()
     assert {each.job_id for each in got} == {job.job_id for job in remote.jobs()}
     assert len(got) == len({each.job_id for each in got}) == 16
+
+
+@pytest.mark.parametrize(
+    "content", [None, "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_certificates_that_cannot_be_read_leave_nothing_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    file = tmp_path / "certificates.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    provider = provider_at(tmp_path, "https://localhost:9")
+    submission = provider.submit(ORDER, again=False)
+    assert isinstance(submission, NotSubmitted), submission
+    assert not submission.final
+    assert f"the certificates of SSL_CERT_FILE ({file}) cannot be read" in submission.reason
+    heard = provider.ask(Job("job-1"))
+    assert isinstance(heard, Trouble)
+    assert heard.ill is Ill.FAILING
+    assert isinstance(provider.download(Output("https://localhost:9/x", "x", Kind.OUTPUT), tmp_path), Missed)
+
+
+def test_handshake_that_fails_and_threads_that_cannot_be_had_leave_nothing_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        threading.Thread(target=answer_in_plain, args=(plain,), daemon=True).start()
+        url = f"https://localhost:{plain.getsockname()[1]}"
+        assert isinstance(provider_at(tmp_path, url).submit(ORDER, again=False), NotSubmitted)
+
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    submission = provider_at(tmp_path, "http://localhost:9").submit(ORDER, again=False)
+    assert isinstance(submission, NotSubmitted)
+    assert "can't start new thread" in submission.reason
+
+
+def answer_in_plain(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "identity"])
+def test_answer_with_a_coding_that_was_not_asked_for_is_read(tmp_path: Path, coding: str) -> None:
+    """Else the id of a job that was accepted would be lost, and the submission in doubt."""
+    body = json.dumps({"id": "job-7"}).encode()
+    encoded = {"gzip": gzip.compress(body), "deflate": zlib.compress(body), "identity": body}
+    with answering(encoded[coding], coding) as url:
+        assert provider_at(tmp_path, url).submit(ORDER, again=False) == Job("job-7")
+
+
+def test_answer_with_what_is_no_text_raises_nothing(tmp_path: Path) -> None:
+    lone = "\ud800"
+    body = {"id": f"j{lone}", "status": "succeeded", "outputs": [{"url": f"/{lone}.png"}, {"url": lone}]}
+    with answering(json.dumps(body).encode(), "identity") as url:
+        heard = provider_at(tmp_path, url).ask(Job("job-7"))
+        assert isinstance(heard, Heard)
+        assert [output.name for output in heard.outputs] == ["output-1.png", "output-2"]
+        assert all(output.url.isascii() for output in heard.outputs)
+        assert isinstance(provider_at(tmp_path, url).submit(ORDER, again=False), InDoubt)
+    with answering(json.dumps({"status": f"odd{lone}\x1b[31m", "error": lone}).encode(), "identity") as url:
+        heard = provider_at(tmp_path, url).ask(Job("job-7"))
+    assert isinstance(heard, Heard)
+    assert heard.word == "odd\\ud800\\x1b[31m"
+
+
+def test_answer_that_grows_without_end_is_not_decoded_to_its_end(tmp_path: Path) -> None:
+    with answering(gzip.compress(b" " * (64 << 20) + b"{}"), "gzip") as url:
+        heard = provider_at(tmp_path, url).ask(Job("job-7"))
+    assert isinstance(heard, Trouble)
+    assert (heard.ill, heard.reason) == (Ill.UNREADABLE, "the answer is larger than 4194304 bytes")
+
+
+@contextmanager
+def answering(body: bytes, coding: str) -> Iterator[str]:
+    """A server that gives this answer to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self.send_response(201)
+            self.send_header("Content-Encoding", coding)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(body)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

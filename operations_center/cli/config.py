@@ -85,7 +85,8 @@ def _toml_value(value: Any) -> str:
         case list():
             return f"[{', '.join(map(_toml_value, value))}]"
         case str():
-            # TOML's strings are JSON's, but for DEL, which it wants escaped.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            # TOML's strings are JSON's, but for DEL and for the way in which characters beyond 16 bits are escaped.
+            text = json.dumps(value, ensure_ascii=False)
+            return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in text)
         case _:
             return json.dumps(value)

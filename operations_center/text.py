@@ -23,10 +23,16 @@ _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _USER = re.compile(r"(?s)(\A\s?[\w+.-]{1,20}://).*@|(://)[^\s'\"<>]{0,500}@")
 _NAME = r"[\w.-]{0,40}(?:token|secret|passw|pwd|key|auth(?!or)|credential|signature|\bsig)[\w.-]{0,40}"
 _PARAMETER = re.compile(rf"(?i)([?&;#]{_NAME}=)[^\s&;#'\"]+")
-_ASSIGNMENT = re.compile(r"(?i)(\b\w{0,40}(?:token|secret|passw(?:or)?d|api_?key|credential)\w{0,40}=)[^\s&;'\"]+")
+_ASSIGNMENT = re.compile(r"(?i)(\b\w{0,40}(?:token|secret|passw(?:or)?d|api[_-]?key|credential)\w{0,40}=)[^\s&;'\"]+")
+_HEADER = re.compile(r"(?i)\b((?:x-[\w-]{0,40}(?:key|token|secret|auth)|private-token)['\"]?\s?:\s?)[^\s'\",;]+")
 _SCHEME = re.compile(r"(?i)\b(bearer\s|authorization['\"]?\s?[:=]\s?['\"]?(?:\w{1,20}\s)?)[\w.~+/=-]{6,}+(?!\s?\{)")
 
-SHORTEST_SECRET = 6
+_SECRET_NAME = re.compile(
+    r"(?i).*(?:token|secret|password|passwd|pwd|key|auth|authorization|credentials?|signature|sig)"
+)
+_PASSWORD = re.compile(r"://[^\s/@:]{0,100}:([^\s@]{1,500})@")
+
+SHORTEST_SECRET = 8
 """Anything shorter would be found in ordinary words."""
 
 _known_secrets: set[str] = set()
@@ -67,11 +73,21 @@ def know_secrets(values: Iterable[str]) -> None:
             _known_secrets.update((value, quote(value, safe="")))
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether what is called so is a secret by its name, such as ``api_key``."""
+    return len(name) <= 100 and _SECRET_NAME.fullmatch(name) is not None
+
+
+def secrets_in(text: str) -> list[str]:
+    """Return what ``hide_secrets`` would hide in a text that holds URLs: passwords, and parameters by their name."""
+    return [*_PASSWORD.findall(text), *(found[0][len(found[1]) :] for found in _PARAMETER.finditer(text))]
+
+
 def hide_secrets(text: str) -> str:
     """Replace what is secret by its value (see ``know_secrets``) or by its place.
 
-    Places are user and password of a URL, parameters and assignments whose name says so, and what
-    ``Authorization`` or ``Bearer`` is followed by.
+    Places are user and password of a URL, parameters, assignments and headers whose name says so, and what follows
+    ``Authorization`` or ``Bearer``.
     """
     # The longest first: one value may contain another. A copy, because threads may add values.
     for value in sorted(_known_secrets.copy(), key=len, reverse=True):
@@ -80,7 +96,7 @@ def hide_secrets(text: str) -> str:
         text = _USER.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}@", text)
     if "=" in text:
         text = _ASSIGNMENT.sub(rf"\1{HIDDEN}", _PARAMETER.sub(rf"\1{HIDDEN}", text))
-    return _SCHEME.sub(rf"\1{HIDDEN}", text)
+    return _SCHEME.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", text))
 
 
 def _escape(character: str) -> str:

@@ -17,11 +17,17 @@ pytest.register_assert_rewrite(
     )
 )
 
+from operations_center import text  # noqa: E402
 from tests.fleet import Fleet  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts into the background like this, and whatever we start would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_known_secrets", set())
 
 
 @pytest.fixture

@@ -29,10 +29,11 @@ from operations_center.config.sections import (
     Watchdog,
     Web,
 )
+from operations_center.config.showing import secrets_of
 from operations_center.config.wording import spell_nearest
 from operations_center.errors import ConfigError
 from operations_center.files import read_file
-from operations_center.text import on_one_line
+from operations_center.text import know_secrets, on_one_line
 
 S = TypeVar("S", bound=Section)
 
@@ -52,6 +53,7 @@ def load_config(path: Path, environ: Mapping[str, str], copy: Path | None = None
     config = _convert(table, reading)
     if reading.lines:
         raise ConfigError(reading.lines)
+    know_secrets(secrets_of(config, environ))
     return config
 
 

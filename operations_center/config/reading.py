@@ -12,11 +12,12 @@ from msgspec.structs import FieldInfo
 from operations_center.config.sections import Name, Section
 from operations_center.config.structure import advice, describe, keys_of, nested_section
 from operations_center.config.wording import Key, spell_key, spell_nearest, spell_value
-from operations_center.text import on_one_line
+from operations_center.text import SHORTEST_SECRET, on_one_line
 from operations_center.units import parse_duration, parse_size
 
 S = TypeVar("S", bound=Section)
 
+_HOLDS_SECRETS = re.compile(r"_env\Z|\.env(\[\d+\])?\Z|\.headers(\.|\Z)")
 _ITEM = re.compile(r"`\$\[(\d+)\]")
 
 
@@ -99,9 +100,9 @@ class Reading:
         self._wrong.add(key)
         if item:
             key, value = (*key[:-1], f"{key[-1]}[{item[1]}]"), value[int(item[1])]
-        # Whoever writes the secret itself where its variable's name belongs does not want to see it in a log.
-        secret = key[-1].endswith("_env") and isinstance(value, str)
-        self.report(key, f"got {'a string' if secret else spell_value(value)} ({advice(field)})")
+        # A person may have written the secret itself where the name of its variable belongs.
+        hidden = _HOLDS_SECRETS.search(".".join(key)) and isinstance(value, str) and len(value) >= SHORTEST_SECRET
+        self.report(key, f"got {'a string' if hidden else spell_value(value)} ({advice(field)})")
 
     def _convert_path(self, kind: type, value: Any) -> Path:
         if not isinstance(value, str) or not value or "\0" in value:

@@ -13,7 +13,7 @@ from tests.cli.command_line import CommandLine
 PROVIDER = """
 [backends.agent]
 kind = "command"
-argv = ["curl", "--token", "SECRET-option", "--api-key=SECRET-assigned", "-H", "X-Api-Key: SECRET-argument", "{prompt}"]
+argv = ["curl", "--token", "SECRET-option", "--api-key=SECRET-assigned", "-H", "X-Api-Key: SECRET-argument", "{prompt_file}"]
 env = ["SOME_API_KEY", "LANG"]
 max_concurrent = 1
 
@@ -56,7 +56,7 @@ def test_no_command_shows_a_literal_of_the_configuration(configured: CommandLine
 def test_what_is_no_secret_is_shown(configured: CommandLine) -> None:
     shown = configured("config", "show", "--json").json["backends"]
     assert shown["agent"]["argv"] == [
-        *("curl", "--token", "***", "--api-key=***", "-H", "X-Api-Key: ***", "{prompt}"),
+        *("curl", "--token", "***", "--api-key=***", "-H", "X-Api-Key: ***", "{prompt_file}"),
     ]
     assert shown["video"]["submit"]["url"] == "{base_url}/jobs?api_key=***"
     submit = shown["video"]["submit"]

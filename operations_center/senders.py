@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from operations_center import identity
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Process, Stat, read_stat
 from operations_center.in_flight_reconcile import Surroundings
@@ -21,7 +22,7 @@ from operations_center.in_flight_reconcile.evidence import query_of
 from operations_center.keeper.inspect import TreeQuery, read_gate, tree_of
 from operations_center.locks import lock_holder
 from operations_center.model import HOLDS_SLOT, Run
-from operations_center.signals import Sent, Standing
+from operations_center.signals import REFUSED, Sent, Standing
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Senders:
     def judge(self, sent: Sent) -> Standing:
         facts = self._look_at(sent)
         standing = standing_of(facts)
-        if standing in (Standing.RUN, Standing.UNKNOWN):
+        if standing in REFUSED:
             self._tell(sent, facts, standing)
         return standing
 
@@ -99,17 +100,20 @@ class Senders:
             return Facts(is_kin=True)
         if sent.uid != os.getuid():
             return Facts(is_of_another_user=True)
-        is_alive = stat is not None and stat.state not in "ZX"
         try:
+            run_id = self._run_of(sent.pid, stat) if stat is not None else None
+            takes_fleet_down = lock_holder(self._root, likely=sent.pid) == sent.pid
+            # After the look at the runs: a run is open as long as a process of it lives, and would have been seen.
+            is_alive = stat is not None and identity.is_alive(Process(sent.pid, stat.start_ticks))
             return Facts(
-                takes_fleet_down=lock_holder(self._root, likely=sent.pid) == sent.pid,
+                takes_fleet_down=takes_fleet_down,
                 is_alive=is_alive,
-                run_id=self._run_of(sent.pid, stat) if stat is not None else None,
+                run_id=run_id,
                 may_be_of_a_run=not is_alive and self._may_have_ended_with_a_run(),
             )
         except (OperationsCenterError, OSError) as error:
             _log.warning("cannot find out whether process %d is of a run: %s", sent.pid, error)
-            return Facts(is_alive=is_alive)
+            return Facts(is_alive=stat is not None)
 
     def _run_of(self, pid: int, stat: Stat) -> str | None:
         """The run in whose tree a process is. Of a zombie the kernel still knows session and group."""

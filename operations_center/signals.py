@@ -51,6 +51,10 @@ class Standing(Enum):
     UNKNOWN = "it has ended, and may have been a process of a run"
 
 
+REFUSED = frozenset({Standing.RUN, Standing.UNKNOWN})
+"""Who may stop nothing by a signal."""
+
+
 class SignalQueue:
     """Blocks some signals in the calling thread, and in all that it starts from now on, and keeps them for ``take``."""
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from operations_center.identity import Process
 from operations_center.pidfds import open_pidfd
-from operations_center.signals import RE_EXECUTE, SIGNALS, Sent, SignalQueue, Standing
+from operations_center.signals import RE_EXECUTE, REFUSED, SIGNALS, Sent, SignalQueue, Standing
 from operations_center.wakeups import WakeUp
 
 LONGEST_S = 3600.0
@@ -29,7 +29,7 @@ def trust_everybody(_sent: Sent) -> Standing:
 
 
 class Waiting:
-    """``judge`` is asked about the sender of each signal; what a run sends changes nothing.
+    """``judge`` is asked about the sender of each signal that asks for a stop; what a run sends changes nothing.
 
     ``reload_on_hang_up``: SIGHUP asks for a reload. Else it is a terminal that closes, and asks for a stop.
     """
@@ -143,19 +143,13 @@ class Waiting:
             self._take(sent)
 
     def _take(self, sent: Sent) -> None:
-        standing = self._judge(sent)
-        asks_to_stop = sent.number != RE_EXECUTE and not self._is_reload(sent)
-        if standing is Standing.RUN or (asks_to_stop and standing is Standing.UNKNOWN):
-            return
-        if asks_to_stop:
-            self._request_stop(sent, standing)
-        elif sent.number == RE_EXECUTE:
+        """What ends nothing is for everybody to ask, as ``operations-center restart`` inside of a run does."""
+        if sent.number == RE_EXECUTE:
             self._re_execution_asked = True
-        else:
+        elif sent.number == signal.SIGHUP and self._reload_on_hang_up:
             self._reload_asked = True
-
-    def _is_reload(self, sent: Sent) -> bool:
-        return sent.number == signal.SIGHUP and self._reload_on_hang_up
+        elif (standing := self._judge(sent)) not in REFUSED:
+            self._request_stop(sent, standing)
 
     def _request_stop(self, sent: Sent, standing: Standing) -> None:
         self._stopped_by.append(sent)

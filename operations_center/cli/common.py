@@ -17,8 +17,10 @@ from operations_center.config import Config, find_config, load_config, parse_dur
 from operations_center.config.discovery import VARIABLE
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
+from operations_center.model import OPEN
 from operations_center.releases.config_copies import keep_copy
 from operations_center.running import config_of_fleet, file_facts, file_of_fleet
+from operations_center.state_directory import StateDirectory
 from operations_center.store import Access
 from operations_center.text import hide_secrets, printable
 from operations_center.wiring import Center, open_center
@@ -123,6 +125,26 @@ def _refuse_inside_own_run(center: Center, what: str) -> None:
         raise OperationsCenterError(
             f"cannot start {what}: this process belongs to run {run_id} of this very fleet and would end with it; "
             "start it from elsewhere"
+        )
+
+
+def refuse_to_stop(config: Config) -> None:
+    """From inside a run of the fleet: one run must not end the others. Raises OperationsCenterError.
+
+    Where the ledger cannot tell, nothing is refused.
+    """
+    run_id = os.environ.get(RUN_ID_VARIABLE)
+    if run_id is None or not StateDirectory(config.center.state_dir).ledger.exists():
+        return
+    try:
+        with opened(config, Access.READ) as center:
+            run = center.ledger.run(run_id)
+    except OperationsCenterError:
+        return
+    if run is not None and run.state in OPEN:
+        raise OperationsCenterError(
+            f"cannot stop the fleet: this process belongs to its run {run_id}, which is not to end the others; "
+            "stop it from elsewhere"
         )
 
 

@@ -12,6 +12,7 @@ from operations_center.cli.common import (
     config_option,
     json_option,
     print_json,
+    refuse_to_stop,
 )
 from operations_center.cli.output import say
 from operations_center.errors import UsageError
@@ -43,6 +44,7 @@ def command(drain: bool, now: bool, timeout: int | None, config_file: Path | Non
     facts = file_facts(config, os.environ)
     if facts.state_dir is not None:
         say(f"the fleet runs in {config.center.state_dir}; {config.file} says {facts.state_dir}", err=True)
+    refuse_to_stop(config)
     ended = take_down(config, how, None if timeout is None else timeout / 1000)
     if ended.unrecorded is not None:
         say(ended.unrecorded, err=True)

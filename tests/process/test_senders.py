@@ -1,6 +1,7 @@
 """Signals to processes of a fleet: what a run sends is refused, what a person sends is obeyed."""
 
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -108,6 +109,15 @@ def test_down_ends_a_supervisor_with_exit_code_0(fleet: Fleet) -> None:
     supervisor = fleet.up()
     fleet.run("down")
     assert supervisor.wait(PATIENCE_S) == 0
+
+
+def test_down_inside_a_run_is_refused(fleet: Fleet) -> None:
+    supervisor = fleet.up()
+    down = " ".join(shlex.quote(word) for word in fleet.argv("down", "--now"))
+    task_id = add(fleet, f"{down} 2>told; test $? = 1")
+    wait_until(lambda: is_done(fleet, task_id), "it is refused")
+    assert (fleet.root / "told").read_text().startswith("cannot stop the fleet: this process belongs to its run r1-")
+    assert supervisor.poll() is None
 
 
 def test_no_title_of_the_fleet_tells_more_than_what_it_is(fleet: Fleet) -> None:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from operations_center.ownership import why_untrusted
+
 OURS = "operations_center"
 
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_-]+")
@@ -19,12 +21,13 @@ def work_tree_of(directory: Path) -> Path | None:
 
 
 def user_state_home(environ: Mapping[str, str]) -> Path | None:
-    """Return our directory in $XDG_STATE_HOME (default ``~/.local/state``); None where this user has no home."""
-    named = environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(named):
-        return Path(named, OURS)
-    home = environ.get("HOME") or _home_of_user()
-    return Path(home, ".local", "state", OURS) if os.path.isabs(home) else None
+    """Return our directory in $XDG_STATE_HOME (default ``~/.local/state``); None where this user has no home.
+
+    A home of somebody else, as root may have inherited it, is none.
+    """
+    named, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME") or _home_of_user()
+    place = Path(named) if os.path.isabs(named) else Path(home, ".local", "state")
+    return place / OURS if place.is_absolute() and not _is_foreign(place) else None
 
 
 def state_directory_outside(directory: Path, environ: Mapping[str, str]) -> Path | None:
@@ -42,6 +45,14 @@ def name_for(path: Path) -> str:
     real = os.path.realpath(path)
     word = _UNUSUAL.sub("-", os.path.basename(real)).strip("-")[:_LONGEST_NAME] or "root"
     return f"{word}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
+
+
+def _is_foreign(place: Path) -> bool:
+    """Return whether somebody else could exchange a directory, which may be yet to be made."""
+    try:
+        return why_untrusted(next(path for path in (place, *place.parents) if path.exists())) is not None
+    except OSError:
+        return True
 
 
 def _home_of_user() -> str:

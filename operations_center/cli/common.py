@@ -108,8 +108,13 @@ def with_copy(center: Center) -> Center:
 
     Raises OSError.
     """
+    return replace(center, version=center.version._replace(config=copy_in_use(center).name))
+
+
+def copy_in_use(center: Center) -> Path:
+    """The copy of the configuration that the fleet runs; where none runs, one of the file. Raises OSError."""
     name = file_facts(center.config, os.environ).copy or keep_copy(center.config.file, center.state)
-    return replace(center, version=center.version._replace(config=name))
+    return center.state.config_copy(name)
 
 
 def refuse_to_start(center: Center, what: str) -> None:

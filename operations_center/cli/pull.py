@@ -10,12 +10,11 @@ from types import FrameType
 import click
 
 from operations_center.care.following import is_supervised, wait_for_commit
-from operations_center.cli.common import config_option, json_option, opened, print_json
+from operations_center.cli.common import config_option, copy_in_use, json_option, opened, print_json
 from operations_center.cli.output import say
 from operations_center.cli.releases import release_as_json, rollout_in_words
 from operations_center.config import load_config
 from operations_center.errors import OperationsCenterError
-from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import Deployment
 from operations_center.releases.records import ReleaseState
 from operations_center.releases.staging import INSTALL_WITHIN_S, Incoming, Staged, Staging
@@ -74,13 +73,13 @@ def stage(center: Center, *, again: bool, quiet: bool, within_s: float = 0, copy
 
 
 def staging_of(center: Center, *, quiet: bool, copy: Path | None = None) -> Staging:
-    """``copy`` of the configuration; None: one is made. Raises ConfigError, OSError."""
+    """``copy`` of the configuration; None: the one that the fleet runs. Raises ConfigError, OSError."""
 
     def tell(words: str) -> None:
         if not quiet:
             say(words, err=True)
 
-    copy = copy or center.state.config_copy(keep_copy(center.config.file, center.state))
+    copy = copy or copy_in_use(center)
     return Staging(
         load_config(center.config.file, os.environ, copy),
         copy,

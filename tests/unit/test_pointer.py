@@ -92,6 +92,15 @@ def test_the_users_state_directory_is_that_of_the_environment(tmp_path: Path) ->
     assert user_state_home({"XDG_STATE_HOME": "relative", "HOME": "/h"}) == Path("/h/.local/state/operations_center")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_a_home_of_somebody_else_is_none_of_ours(tmp_path: Path, file: Path) -> None:
+    environ = {"HOME": str(tmp_path / "theirs")}
+    (tmp_path / "theirs").mkdir()
+    assert user_state_home(environ) is not None
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    assert user_state_home(environ) is None
+
+
 def test_paths_have_names_of_their_own(tmp_path: Path) -> None:
     assert name_for(tmp_path / "a b" / "c\nd") != name_for(tmp_path / "a b" / "c d")
     assert name_for(Path("/")).startswith("root-")

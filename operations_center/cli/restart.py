@@ -1,5 +1,6 @@
 """``restart [ROLE]…``: replace watchers one by one; without a role, the supervisor first."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from operations_center.cli.common import config_option, json_option, opened, pri
 from operations_center.cli.output import say
 from operations_center.errors import NotFound
 from operations_center.fleet import called, children_of, look_at, survivors
+from operations_center.running import difference_in_words, file_facts
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
 from operations_center.stopping.restart import Restarted, present_config, renew_supervisor, restart_watchers
 from operations_center.wiring import Center
@@ -37,6 +39,9 @@ def command(roles: Sequence[str], config_file: Path | None, as_json: bool) -> in
             before=lambda: let_rollout_end(center),
             tell=lambda each: None if as_json else _tell(each),
         )
+        difference = difference_in_words(center.config, file_facts(center.config, os.environ)) if roles else None
+    if difference:
+        say(f"note: {difference}", err=True)
     if as_json:
         print_json({"restarted": [asdict(each) for each in restarted]})
     return 0

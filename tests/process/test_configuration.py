@@ -81,7 +81,7 @@ def test_a_fleet_whose_file_is_broken_goes_on_and_is_steered_by_every_command(fl
         fleet.run(*words)
     fleet.run("restart", expect=78)
     fleet.run("up", expect=78)
-    fleet.run("restart", "goal")
+    assert "is broken: line 21" in fleet.run("restart", "goal").stderr
     assert copies(fleet) == before
     fleet.run("stop", run_id)
     one_run(fleet, "test")

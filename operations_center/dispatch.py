@@ -91,6 +91,7 @@ class Dispatcher:
         backend = self.backends.get(name)
         if backend is None:
             return [Refusal(Obstacle.NO_BACKEND, f"there is no backend {name}")]
+        of_program = backend if isinstance(backend, ProgramBackend) else None
         admission = Admission(
             task_id=task.task_id,
             role=self.role.name,
@@ -102,6 +103,8 @@ class Dispatcher:
             timeout_ms=backend.timeout_ms,
             release=self.release,
             kind=backend.kind,
+            idle_timeout_ms=of_program.idle_timeout_ms if of_program else None,
+            max_output=of_program.max_output if of_program else None,
         )
         answer = self.surroundings.ledger.admit(admission)
         if isinstance(answer, Run) or not _only_full(answer) or not self._clear(name):
@@ -206,6 +209,8 @@ class Dispatcher:
             keeper_pid=launched.keeper.pid,
             keeper_ticks=launched.keeper.start_ticks,
             cgroup=str(launched.cgroup) if launched.cgroup else None,
+            executor_pid=launched.executor.pid if launched.executor else None,
+            executor_ticks=launched.executor.start_ticks if launched.executor else None,
             started_at=now.wall,
             deadline_at=now.wall + timeout if timeout is not None else None,
             deadline_mono=now.monotonic + timeout if timeout is not None else None,

@@ -100,6 +100,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("run.submitting", RunState.RUNNING, RunState.RUNNING),
     Transition("run.submitted", RunState.RUNNING, RunState.RUNNING),
     Transition("run.in_doubt", RunState.RUNNING, RunState.RUNNING),
+    Transition("run.executor_seen", RunState.RUNNING, RunState.RUNNING),
     Transition("run.adopted", RunState.RESERVED, RunState.RUNNING),
     Transition("run.adopted", RunState.RUNNING, RunState.RUNNING),
     Transition("run.stop_requested", RunState.RESERVED, RunState.RESERVED),
@@ -199,6 +200,9 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     ``kind`` is None for a command and ``http_job`` for a provider run. Of such a one ``submitting_…`` is when its last
     submission began, ``provider_job_id`` comes from the answer, and ``doubt`` says why nobody here can know whether
     there is a job.
+
+    ``executor_…`` led a session below the keeper, as the kernel said while that lived. ``idle_timeout_ms`` and
+    ``max_output`` (bytes) are the backend's when the run was admitted.
     """
 
     run_id: str
@@ -244,6 +248,10 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     submitting_at: int | None = None
     submitting_mono: int | None = None
     doubt: str | None = None
+    executor_pid: int | None = None
+    executor_ticks: int | None = None
+    idle_timeout_ms: int | None = None
+    max_output: int | None = None
 
     @property
     def is_job(self) -> bool:
@@ -262,6 +270,12 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         if self.keeper_pid is None or self.keeper_ticks is None:
             return None
         return Process(self.keeper_pid, self.keeper_ticks)
+
+    @property
+    def executor(self) -> Process | None:
+        if self.executor_pid is None or self.executor_ticks is None:
+            return None
+        return Process(self.executor_pid, self.executor_ticks)
 
 
 class JobMemory(msgspec.Struct, frozen=True):

@@ -24,6 +24,9 @@ from operations_center.model import (
 from operations_center.providers import JobState
 from operations_center.providers.looking import Over
 
+RAN_TOO_LONG = "ran longer than timeout"
+WAS_SILENT = "no output for idle_timeout"
+
 EXIT_TRY_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
 
@@ -73,8 +76,7 @@ def _stop(run: Run, timed_out: str | None) -> tuple[Outcome, str | None] | None:
     if run.stop_outcome is not None:
         return run.stop_outcome, run.stop_reason
     if timed_out is not None:
-        limit = "no output for idle_timeout" if timed_out == "idle" else "ran longer than timeout"
-        return Outcome.TIMED_OUT, limit
+        return Outcome.TIMED_OUT, WAS_SILENT if timed_out == "idle" else RAN_TOO_LONG
     return None
 
 

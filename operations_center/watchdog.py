@@ -2,6 +2,7 @@
 
 reconcile    what the watchers' own starts would find, also where no watcher starts
 stalled      a watcher that is alive but does not turn its loop: dump its stack, end it, never its runs
+output       a run that prints more than it may, also where no watcher lives: drop the middle
 drain        a pause that a killed `down --drain` has left is ended
 disk         almost full: pause admission, with the reason; resume when there is room again
 retention    forget closed runs, their directories and events, and releases that nobody needs
@@ -20,12 +21,14 @@ from operations_center.clock import Now
 from operations_center.config import format_size
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.files import RemovalBudget
-from operations_center.heart import BEAT_EVERY_MS, Awake
+from operations_center.heart import BEAT_EVERY_MS
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
+from operations_center.keeper.output import OutputBounds
 from operations_center.ledger import LEASE_MS, Pause
 from operations_center.locks import is_still_there, lock_holder, lock_within, take_lock
 from operations_center.logs import STACK_DUMP
+from operations_center.model import HOLDS_SLOT
 from operations_center.pidfds import open_pidfd
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.releases.config_copies import prune_config_copies
@@ -51,7 +54,7 @@ class Watchdog:
         self._center = center
         self._once = once
         self._heart = center.heart(WATCHDOG)
-        self._awake = Awake(center.clock)
+        self._awake = center.surroundings.silence.awake
         self._last_cycle: Now | None = None
         # Who has just begun is watched whether its loop turns, and to remove much takes long.
         self._prune_at = 0 if once else self._now().monotonic + PRUNE_AFTER_MS
@@ -89,6 +92,7 @@ class Watchdog:
         for rule in (
             self._reconcile,
             self._replace_stalled,
+            self._bound_output,
             self._watch_disk,
             self._end_abandoned_drain,
             self._prune,
@@ -138,6 +142,14 @@ class Watchdog:
         if dump_and_end(pulse.process):
             data = {"role": role, "pid": pulse.pid, "silent_ms": silent_ms, "by": "watchdog"}
             self._center.ledger.note("watcher.stalled", data)
+
+    def _bound_output(self) -> None:
+        bounds = OutputBounds()
+        for run in self._center.ledger.open_runs():
+            here = run.boot_id == self._center.host.boot_id and run.state in HOLDS_SLOT
+            if here and run.max_output is not None and run.keeper is not None:
+                bounds.watch(run.run_id, run.keeper, run.max_output)
+        bounds.enforce()
 
     def _watch_disk(self) -> None:
         free = shutil.disk_usage(self._center.state.root).free

@@ -25,7 +25,10 @@ from operations_center.in_flight_reconcile import (
     needs_attention,
     reconcile_in_flight_on_startup,
 )
+from operations_center.keeper.executor import executor_of
+from operations_center.keeper.output import OutputBounds
 from operations_center.keeper.processes import proven_keeper
+from operations_center.keeper.timer import Limits, replace_timer
 from operations_center.ledger import LEASE_MS
 from operations_center.locks import is_still_there, take_lock
 from operations_center.model import OPEN, Run, RunState, Task
@@ -48,6 +51,13 @@ TEND_EVERY_MS = 500
 
 TEND_AGAIN_MS = 10
 """After the end of a keeper, whose executor may be dying at this moment; then more and more rarely."""
+
+TIMER_AGAIN_MS = 10_000
+"""A run whose timer has died gets no other sooner: something may end each of them."""
+
+BOUND_EVERY_MS = 500
+BOUND_AGAIN_MS = 50
+"""After a run was found to print more than it may, and at its start: what prints without end fills a disk fast."""
 
 TAKE_OVER_WITHIN_S = 0.5
 """At the start; what it did not suffice for is done in the first turns of the loop."""
@@ -76,6 +86,10 @@ class Watcher:
         self._poll_at = 0
         self._tend_at = 0
         self._tend_pause_ms = TEND_EVERY_MS
+        self._bounds = OutputBounds()
+        self._bound_at = 0
+        self._bound_pause_ms = BOUND_EVERY_MS
+        self._timers_at: dict[str, int] = {}
         self._wake_at: int | None = None
         self._was_hindered = False
         self._is_one_ending = False
@@ -120,6 +134,7 @@ class Watcher:
         self._was_hindered = False
         ended = self._waiting.wait(self._sleep_s())
         self._reap_children()
+        self._surroundings.silence.awake.look()
         woken = self._waiting.take_wake_up()
         for run_id in ended:
             self._guarded(partial(self._settle, run_id))
@@ -127,6 +142,8 @@ class Watcher:
         job_ended = self._poller is not None and self._guarded(self._poller.turn)
         if woken or ended or job_ended or self._is_due(self._tend_at):
             self._guarded(self._tend)
+        if self._is_due(self._bound_at):
+            self._guarded(self._bound_output)
         if any((woken, ended, job_ended, self._is_idle_once, self._is_due(self._poll_at), self._is_due(self._wake_at))):
             self._guarded(self._poll)
         self._heart.beat("draining" if self._is_removed else "ready")
@@ -197,6 +214,7 @@ class Watcher:
         self._followed.add(run.run_id)
         if keeper is not None:
             self._waiting.for_end_of(run.run_id, keeper)
+            self._bound(run.run_id, keeper, run.max_output)
 
     def _follow_job(self, run_id: str) -> None:
         """The first one makes the poller: a watcher without provider runs does not pay for it."""
@@ -230,6 +248,9 @@ class Watcher:
             self._poller.forget(run_id)
         self._followed.discard(run_id)
         self._waiting.forget(run_id)
+        self._bounds.forget(run_id)
+        self._surroundings.silence.forget(run_id)
+        self._timers_at.pop(run_id, None)
 
     def _tend(self) -> None:
         """Stops, limits, cancelled tasks, leftovers, unfinished finishes; and runs without a watcher."""
@@ -245,6 +266,47 @@ class Watcher:
         for run in runs:
             if run.provider_job_id is not None and run.stop_outcome is not None and self._poller is not None:
                 self._poller.look_soon(run.run_id)
+            if run.state is RunState.RUNNING and run.keeper is not None:
+                self._note_executor(run, run.keeper)
+                self._replace_timer(run, run.keeper)
+
+    def _note_executor(self, run: Run, keeper: Process) -> None:
+        """Note it once, where the start could not: that finds its session when somebody has killed its keeper."""
+        executor = executor_of(keeper) if run.executor is None else None
+        if executor is not None:
+            self._center.ledger.change_run(
+                run, "run.executor_seen", executor_pid=executor.pid, executor_ticks=executor.start_ticks
+            )
+
+    def _replace_timer(self, run: Run, keeper: Process) -> None:
+        """Its limits hold without it as long as we live; with another one they hold longer than we do."""
+        now = self._now()
+        if now < self._timers_at.get(run.run_id, 0):
+            return
+        left = run.deadline_mono - now if run.deadline_mono is not None else None
+        limits = Limits(left, run.idle_timeout_ms, run.grace_ms, run.max_output)
+        try:
+            timer = replace_timer(self._center.state.run(run.run_id), limits, keeper)
+        except OSError as error:
+            _log.warning("cannot replace the timer of run %s: %s", run.run_id, error)
+        else:
+            if timer is None:
+                return
+            _log.warning("the timer of run %s has died: another one is started", run.run_id)
+            self._children.append(timer)
+        self._timers_at[run.run_id] = now + TIMER_AGAIN_MS
+
+    def _bound(self, run_id: str, keeper: Process, limit: int | None) -> None:
+        if limit is not None:
+            self._bounds.watch(run_id, keeper, limit)
+            self._bound_at, self._bound_pause_ms = self._now(), BOUND_AGAIN_MS
+
+    def _bound_output(self) -> None:
+        """Look more and more rarely while no run prints more than it may."""
+        self._bound_at = self._now() + self._bound_pause_ms
+        self._bound_pause_ms = min(2 * self._bound_pause_ms, BOUND_EVERY_MS)
+        if self._bounds.enforce():
+            self._bound_at, self._bound_pause_ms = self._now() + BOUND_AGAIN_MS, BOUND_AGAIN_MS
 
     # What can start
 
@@ -288,6 +350,7 @@ class Watcher:
         self._children += started.children
         self._followed.add(started.run.run_id)
         self._waiting.for_end_of(started.run.run_id, started.keeper)
+        self._bound(started.run.run_id, started.keeper, started.run.max_output)
         self._heart.progress()
 
     # Time
@@ -304,7 +367,9 @@ class Watcher:
     def _sleep_s(self) -> float:
         tend_at = self._tend_at if self._followed or self._is_one_ending else None
         job_at = self._poller.due_at if self._poller is not None else None
-        return seconds_until((self._poll_at, self._wake_at, tend_at, job_at), self._now(), BEAT_EVERY_MS / 1000)
+        bound_at = None if self._bounds.is_empty else self._bound_at
+        moments = (self._poll_at, self._wake_at, tend_at, job_at, bound_at)
+        return seconds_until(moments, self._now(), BEAT_EVERY_MS / 1000)
 
     @property
     def _is_idle_once(self) -> bool:

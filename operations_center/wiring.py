@@ -13,9 +13,10 @@ from operations_center.boards.local import LocalBoard
 from operations_center.clock import Clock, SystemClock
 from operations_center.config import CommandSettings, Config, HttpJobSettings, Role
 from operations_center.errors import LedgerUnusable, Unavailable
-from operations_center.heart import Heart
+from operations_center.heart import Awake, Heart
 from operations_center.identity import Host, Process, identify_host
 from operations_center.in_flight_reconcile import Surroundings
+from operations_center.in_flight_reconcile.silence import Silence
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.processes import KERNEL, Processes
@@ -67,6 +68,7 @@ class Center:
             startup_lock=self.state.startup_lock,
             job_backends=self.job_backends,
             roles=self.config.roles,
+            silence=Silence(Awake(self.clock)),
         )
 
     @property

@@ -25,7 +25,13 @@ class Backend(Protocol):
 
 @runtime_checkable
 class ProgramBackend(Backend, Protocol):
-    """A backend whose runs are processes of this machine."""
+    """A backend whose runs are processes of this machine. ``max_output`` is in bytes; None is no limit."""
+
+    @property
+    def idle_timeout_ms(self) -> int | None: ...
+
+    @property
+    def max_output(self) -> int | None: ...
 
     def launch_plan(self, run: Run, task: Task, directory: Path) -> LaunchPlan:
         """How to start a run of the task in its run directory."""

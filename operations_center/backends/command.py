@@ -47,6 +47,14 @@ class CommandBackend:
     def grace_ms(self) -> int:
         return self.settings.grace_ms
 
+    @property
+    def idle_timeout_ms(self) -> int | None:
+        return self.settings.idle_timeout_ms
+
+    @property
+    def max_output(self) -> int | None:
+        return self.settings.max_output_bytes
+
     def launch_plan(self, run: Run, task: Task, directory: Path) -> LaunchPlan:
         return LaunchPlan(
             run_id=run.run_id,
@@ -61,6 +69,7 @@ class CommandBackend:
             idle_timeout_ms=self.settings.idle_timeout_ms,
             grace_ms=self.settings.grace_ms,
             cgroup_parent=self.cgroup_parent,
+            max_output=self.settings.max_output_bytes,
         )
 
     def _argv(self, run: Run, task: Task, directory: Path) -> tuple[str, ...]:

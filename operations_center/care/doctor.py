@@ -45,7 +45,7 @@ OLDEST_KERNEL = (5, 3)
 
 OLDEST_PYTHON = (3, 11)
 
-KEEPER_PROGRAMS = ("sh", "timeout", "sync", "stat", "cat", "grep", "sleep")
+KEEPER_PROGRAMS = ("sh", "setsid", "timeout", "sync", "stat", "cat", "head", "grep", "sleep")
 
 OLDEST_TIME_MS = 1_735_689_600_000
 """2025: a clock that says less has not been set."""
@@ -127,7 +127,8 @@ def _keeper_programs() -> Iterator[Check]:
     missing = [program for program in KEEPER_PROGRAMS if shutil.which(program, path=path) is None]
     if missing:
         yield _fault(
-            "programs", f"cannot start runs: {', '.join(missing)} is not in {path}; install coreutils and grep"
+            "programs",
+            f"cannot start runs: {', '.join(missing)} is not in {path}; install coreutils, grep and util-linux",
         )
     else:
         yield _ok("programs", f"{', '.join(KEEPER_PROGRAMS)} are there")
@@ -137,7 +138,7 @@ def _clock() -> Check:
     now = time.time_ns() // 1_000_000
     if now < OLDEST_TIME_MS:
         return _warning("clock", f"it says {rfc3339(now)}; set it, or times shown to people are wrong")
-    return _ok("clock", rfc3339(now) or "")
+    return _ok("clock", f"{rfc3339(now)}; time in which this machine is suspended counts against no limit of a run")
 
 
 # Cgroups

@@ -16,6 +16,9 @@ CHUNK = 64 * 1024
 KNOWN = 4096
 """Bytes before the place of reading that are compared: others there mean that the file was written from its start."""
 
+ENDS_ALIKE = 1024
+"""Bytes at the end of two files that make one of them a shortened form of the other."""
+
 LOOK_EVERY_S = 0.2
 
 
@@ -50,8 +53,10 @@ class Tail:
         if self._is_replaced():
             # What was written between the reading and the replacement.
             yield from self._read()
+            last = self._known[-ENDS_ALIKE:]
             self.close()
             self._open()
+            self._skip_if_shortened(last)
             yield from self._read()
 
     def close(self) -> None:
@@ -94,6 +99,14 @@ class Tail:
         known = os.pread(self._descriptor, len(self._known), self._position - len(self._known))
         if size < self._position or _differ(self._known, known):
             self._position, self._known = 0, b""
+
+    def _skip_if_shortened(self, last: bytes) -> None:
+        """Go to the end of a file that ends as the one before it: only the middle of that was dropped."""
+        if self._descriptor is None or len(last) < ENDS_ALIKE:
+            return
+        size = os.fstat(self._descriptor).st_size
+        if size >= len(last) and os.pread(self._descriptor, len(last), size - len(last)) == last:
+            self._go_to(size)
 
     def _is_replaced(self) -> bool:
         try:

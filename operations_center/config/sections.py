@@ -53,6 +53,9 @@ Size = Annotated[
     int,
     Meta(ge=0, le=2**63 - 1, description='give a size such as "500MB" or "2GiB", or a number of bytes'),
 ]
+OutputSize = Annotated[
+    int, Meta(ge=4096, le=2**62, description='give a size of 4KiB or more, such as "256MiB", or a number of bytes')
+]
 AtLeastOne = Annotated[int, Meta(ge=1, le=1_000_000, description="give a whole number from 1 to 1000000")]
 AtLeastZero = Annotated[int, Meta(ge=0, le=1_000_000, description="give a whole number from 0 to 1000000")]
 Factor = Annotated[float, Meta(ge=1, le=1_000, description="give a number from 1 to 1000")]
@@ -204,12 +207,13 @@ class Backend(Section, frozen=True, kw_only=True):
 
 
 class CommandSettings(Backend, frozen=True, kw_only=True):
-    """A command."""
+    """A command. ``max_output_bytes`` is how much is kept of what one run prints."""
 
     argv: Command
     stdin: Annotated[Literal["prompt", "none"], Meta(description='give "prompt" or "none"')] = "prompt"
     working_directory: Directory | None = None
     idle_timeout_ms: PositiveDuration | None = None
+    max_output_bytes: OutputSize = 256 * 1024 * 1024
     env: VariableNames = ()
 
 

@@ -193,6 +193,7 @@ def _program_needs_attention(surroundings: Surroundings, run: Run, task: TaskSta
     return (
         run.stop_outcome is not None
         or run.is_late(surroundings.clock.now().monotonic)
+        or surroundings.silence.is_over(run)
         or task in (TaskState.CANCELLED, TaskState.DONE)
         or may_be_orphaned(surroundings, run)
     )

@@ -10,6 +10,7 @@ from operations_center.in_flight_reconcile.out_of_turn import ask
 from operations_center.in_flight_reconcile.plan import Action, Deed, evidence_of, run_of
 from operations_center.in_flight_reconcile.report import ActionReport, Done
 from operations_center.in_flight_reconcile.surroundings import Surroundings
+from operations_center.keeper.executor import executor_of
 from operations_center.model import Run, RunState
 
 HOLD_TASK_MS = 60_000
@@ -62,6 +63,7 @@ def _stop(surroundings: Surroundings, action: Action) -> bool:
 def _adopt(surroundings: Surroundings, action: Action) -> bool:
     run, tree = run_of(action), evidence_of(action).seen
     keeper = tree.keeper if tree else run.keeper
+    executor = run.executor or (executor_of(keeper) if keeper else None)
     adopted = surroundings.ledger.change_run(
         run,
         "run.adopted",
@@ -73,6 +75,8 @@ def _adopt(surroundings: Surroundings, action: Action) -> bool:
         keeper_pid=keeper.pid if keeper else None,
         keeper_ticks=keeper.start_ticks if keeper else None,
         cgroup=str(tree.query.cgroup) if tree and tree.query.cgroup else run.cgroup,
+        executor_pid=executor.pid if executor else None,
+        executor_ticks=executor.start_ticks if executor else None,
         started_at=run.started_at or surroundings.clock.now().wall,
         **(_brought_here(surroundings, run) if run.is_job else {}),
     )

@@ -60,6 +60,8 @@ def gather_evidence(surroundings: Surroundings, scope: Scope, asking: Asking | N
     everything = scope == Scope()
     claims, tasks, unreachable = _read_board(surroundings, scope, with_claims=everything)
     runs = _open_runs(surroundings.ledger, scope)
+    if everything:
+        surroundings.silence.forget_all_but([run.run_id for run in runs])
     table = surroundings.processes.scan() if runs or everything else None
     evidence = _look_at(surroundings, runs, tasks, table, asking) if table else []
     return Gathered(
@@ -226,6 +228,7 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
             result=None if alive else read_result(self.directory),
             timed_out=None if alive and exit_record is None else read_timed_out(self.directory),
             childless_ms=self._childless_ms(seen, now),
+            silent_ms=self.surroundings.silence.of(self.run) if alive and exit_record is None else 0,
         )
 
     def _childless_ms(self, seen: Evidence, now: Now) -> int:
@@ -247,7 +250,7 @@ def _place(here: Host, run: Run) -> Place:
 def query_of(run: Run, gate: Gate) -> TreeQuery:
     """What is known of a run's tree: the ledger's word, and the gate's where the start is not recorded yet."""
     claimed = gate.claimed if run.keeper is None else None
-    return TreeQuery(run.run_id, run.keeper, cgroup_of(run), claimed)
+    return TreeQuery(run.run_id, run.keeper, cgroup_of(run), executor=run.executor, claimed=claimed)
 
 
 def cgroup_of(run: Run) -> Path | None:

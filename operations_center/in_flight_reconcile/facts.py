@@ -59,9 +59,9 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
 
     ``executor`` stands for every process of the tree but the keeper, ``seen`` are the processes themselves, for
     whoever has to end them; ``childless_ms`` is how long the keeper has been seen without any of them,
-    ``exit_age_ms`` how old the exit record is; ``output`` whether an executor has ever had its output opened;
-    ``result`` and ``timed_out`` are read when there is an end that they could explain; ``task`` is None when the
-    board was not read or does not know the task.
+    ``exit_age_ms`` how old the exit record is, ``silent_ms`` how long it has been seen to print nothing; ``output``
+    whether an executor has ever had its output opened; ``result`` and ``timed_out`` are read when there is an end that
+    they could explain; ``task`` is None when the board was not read or does not know the task.
     """
 
     run: Run
@@ -81,6 +81,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     timed_out: str | None = None
     task: TaskState | None = None
     childless_ms: int = 0
+    silent_ms: int = 0
     exit_age_ms: int = 0
     job: JobFacts | None = None
 
@@ -119,6 +120,10 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     @property
     def past_deadline(self) -> bool:
         return self.run.is_late(self.now.monotonic)
+
+    @property
+    def past_idle_timeout(self) -> bool:
+        return self.run.idle_timeout_ms is not None and self.silent_ms >= self.run.idle_timeout_ms
 
     @property
     def poller(self) -> Sighting:

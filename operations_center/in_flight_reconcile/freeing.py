@@ -13,6 +13,7 @@ from operations_center.in_flight_reconcile.surroundings import Surroundings
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import GateState, TreeQuery, find_trees, read_gate
 from operations_center.keeper.launch import revoke
+from operations_center.keeper.output import bound_ended
 from operations_center.locks import is_locked
 from operations_center.model import Proof, Run
 from operations_center.settlement import Ended
@@ -55,6 +56,7 @@ def settle_and_finish(surroundings: Surroundings, batch: Sequence[Action], trigg
     # Before they are closed: of a closed run nobody looks after what we leave behind.
     for action, run in freed:
         _remove_cgroup(action, run)
+        _bound_output(surroundings, run)
     untold = _tell_board(surroundings, [run for _, run in freed])
     return [_freed(action, run, untold) for action, run in settled]
 
@@ -132,6 +134,16 @@ def _remove_cgroup(action: Action, run: Run) -> None:
     path = seen.query.cgroup if seen is not None else cgroup_of(run)
     if path is not None:
         cgroup.remove(path)
+
+
+def _bound_output(surroundings: Surroundings, run: Run) -> None:
+    if run.max_output is None:
+        return
+    try:
+        bound_ended(Path(surroundings.directory_of(run.run_id)), run.max_output)
+    except OSError as error:
+        # Its middle stays a hole, which `logs` shows as well.
+        _log.warning("cannot shorten the output of run %s: %s", run.run_id, error)
 
 
 def _tell_board(surroundings: Surroundings, settled: Sequence[Run]) -> dict[str, str]:

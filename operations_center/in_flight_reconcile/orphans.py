@@ -254,7 +254,7 @@ COMMAND_RUN = (
     Rule(
         20,
         ALIVE,
-        lambda e: not e.exit_recorded and (e.run.stop_outcome is not None or e.past_deadline),
+        lambda e: not e.exit_recorded and (e.run.stop_outcome is not None or e.past_deadline or e.past_idle_timeout),
         Verdict.STOP,
         "it is to stop, and its processes are alive",
     ),

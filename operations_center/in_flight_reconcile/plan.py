@@ -13,7 +13,7 @@ from operations_center.in_flight_reconcile.facts import Evidence, Sighting, Verd
 from operations_center.in_flight_reconcile.orphans import Judgement
 from operations_center.keeper.result import Result
 from operations_center.model import Outcome, Proof, Run, TaskState
-from operations_center.outcomes import Ending, ending_of
+from operations_center.outcomes import RAN_TOO_LONG, WAS_SILENT, Ending, ending_of
 
 ORPHANED_IN_FLIGHT_CLEAR = "ORPHANED_IN_FLIGHT_CLEAR"
 STALE_RUNNING_REQUEUE = "STALE_RUNNING_REQUEUE"
@@ -141,7 +141,7 @@ def _order_for_job(seen: Evidence) -> StopOrder:
         return StopOrder(Outcome.CANCELLED, f"its task is {seen.task}", seen.task)
     if seen.run.stop_outcome is not None:
         return StopOrder(seen.run.stop_outcome, seen.run.stop_reason or "", seen.run.stop_then)
-    return StopOrder(Outcome.TIMED_OUT, "ran longer than timeout")
+    return StopOrder(Outcome.TIMED_OUT, RAN_TOO_LONG)
 
 
 def _plain(deed: Deed, judgement: Judgement) -> Action:
@@ -231,7 +231,7 @@ def stop_order(judgement: Judgement) -> StopOrder:
         case Verdict.CANCEL:
             return StopOrder(Outcome.CANCELLED, f"its task is {seen.task}", TaskState.CANCELLED)
         case Verdict.STOP:
-            return StopOrder(Outcome.TIMED_OUT, "ran longer than timeout")
+            return StopOrder(Outcome.TIMED_OUT, RAN_TOO_LONG if seen.past_deadline else WAS_SILENT)
         case _:
             return StopOrder(None, reason)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from operations_center.boards import Board
 from operations_center.clock import Clock
 from operations_center.identity import Host, Process
+from operations_center.in_flight_reconcile.silence import Silence
 from operations_center.keeper.processes import Processes
 from operations_center.ledger import Ledger
 from operations_center.providers import JobBackend
@@ -24,7 +25,7 @@ class Surroundings:
     directory; ``wake_everybody`` tells the others that a slot or a task is free; ``job_backends`` are those whose
     runs are jobs at a provider, ``roles`` the names of those that have watchers; ``beat`` is called while providers
     are waited for; ``childless_since`` remembers, for as long as this process lives, since when (monotonic ms) a
-    keeper has been seen without an executor.
+    keeper has been seen without an executor; ``silence`` remembers how long runs have printed nothing.
     """
 
     ledger: Ledger
@@ -39,6 +40,7 @@ class Surroundings:
     startup_lock: Path
     job_backends: Mapping[str, JobBackend]
     roles: Collection[str]
+    silence: Silence
     beat: Callable[[], None] = lambda: None
     childless_since: dict[str, int] = field(default_factory=dict)
 

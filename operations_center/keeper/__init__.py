@@ -3,6 +3,10 @@
     launch.py    makes the run directory and starts keeper and timer; revokes a run that has not begun
     keeper.sh    holds the lock, wins the gate, runs the executor, records its exit, ends last
     timer.sh     lives as long as the keeper and ends the run when it is past its limits
+    script.py    runs a script of ours so that its command line shows nothing of it
+    timer.py     starts a timer, and another one where it has died
+    executor.py  who leads the executor's session, as the kernel shows it
+    output.py    drops the middle of what a run prints beyond its bound
     inspect.py   what the run's files and the process table say
     result.py    what the executor says of itself
     processes.py the processes themselves, as a parameter: who lives, signals, starts
@@ -21,5 +25,6 @@ A run directory (0700) holds:
     work/                the working directory, unless one is configured
 
 The two records are overwritten in place in blocks that exist already, so that a full disk cannot swallow
-them; the end mark tells a whole one from a torn one.
+them; the end mark tells a whole one from a torn one. Keeper and timer write them by descriptors that were opened before
+the executor began, so that nothing which it puts in their place leads them elsewhere.
 """

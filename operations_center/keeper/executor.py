@@ -6,7 +6,7 @@ the ledger while the keeper lives: no file of the run is believed about it.
 
 from pathlib import Path
 
-from operations_center.identity import Process, read_stat
+from operations_center.identity import Process, is_alive, read_stat
 
 
 def children_of(keeper: Process) -> list[Process]:
@@ -14,6 +14,8 @@ def children_of(keeper: Process) -> list[Process]:
     try:
         pids = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()
     except OSError:
+        return []
+    if not is_alive(keeper):
         return []
     children = [_child(int(pid), keeper) for pid in pids]
     return [child for child in children if child is not None]
@@ -27,10 +29,7 @@ def executor_of(keeper: Process) -> Process | None:
 
 def _child(pid: int, keeper: Process) -> Process | None:
     stat = read_stat(pid)
-    # Not older: then the keeper's own pid belongs to somebody else by now.
-    if stat is None or stat.parent != keeper.pid or stat.start_ticks < keeper.start_ticks:
-        return None
-    return Process(pid, stat.start_ticks)
+    return Process(pid, stat.start_ticks) if stat is not None and stat.parent == keeper.pid else None
 
 
 def _leads_session(process: Process) -> bool:

@@ -22,7 +22,7 @@ LEASE_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request for a slot. ``timeout_ms`` and ``grace_ms`` are the backend's."""
+    """A request for a slot. ``timeout_ms``, ``grace_ms``, ``idle_timeout_ms`` and ``max_output`` are the backend's."""
 
     task_id: str
     role: str
@@ -34,6 +34,8 @@ class Admission:
     timeout_ms: int | None
     release: str | None = None
     kind: str | None = None
+    idle_timeout_ms: int | None = None
+    max_output: int | None = None
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):

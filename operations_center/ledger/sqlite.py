@@ -128,6 +128,8 @@ class SqliteLedger:
             deadline_at=now.wall + timeout if timeout is not None else None,
             deadline_mono=now.monotonic + timeout if timeout is not None else None,
             kind=admission.kind,
+            idle_timeout_ms=admission.idle_timeout_ms,
+            max_output=admission.max_output,
         )
         columns = {name: _stored(value) for name, value in asdict(run).items() if value is not None}
         self._store.execute(self._statement("insert_run", columns), tuple(columns.values()))

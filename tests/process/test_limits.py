@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from operations_center.identity import Process, is_alive
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import ProcessTable
 from operations_center.model import Outcome, Proof, Run, RunState, Task, TaskState
-from tests.fleet import Fleet, wait_until
+from tests.fleet import PATIENCE_S, Fleet, kill_if_there, wait_until
 from tests.runs import run_of_a_dead_watcher
 
 UNTIL_TOLD = 'echo $$ >"$HOME/executor.new"; mv ~/executor.new ~/executor; until [ -e ~/end ]; do sleep 0.05; done'
@@ -105,6 +106,52 @@ def test_a_limit_holds_while_no_watcher_lives(fleet: Fleet, limit: str, reason: 
     assert (ended.proof, ended.exit_code) == (Proof.EXIT_RECORDED, 137)
     task = the_task(fleet)
     assert (task.state, task.attempts, task.reason) == (TaskState.READY, 1, reason)
+    assert not fleet.broken_promises()
+
+
+def test_a_limit_holds_though_the_timer_was_killed_and_a_watcher_starts_another(fleet: Fleet) -> None:
+    watcher, run = start_watching(fleet, UNTIL_TOLD, 'idle_timeout = "5s"\ngrace = "300ms"')
+    timer = wait_until(lambda: timer_of(watcher.pid), "the timer")
+    for pid in ProcessTable.scan(with_environments=False).with_descendants([timer]):
+        kill_if_there(pid)
+
+    assert wait_until(lambda: timer_of(watcher.pid) not in (None, timer), "another timer")
+    wait_until(lambda: not is_alive(keeper_of(run)), "the end of the run")
+
+    assert watcher.wait(PATIENCE_S) == 0
+    ended = the_run(fleet)
+    assert (ended.outcome, ended.reason) == (Outcome.TIMED_OUT, "no output for idle_timeout")
+    assert ended.executor is not None
+    assert not fleet.broken_promises()
+
+
+def timer_of(watcher: int) -> int | None:
+    """By its command line; one that is dead has none."""
+    table = ProcessTable.scan(with_environments=False)
+    children = (pid for pid, facts in table.processes.items() if facts.parent == watcher)
+    return next((pid for pid in children if command_line(pid).endswith(b"\0timer\0")), None)
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_run_that_prints_without_end_is_bounded_and_told_what_was_lost(fleet: Fleet) -> None:
+    script = "echo first; head -c 50000000 /dev/zero | tr '\\0' x; echo last; " + UNTIL_TOLD
+    watcher, run = start_watching(fleet, script, 'max_output = "1MiB"')
+    stdout = fleet.state.run(run.run_id) / "stdout"
+    wait_until(lambda: stdout.stat().st_size == 50_000_011, "its output")
+    wait_until(lambda: stdout.stat().st_blocks * 512 < 2_000_000, "the middle to be dropped")
+    (fleet.root / "end").touch()
+    assert watcher.wait(PATIENCE_S) == 0
+    content = stdout.read_bytes()
+    assert len(content) < (1 << 20) + 200
+    assert content.startswith(b"first\nx")
+    assert content.endswith(b"xlast\n")
+    assert f"[{50_000_011 - (1 << 20)} bytes of output were dropped here".encode() in content
     assert not fleet.broken_promises()
 
 

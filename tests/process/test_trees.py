@@ -124,6 +124,11 @@ def kill_keeper_and_hide():
     detached(linger)
     os.kill(os.getppid(), signal.SIGKILL)
 
+def shed_and_kill_keeper():
+    # What is left has neither an environment nor a parent of the run, and is in the executor's own session.
+    child(linger)
+    os.kill(os.getppid(), signal.SIGKILL)
+
 def kill_timer():
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -159,6 +164,7 @@ KINDS = {
     "namespace": {Outcome.SUCCEEDED},
     "kill_keeper": {Outcome.LOST},
     "kill_keeper_and_hide": {Outcome.LOST},
+    "shed_and_kill_keeper": {Outcome.LOST},
     "kill_timer": {Outcome.SUCCEEDED},
     "delete_directory": {Outcome.UNKNOWN},
     # For root, modes forbid nothing.

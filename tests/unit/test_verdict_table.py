@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from operations_center.identity import Process
 from operations_center.in_flight_reconcile.facts import Evidence, LeaseState, Place, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import COMMAND_RUN, SETTLING_RUN, judge, judge_one
-from operations_center.in_flight_reconcile.plan import ARTIFACTS_NOTED, Deed, plan_actions
+from operations_center.in_flight_reconcile.plan import ARTIFACTS_NOTED, Deed, plan_actions, stop_order
 from operations_center.keeper.inspect import ExitRecord, GateState, Tree, TreeQuery, UnreadableExit
 from operations_center.keeper.result import Result, UnreadableResult
 from operations_center.model import Outcome, Proof, Run, RunState, TaskState
@@ -141,6 +141,16 @@ def test_row_20_a_living_run_with_a_stored_stop_is_stopped() -> None:
 
 def test_row_20_a_living_run_past_its_deadline_is_stopped() -> None:
     assert verdict(LIVING, run=LATE) == (20, Verdict.STOP, None)
+
+
+@pytest.mark.parametrize(("limit", "row"), [(None, 24), (5_001, 24), (5_000, 20)])
+def test_row_20_a_run_that_was_silent_for_its_idle_timeout_is_stopped(limit: int | None, row: int) -> None:
+    seen = replace(LIVING, run=replace(RUN, idle_timeout_ms=limit), silent_ms=5_000)
+    assert verdict(seen)[0] == row
+    assert verdict(seen, exit_record=ExitRecord(0))[0] != 20
+    if row == 20:
+        order = stop_order(judge_one(seen))
+        assert (order.outcome, order.reason) == (Outcome.TIMED_OUT, "no output for idle_timeout")
 
 
 def test_row_21_a_living_run_is_cancelled_when_its_task_was_read_as_cancelled_or_done() -> None:

@@ -101,7 +101,7 @@ class Senders:
         if sent.uid != os.getuid():
             return Facts(is_of_another_user=True)
         try:
-            run_id = self._run_of(sent.pid, stat) if stat is not None else None
+            run_id = run_of(self._surroundings, sent.pid, stat) if stat is not None else None
             takes_fleet_down = lock_holder(self._root, likely=sent.pid) == sent.pid
             # After the look at the runs: a run is open as long as a process of it lives, and would have been seen.
             is_alive = stat is not None and identity.is_alive(Process(sent.pid, stat.start_ticks))
@@ -115,27 +115,6 @@ class Senders:
             _log.warning("cannot find out whether process %d is of a run: %s", sent.pid, error)
             return Facts(is_alive=stat is not None)
 
-    def _run_of(self, pid: int, stat: Stat) -> str | None:
-        """The run in whose tree a process is. Of a zombie the kernel still knows session and group."""
-        queries = [self._query(run) for run in self._surroundings.ledger.open_runs() if self._is_here(run)]
-        for query in queries:
-            if query.keeper is not None and query.keeper.pid in (pid, stat.session, stat.group):
-                return query.run_id
-        process = Process(pid, stat.start_ticks)
-        table = self._surroundings.processes.scan() if queries else None
-        for query in queries:
-            if table is not None and process in tree_of(table, query).members:
-                return query.run_id
-        return None
-
-    def _query(self, run: Run) -> TreeQuery:
-        return query_of(run, read_gate(self._surroundings.directory_of(run.run_id)))
-
-    def _is_here(self, run: Run) -> bool:
-        host = self._surroundings.host
-        there = (run.host_id, run.boot_id, run.pid_namespace)
-        return not run.is_job and there == (host.host_id, host.boot_id, host.pid_namespace)
-
     def _may_have_ended_with_a_run(self) -> bool:
         """Whether there is a run that a process which is gone by now may have been of."""
         ledger, now = self._surroundings.ledger, self._surroundings.clock.now()
@@ -143,7 +122,7 @@ class Senders:
         return any(
             run.state in HOLDS_SLOT or (run.settled_mono or 0) > now.monotonic - JUST_ENDED_MS
             for run in recent
-            if self._is_here(run)
+            if _is_here(self._surroundings, run)
         )
 
     def _tell(self, sent: Sent, facts: Facts, standing: Standing) -> None:
@@ -163,6 +142,33 @@ class Senders:
             self._note("signal.refused", data)
         except OperationsCenterError as error:
             _log.warning("cannot note that a signal was refused: %s", error)
+
+
+def run_of(surroundings: Surroundings, pid: int, stat: Stat) -> str | None:
+    """Find the open run in whose tree a process is. Of a zombie the kernel still knows session and group.
+
+    Raises OperationsCenterError, OSError.
+    """
+    queries = [_query(surroundings, run) for run in surroundings.ledger.open_runs() if _is_here(surroundings, run)]
+    for query in queries:
+        if query.keeper is not None and query.keeper.pid in (pid, stat.session, stat.group):
+            return query.run_id
+    process = Process(pid, stat.start_ticks)
+    table = surroundings.processes.scan() if queries else None
+    for query in queries:
+        if table is not None and process in tree_of(table, query).members:
+            return query.run_id
+    return None
+
+
+def _query(surroundings: Surroundings, run: Run) -> TreeQuery:
+    return query_of(run, read_gate(surroundings.directory_of(run.run_id)))
+
+
+def _is_here(surroundings: Surroundings, run: Run) -> bool:
+    host = surroundings.host
+    there = (run.host_id, run.boot_id, run.pid_namespace)
+    return not run.is_job and there == (host.host_id, host.boot_id, host.pid_namespace)
 
 
 def _kin() -> set[int]:

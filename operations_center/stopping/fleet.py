@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from operations_center.config import Config
-from operations_center.errors import LedgerUnusable, Unavailable
+from operations_center.errors import LedgerUnusable, OperationsCenterError, Unavailable
 from operations_center.fleet import Member, called, look_at, survivors
+from operations_center.identity import read_stat
 from operations_center.in_flight_reconcile import Scope
 from operations_center.ledger import Pause
-from operations_center.locks import lock_within
+from operations_center.locks import lock_holder, lock_within
 from operations_center.model import Run
+from operations_center.senders import run_of
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.stopping.ends import Passes, end_processes, executors_left, listed, wait_for_change
 from operations_center.stopping.hindrances import Hindered
@@ -23,6 +25,9 @@ from operations_center.wiring import Center, open_center
 
 WATCHER_KILL_AFTER_S = 5.0
 """A watcher ends within a second when it is told to; one that does not is hung, and its runs outlive it."""
+
+LOCK_WITHIN_S = 2.0
+"""For another `down` to end, before it is looked at who holds its lock."""
 
 SUPERVISOR_KILL_AFTER_S = 20.0
 """A supervisor gives its own watchers some seconds first."""
@@ -138,11 +143,7 @@ def _wait_for_open_runs(center: Center, within_s: float | None) -> None:
 def _stop_fleet(config: Config, until: float) -> tuple[Member, list[Member]]:
     """Supervisor first, which would start its watchers again. Those that lived and have ended."""
     state, submissions_s = StateDirectory(config.center.state_dir), config.submissions_within_ms / 1000
-    # A second TERM would mean `down --now` to the supervisor: of two `down` at once, one waits for the other.
-    # The directory itself: a lock file could not be made on a file system that is full or read-only.
-    with lock_within(state.root, max(0.0, until - time.monotonic())) as alone:
-        if not alone:
-            raise Unavailable("cannot stop the fleet: another `operations-center down` is still at it; try again")
+    with _one_after_the_other(config, state, until):
         alive = survivors(state)
         supervisor = look_at(state, SUPERVISOR)
         _stop_members([supervisor], SUPERVISOR_KILL_AFTER_S + submissions_s, until)
@@ -150,6 +151,37 @@ def _stop_fleet(config: Config, until: float) -> tuple[Member, list[Member]]:
             alive += [member for member in left if member.process not in {each.process for each in alive}]
             _stop_members(left, WATCHER_KILL_AFTER_S + submissions_s, until)
         return supervisor, alive
+
+
+@contextmanager
+def _one_after_the_other(config: Config, state: StateDirectory, until: float) -> Iterator[None]:
+    """A second TERM would mean `down --now` to the supervisor: of two `down` at once, one waits for the other.
+
+    A run that holds the lock is not waited for. Raises Unavailable.
+    """
+    while True:
+        left_s = max(0.0, until - time.monotonic())
+        # The directory itself: a lock file could not be made on a file system that is full or read-only.
+        with lock_within(state.root, min(left_s, LOCK_WITHIN_S)) as alone:
+            holder = None if alone else lock_holder(state.root)
+            if alone or (holder is not None and _is_of_a_run(config, holder)):
+                yield
+                return
+        if not left_s:
+            who = f"process {holder}" if holder else "another process"
+            raise Unavailable(
+                f"cannot stop the fleet: another `operations-center down` is still at it: {who} holds the lock "
+                f"{state.root}; try again, or end that process"
+            )
+
+
+def _is_of_a_run(config: Config, pid: int) -> bool:
+    stat = read_stat(pid)
+    try:
+        with closing(open_center(config, Access.READ)) as center:
+            return stat is not None and run_of(center.surroundings, pid, stat) is not None
+    except (OperationsCenterError, OSError):
+        return False
 
 
 def _stop_members(members: Sequence[Member], kill_after_s: float, until: float) -> None:

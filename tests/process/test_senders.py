@@ -111,6 +111,18 @@ def test_down_ends_a_supervisor_with_exit_code_0(fleet: Fleet) -> None:
     assert supervisor.wait(PATIENCE_S) == 0
 
 
+def test_down_does_not_wait_for_a_run_that_holds_its_lock(fleet: Fleet) -> None:
+    supervisor = fleet.up()
+    add(
+        fleet,
+        f"flock {shlex.quote(str(fleet.state.root))} sh -c 'touch struck; while [ ! -e go ]; do sleep 0.01; done'",
+    )
+    wait_until((fleet.root / "struck").exists, "a run holds the lock")
+    fleet.run("down", "--now", "--timeout", "50s")
+    assert supervisor.poll() is not None
+    assert [run["outcome"] for run in fleet.json("runs")["runs"]] == ["stopped"]
+
+
 def test_down_inside_a_run_is_refused(fleet: Fleet) -> None:
     supervisor = fleet.up()
     down = " ".join(shlex.quote(word) for word in fleet.argv("down", "--now"))

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, ValidationError, convert, json
 
 from operations_center.files import decode_json, open_file, read_file, set_aside, write_atomically
 from operations_center.identity import Process
+from operations_center.ids import COMMIT, CONFIG_COPY
 
 T = TypeVar("T")
 
@@ -25,6 +26,11 @@ LIMIT = 256 * 1024
 
 Milliseconds = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 """Up to the end of the year 9999, which is the last one that can be written."""
+
+
+Commit = Annotated[str, Meta(pattern=rf"\A(?:{COMMIT.pattern})\Z")]
+ConfigCopy = Annotated[str, Meta(pattern=rf"\A(?:{CONFIG_COPY.pattern})?\Z")]
+"""Directories and files are found by these names."""
 
 
 class Pulse(Struct, frozen=True, kw_only=True):
@@ -42,8 +48,8 @@ class Pulse(Struct, frozen=True, kw_only=True):
     heartbeat_at: Milliseconds
     heartbeat_mono: Milliseconds
     progress_at: Milliseconds | None = None
-    release: str | None = None
-    config: str = ""
+    release: Commit | None = None
+    config: ConfigCopy = ""
     config_file: str = ""
     details: dict[str, Any] = {}
 

@@ -26,7 +26,7 @@ from operations_center.identity import is_alive
 from operations_center.keeper.forgotten import living_runs_below
 from operations_center.pointer import read_pointers, write_pointer
 from operations_center.pulse import Pulse, read_pulse
-from operations_center.releases.config_copies import LARGEST, is_name, name_of
+from operations_center.releases.config_copies import LARGEST, name_of
 from operations_center.state_directory import SUPERVISOR, WATCHDOG, StateDirectory
 from operations_center.text import on_one_line
 
@@ -182,7 +182,7 @@ def _copy_in(state: StateDirectory, file: Path) -> Path | None:
     if not _is_ours(state.root):
         return None
     for pulse in _pulses(state):
-        if pulse.config_file == os.path.realpath(file) and is_name(pulse.config):
+        if pulse.config_file == os.path.realpath(file) and pulse.config:
             copy = state.config_copy(pulse.config)
             return copy if copy.is_file() else None
     return None

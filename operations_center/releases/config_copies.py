@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -20,8 +19,6 @@ UNUSED_FOR_S = 3600.0
 LARGEST = 1024 * 1024
 """As large as a configuration may be."""
 
-_NAME = re.compile(r"[0-9a-f]{16}\.toml")
-
 
 def keep_copy(file: Path, state: StateDirectory) -> str:
     """Copy a configuration to where no edit changes it; the copy's name. Raises OSError."""
@@ -36,11 +33,6 @@ def name_of(content: bytes) -> str:
     import hashlib  # noqa: PLC0415 - a watcher has no use for it
 
     return f"{hashlib.sha256(content).hexdigest()[:16]}.toml"
-
-
-def is_name(name: str) -> bool:
-    """Return whether this can be the name of a copy, for a heartbeat may say anything."""
-    return _NAME.fullmatch(name) is not None
 
 
 def write_copy(copy: Path, content: bytes) -> None:

@@ -116,9 +116,14 @@ class Crew:
         self._note("watcher.recognised", {"role": name, "pid": found.process.pid})
         self._children[name] = machine.found_alive(self._children[name])
         if found.pulse is not None:
-            self._versions[name] = Version(found.pulse.release, found.pulse.config)
+            self._versions[name] = self._version_in(found.pulse)
         self._attend(name, found.process)
         return True
+
+    def _version_in(self, pulse: Pulse) -> Version:
+        """Where no code is pulled there are no releases, whatever a heartbeat says."""
+        commit = pulse.release if self._center.config.code_pull is not None else None
+        return Version(commit, pulse.config)
 
     def start_due(self) -> None:
         self._spawners.start_due()
@@ -170,7 +175,7 @@ class Crew:
             if pulse is not None and pulse.state == "ready":
                 if name not in self._leaving:
                     # Of one that was recognised before it could tell, it was only supposed.
-                    self._versions[name] = Version(pulse.release, pulse.config)
+                    self._versions[name] = self._version_in(pulse)
                 self._children[name] = machine.became_ready(self._children[name], self._now())
                 self._ready_at[name] = pulse.heartbeat_mono
                 self._note("watcher.ready", {"role": name, "pid": pulse.pid, "release": pulse.release})

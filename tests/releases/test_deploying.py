@@ -10,7 +10,7 @@ import pytest
 
 from operations_center.care.rollback import REASON, roll_back
 from operations_center.errors import OperationsCenterError, Unavailable
-from operations_center.releases.config_copies import UNUSED_FOR_S, keep_copy, prune_config_copies
+from operations_center.releases.config_copies import UNUSED_FOR_S, keep_copy, name_of, prune_config_copies
 from operations_center.releases.deployment import Deployment, Step, Version
 from operations_center.releases.records import ReleaseState
 from operations_center.releases.runtime import Runtime
@@ -121,8 +121,8 @@ def test_a_copy_of_the_configuration_that_is_removed_under_a_fleet_is_written_ag
 
 def test_a_copy_of_the_configuration_that_is_lost_is_not_waited_for(clones: Clones) -> None:
     with fleet_of(clones) as (center, current):
-        lost = Version(OLD, "lost.toml")
-        center.deployments.write(Deployment(lost).begun(Version(OLD, "lost too.toml")), "rollout.begun")
+        lost, lost_too = Version(OLD, f"{1:016x}.toml"), Version(OLD, f"{2:016x}.toml")
+        center.deployments.write(Deployment(lost).begun(lost_too), "rollout.begun")
         deploying = Deploying(center, handed_over=False, handed_back=None)
         assert (deploying.deployment.current, deploying.deployment.step) == (current, Step.BACK)
 
@@ -206,14 +206,14 @@ def test_a_fleet_that_was_stopped_for_a_new_schema_starts_with_the_installed_cod
 
 def test_copies_of_the_configuration_go_when_nobody_needs_them_any_more(clones: Clones) -> None:
     with clones.center() as center:
-        names = ["current", "old", "young"]
-        for name in names:
-            copy = center.state.config_copy(f"{name}.toml")
+        current, old, young = (name_of(word) for word in (b"current", b"old", b"young"))
+        for name in (current, old, young):
+            copy = center.state.config_copy(name)
             copy.touch()
-            age = 0 if name == "young" else UNUSED_FOR_S + 60
+            age = 0 if name == young else UNUSED_FOR_S + 60
             os.utime(copy, (copy.stat().st_mtime - age,) * 2)
-        prune_config_copies(center.state, {"current.toml"})
-        assert sorted(path.name for path in center.state.configs.iterdir()) == ["current.toml", "young.toml"]
+        prune_config_copies(center.state, {current})
+        assert {path.name for path in center.state.configs.iterdir()} == {current, young}
 
 
 def test_a_machine_that_has_no_process_to_give_says_nothing_of_a_release(clones: Clones) -> None:

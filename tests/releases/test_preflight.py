@@ -67,7 +67,8 @@ def test_a_module_that_is_missing_is_refused(clones: Clones) -> None:
 
 
 def test_code_that_does_not_know_the_configuration_in_force_is_refused(clones: Clones) -> None:
-    commit = clones.push_own_code({"config/sections.py": ("    argv: Command\n", "    command: Command\n")})
+    renamed = {"config/sections.py": ("    argv: Command\n", "    command: Command\n")}
+    commit = clones.push_own_code(renamed | {"config/loading.py": ("backend.argv", "backend.command")})
     reason = refusal(clones, commit)
     assert reason.startswith("config check: ")
     assert str(clones.config_file) in reason

@@ -12,6 +12,7 @@ from operations_center.config import load_config
 from operations_center.errors import ConfigError
 from operations_center.locks import take_lock
 from operations_center.pointer import write_pointer
+from operations_center.pulse import read_pulse
 from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import Version
 from operations_center.running import config_of_fleet, file_facts, file_of_fleet, is_role_removed, note_place
@@ -151,6 +152,7 @@ def test_a_heartbeat_names_no_copy_outside_of_the_directory(site: Site) -> None:
     name = next(state.configs.iterdir()).name
     (site.directory / "planted.toml").write_text(CONFIG.replace("goal", "planted"))
     pulse.write_text(pulse.read_text().replace(name, "../../planted.toml"))
+    assert read_pulse(pulse) is None
     assert list(config_of_fleet(site.file, {}).roles) == ["goal"]
 
 

@@ -25,6 +25,7 @@ class Obstacle(StrEnum):
     NO_ROLE = "no_role"
     NO_BACKEND = "no_backend"
     CONCURRENCY = "concurrency"
+    TURN = "turn"
     WAITING = "waiting"
 
 
@@ -43,12 +44,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """A more urgent task of another role, which waits for the same backend and could start.
+
+    ``offered_at``: since when a free slot has been left to its role (wall-clock ms); None: none has been.
+    """
+
+    role: str
+    task_id: str
+    offered_at: int | None
+
+
+TURN_WITHIN_MS = 5_000
+"""A slot is left so long to a role with a more urgent task. Its watcher may be dead, or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the ledger and the machine say; ``available_memory`` in bytes, times in wall-clock ms.
 
     What no limit asks for is not looked up: ``in_last_…`` are 0 without a budget, and None is no memory asked for.
     ``attempt`` is the one that would begin, counted from 1. ``cooldown_until`` is what the provider has asked for,
-    ``broken_until`` our own pause after too many of its failures.
+    ``broken_until`` our own pause after too many of its failures. ``has_wishes``: whether anybody has
+    announced what waits for the backend; ``ahead``: what goes first, the most urgent at the head.
     """
 
     now: int
@@ -63,12 +81,18 @@ class Facts:
     attempt: int
     cooldown_until: int | None = None
     broken_until: int | None = None
+    has_wishes: bool = False
+    ahead: tuple[Ahead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
+    """``until``: when it is over (wall-clock ms), where that is known. ``role``: the one that goes first."""
+
     obstacle: Obstacle
     reason: str
+    until: int | None = None
+    role: str | None = None
 
 
 def refusals(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
@@ -80,24 +104,36 @@ def refusals(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
         found.append(Refusal(Obstacle.HELD, "the task is just being given back to the board"))
     found += [Refusal(Obstacle.PAUSE, text) for text in facts.pauses]
     if facts.not_before is not None and facts.not_before > facts.now:
-        found.append(Refusal(Obstacle.BACKOFF, f"backs off until {rfc3339(facts.not_before)}"))
+        found.append(Refusal(Obstacle.BACKOFF, f"backs off until {rfc3339(facts.not_before)}", facts.not_before))
     if facts.slots_held >= limits.max_concurrent:
         found.append(
             Refusal(Obstacle.CAP, f"backend {backend} holds {facts.slots_held} of {limits.max_concurrent} slots")
         )
     if facts.cooldown_until is not None and facts.cooldown_until > facts.now:
         reason = f"backend {backend} cools down until {rfc3339(facts.cooldown_until)}: its provider takes no more"
-        found.append(Refusal(Obstacle.COOLDOWN, reason))
+        found.append(Refusal(Obstacle.COOLDOWN, reason, facts.cooldown_until))
     if facts.broken_until is not None and facts.broken_until > facts.now:
         reason = (
             f"backend {backend} is not used until {rfc3339(facts.broken_until)}: its last requests have failed; "
             f"see `operations-center runs --backend {backend}`"
         )
-        found.append(Refusal(Obstacle.BREAKER, reason))
+        found.append(Refusal(Obstacle.BREAKER, reason, facts.broken_until))
+    found += _turn(facts, limits)
     found += _budget(facts.in_last_hour, limits.max_per_hour, backend, "hour")
     found += _budget(facts.in_last_day, limits.max_per_day, backend, "day")
     found += _memory(facts.available_memory, limits.min_available_memory, backend)
     return found
+
+
+def _turn(facts: Facts, limits: Limits) -> list[Refusal]:
+    """As many slots as there are more urgent tasks are left to these."""
+    free = max(0, limits.max_concurrent - facts.slots_held)
+    if not facts.ahead or len(facts.ahead) < free:
+        return []
+    first = facts.ahead[0]
+    until = (facts.now if first.offered_at is None else first.offered_at) + TURN_WITHIN_MS
+    reason = f"a more urgent task {first.task_id} of role {first.role} goes first"
+    return [Refusal(Obstacle.TURN, reason, until, first.role)]
 
 
 def _memory(available: int | None, least: int | None, backend: str) -> list[Refusal]:

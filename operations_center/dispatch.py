@@ -14,6 +14,7 @@ import msgspec
 
 from operations_center.admission import Obstacle, Refusal
 from operations_center.backends import Backend, ProgramBackend
+from operations_center.boards import ReadyTask
 from operations_center.config import Role
 from operations_center.errors import BoardUnreachable, LedgerBusy, OperationsCenterError
 from operations_center.identity import Process
@@ -64,10 +65,10 @@ class Dispatcher:
     release: str | None = None
     _clear_at: dict[str, int] = field(init=False, default_factory=dict)
 
-    def backend_of(self, task: Task) -> str:
+    def backend_of(self, task: Task | ReadyTask) -> str:
         return task.backend or self.role.backend
 
-    def dispatch(self, task: Task) -> Started | Reserved | list[Refusal] | None:
+    def dispatch(self, task: Task | ReadyTask) -> Started | Reserved | list[Refusal] | None:
         """Start a run of the task. The refusals if it may not run now; None if it came to nothing.
 
         Raises LedgerBusy and BoardUnreachable; what was begun then is taken back or is found by reconciliation.
@@ -86,7 +87,7 @@ class Dispatcher:
             return None
         return Started(self._record_start(run, launched), launched.keeper, launched.children)
 
-    def _admit(self, task: Task) -> Run | list[Refusal]:
+    def _admit(self, task: Task | ReadyTask) -> Run | list[Refusal]:
         name = self.backend_of(task)
         backend = self.backends.get(name)
         if backend is None:
@@ -105,11 +106,21 @@ class Dispatcher:
             kind=backend.kind,
             idle_timeout_ms=of_program.idle_timeout_ms if of_program else None,
             max_output=of_program.max_output if of_program else None,
+            urgency=task.urgency,
         )
         answer = self.surroundings.ledger.admit(admission)
-        if isinstance(answer, Run) or not _only_full(answer) or not self._clear(name):
-            return answer
-        return self.surroundings.ledger.admit(admission)
+        if not isinstance(answer, Run) and _only_full(answer) and self._clear(name):
+            answer = self.surroundings.ledger.admit(admission)
+        if not isinstance(answer, Run):
+            self._wake_those_ahead(answer)
+        return answer
+
+    def _wake_those_ahead(self, refusals: Sequence[Refusal]) -> None:
+        """A slot may be free for a reason that nobody was told of, such as a budget that is a new one."""
+        if all(refusal.obstacle is Obstacle.TURN for refusal in refusals):
+            for refusal in refusals:
+                if refusal.role in self.surroundings.roles:
+                    self.surroundings.wake(refusal.role)
 
     def _clear(self, backend: str) -> bool:
         """No dead run may block a live task, even where watchdog and supervisor are gone."""
@@ -230,4 +241,5 @@ def _is_reserved_by(run: Run, watcher: Process) -> bool:
 
 
 def _only_full(refusals: Sequence[Refusal]) -> bool:
-    return all(refusal.obstacle in (Obstacle.CAP, Obstacle.ANOTHER_RUN) for refusal in refusals)
+    obstacles = {refusal.obstacle for refusal in refusals}
+    return obstacles <= {Obstacle.CAP, Obstacle.ANOTHER_RUN, Obstacle.TURN} and obstacles != {Obstacle.TURN}

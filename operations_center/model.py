@@ -31,6 +31,15 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+LEVEL_MS = 86_400_000
+"""A task that has waited for so long is as urgent as one of the next higher priority that is new."""
+
+
+def urgency_of(priority: Priority, created_at: int) -> int:
+    """Return what ready tasks are ordered by, the lowest first: nobody waits for ever, and the order never changes."""
+    return created_at + LEVEL_MS * tuple(Priority).index(priority)
+
+
 class RunState(StrEnum):
     RESERVED = "reserved"
     RUNNING = "running"
@@ -140,6 +149,10 @@ class Task:
     not_before: int | None
     created_at: int
     updated_at: int
+
+    @property
+    def urgency(self) -> int:
+        return urgency_of(self.priority, self.created_at)
 
     @property
     def prompt(self) -> str:

@@ -7,11 +7,12 @@ the role adopts them; so it never has to hurry, and ends within a second when it
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from operations_center.admission import Obstacle, Refusal
+from operations_center.boards import PAGE, ReadyTask
 from operations_center.config import Role
 from operations_center.dispatch import Dispatcher, Reserved, Started
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
@@ -29,9 +30,9 @@ from operations_center.keeper.executor import executor_of
 from operations_center.keeper.output import OutputBounds
 from operations_center.keeper.processes import proven_keeper
 from operations_center.keeper.timer import Limits, replace_timer
-from operations_center.ledger import LEASE_MS
+from operations_center.ledger import LEASE_MS, Wish
 from operations_center.locks import is_still_there, take_lock
-from operations_center.model import OPEN, Run, RunState, Task
+from operations_center.model import OPEN, Run, RunState
 from operations_center.running import is_role_removed
 from operations_center.senders import Senders
 from operations_center.state_directory import SUPERVISOR
@@ -67,9 +68,18 @@ AGAIN_AFTER_S = 1.0
 
 
 OF_A_BACKEND = frozenset(
-    {Obstacle.CAP, Obstacle.BUDGET, Obstacle.MEMORY, Obstacle.PAUSE, Obstacle.COOLDOWN, Obstacle.BREAKER}
+    {
+        Obstacle.CAP,
+        Obstacle.BUDGET,
+        Obstacle.MEMORY,
+        Obstacle.PAUSE,
+        Obstacle.COOLDOWN,
+        Obstacle.BREAKER,
+        Obstacle.TURN,
+        Obstacle.NO_BACKEND,
+    }
 )
-"""What meets every task of a backend."""
+"""What meets every task of a backend, or every one that is less urgent."""
 
 
 class Watcher:
@@ -113,6 +123,8 @@ class Watcher:
                     _log.error("the lock %s was removed: another watcher may have taken this one's place", lock_file)
                     return 1
             self._end_submissions()
+            with self._center.ledger.within(TAKE_OVER_WITHIN_S):
+                self._guarded(partial(self._announce, ()))
             self._heart.beat("stopping")
         finally:
             self._waiting.close()
@@ -314,17 +326,10 @@ class Watcher:
         self._poll_at = self._now() + self._role.poll_interval_ms
         self._wake_at = None
         self._see_if_removed()
-        if self._is_removed:
-            return
-        now = self._center.clock.now()
-        full: set[str] = set()
-        for task in self._center.board.ready(self._role.task_kinds):
-            if self._waiting.stop_requests or len(self._followed) >= self._role.concurrency:
-                return
-            if task.not_before is not None and task.not_before > now.wall:
-                self._wake_no_later_than(now.monotonic + task.not_before - now.wall)
-            elif self._dispatcher.backend_of(task) not in full and not self._start_run(task):
-                full.add(self._dispatcher.backend_of(task))
+        left = [] if self._is_removed else self._start_what_can()
+        if not self._waiting.stop_requests:
+            self._announce(left)
+        self._wake_no_later_than(self._center.board.next_ready_at(self._role.task_kinds))
 
     def _see_if_removed(self) -> None:
         """The runs of a role that the configuration has no more are followed to their end, and nothing is begun."""
@@ -333,8 +338,40 @@ class Watcher:
         if self._is_removed and not was_removed:
             _log.info("the configuration has the role %s no more: its runs are followed to their end", self._role.name)
 
-    def _start_run(self, task: Task) -> bool:
-        """False when the task's backend takes nothing more for now."""
+    def _start_what_can(self) -> list[ReadyTask]:
+        """Start ready tasks in their order; those that wait for a slot, as far as they were read."""
+        open_backends, left = set(self._dispatcher.backends), list[ReadyTask]()
+        for task in self._ready_tasks(open_backends):
+            backend = self._dispatcher.backend_of(task)
+            if backend in open_backends and self._has_room:
+                if not _concern_backend(self._start_run(task)):
+                    continue
+                open_backends.discard(backend)
+            left.append(task)
+        return left
+
+    def _ready_tasks(self, open_backends: Collection[str]) -> Iterator[ReadyTask]:
+        """Page by page, and no further than something can start."""
+        last = None
+        while True:
+            named = {*open_backends, None} if self._role.backend in open_backends else set[str | None](open_backends)
+            page = self._center.board.ready(self._role.task_kinds, named, last)
+            yield from page
+            if len(page) < PAGE or not open_backends or not self._has_room:
+                return
+            last = page[-1]
+
+    @property
+    def _has_room(self) -> bool:
+        return not self._waiting.stop_requests and len(self._followed) < self._role.concurrency
+
+    def _announce(self, left: Sequence[ReadyTask]) -> None:
+        """What waits goes before less urgent tasks of other roles, and not before these have heard of it."""
+        wishes = [Wish(self._dispatcher.backend_of(task), task.task_id, task.urgency) for task in left]
+        self._center.ledger.announce(self._role.name, self._role.concurrency, wishes)
+
+    def _start_run(self, task: ReadyTask) -> Sequence[Refusal]:
+        """Start a run of a task; why it may not run now, if it may not."""
         answer = self._dispatcher.dispatch(task)
         if isinstance(answer, Started):
             self._begin_to_follow(answer)
@@ -342,8 +379,10 @@ class Watcher:
             self._follow_job(answer.run.run_id)
             self._heart.progress()
         elif answer is not None:
-            return not _concerns_backend(answer)
-        return True
+            for refusal in answer:
+                self._wake_no_later_than(refusal.until)
+            return answer
+        return ()
 
     def _begin_to_follow(self, started: Started) -> None:
         _log.info("run %s of task %s started, keeper %d", started.run.run_id, started.run.task_id, started.keeper.pid)
@@ -361,8 +400,12 @@ class Watcher:
     def _is_due(self, moment: int | None) -> bool:
         return moment is not None and self._now() >= moment
 
-    def _wake_no_later_than(self, moment: int) -> None:
-        self._wake_at = moment if self._wake_at is None else min(self._wake_at, moment)
+    def _wake_no_later_than(self, wall: int | None) -> None:
+        """Poll when that moment has come, in wall-clock ms."""
+        if wall is not None:
+            now = self._center.clock.now()
+            moment = now.monotonic + max(0, wall - now.wall)
+            self._wake_at = moment if self._wake_at is None else min(self._wake_at, moment)
 
     def _sleep_s(self) -> float:
         tend_at = self._tend_at if self._followed or self._is_one_ending else None
@@ -387,6 +430,6 @@ class Watcher:
         self._children = [child for child in self._children if child.poll() is None]
 
 
-def _concerns_backend(refusals: Sequence[Refusal]) -> bool:
+def _concern_backend(refusals: Sequence[Refusal]) -> bool:
     """Whether the refusal would meet every task of the backend, and not this one only."""
     return any(refusal.obstacle in OF_A_BACKEND for refusal in refusals)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from operations_center import wakeups
@@ -65,6 +65,7 @@ class Center:
             settlement=self.settlement,
             directory_of=self.state.path_of_run,
             wake_everybody=self.wake_everybody,
+            wake=partial(wakeups.wake, self.state.wake),
             startup_lock=self.state.startup_lock,
             job_backends=self.job_backends,
             roles=self.config.roles,

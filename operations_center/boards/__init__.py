@@ -19,11 +19,41 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     run_id: str
 
 
+PAGE = 32
+"""How many ready tasks are read at once."""
+
+
+class ReadyTask(msgspec.Struct, frozen=True, gc=False):
+    """What is to be known of a task to decide whether it may start; its text comes with the claim.
+
+    ``backend``: None is its role's. ``urgency``: see ``urgency_of``.
+    """
+
+    task_id: str
+    kind: str
+    backend: str | None
+    urgency: int
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        """Its place in the order of all ready tasks, over all roles: a number that is older is shorter or less."""
+        return self.urgency, len(self.task_id), self.task_id
+
+
 class Board(Protocol):
     """Every method raises BoardUnreachable when the board does not answer in time."""
 
-    def ready(self, kinds: Collection[str]) -> Sequence[Task]:
-        """Tasks that could be claimed, the most urgent and oldest first; those that back off are among them."""
+    def ready(
+        self, kinds: Collection[str], backends: Collection[str | None], after: ReadyTask | None = None
+    ) -> Sequence[ReadyTask]:
+        """Read the first page of tasks that could be claimed, in the order of their places, or the page ``after`` one.
+
+        A page that is not full is the last. Of tasks that name one of ``backends``; None is of those that name none.
+        A task that backs off is not among them.
+        """
+
+    def next_ready_at(self, kinds: Collection[str]) -> int | None:
+        """Say when the next task that backs off may be claimed (wall-clock ms); None where none does."""
 
     def states(self, task_ids: Collection[str]) -> Mapping[str, TaskState | None]:
         """None for a task that the board does not know (any more)."""

@@ -1,6 +1,5 @@
 """The embedded board: tasks in the ledger's own database, so a change of both is one transaction."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,16 @@ from typing import Any
 
 import msgspec
 
-from operations_center.boards import Claim
+from operations_center.boards import PAGE, Claim, ReadyTask
 from operations_center.bounds import MOST_IN_A_LINEAGE, check_texts
 from operations_center.errors import NotFound, OperationsCenterError
-from operations_center.model import Attempts, Finish, FollowUp, Priority, Task, TaskState, in_one_reason
-from operations_center.store import Store, load_queries
+from operations_center.model import Attempts, Finish, FollowUp, Priority, Task, TaskState, in_one_reason, urgency_of
+from operations_center.store import Store, as_json, load_queries
 
+BACKOFFS_AT_ONCE = 1_000
+"""So many ended backoffs are written in one transaction; the others follow with the next page."""
+
+_FIRST = -(2**63)
 _SQL = load_queries(Path(__file__).with_name("local.sql"))
 
 
@@ -29,6 +32,16 @@ class NewTask:
     lineage: str | None = None
 
 
+class ListedTask(msgspec.Struct, frozen=True, gc=False):
+    """A ready task as a list shows it."""
+
+    task_id: str
+    title: str
+    kind: str
+    backend: str | None
+    urgency: int
+
+
 class LocalBoard:
     """See ``Board`` for what the shared methods promise; the others serve ``operations-center task``."""
 
@@ -37,11 +50,33 @@ class LocalBoard:
 
     # What watchers and reconcilers ask of any board
 
-    def ready(self, kinds: Collection[str]) -> Sequence[Task]:
-        return [self._task(row) for row in self._store.rows(_SQL["ready"], {"kinds": json.dumps(list(kinds))})]
+    def ready(
+        self, kinds: Collection[str], backends: Collection[str | None], after: ReadyTask | None = None
+    ) -> Sequence[ReadyTask]:
+        self._end_backoffs(kinds)
+        urgency, number = (after.urgency, _number_of(after.task_id)) if after else (_FIRST, 0)
+        page = {"urgency": urgency, "number": number, "limit": PAGE}
+        found = [
+            ReadyTask(*row)
+            for kind in kinds
+            for backend in backends
+            for row in self._store.rows(_SQL["ready"], {"kind": kind, "backend": backend, **page})
+        ]
+        return sorted(found, key=lambda task: task.place)[:PAGE]
+
+    def _end_backoffs(self, kinds: Collection[str]) -> None:
+        """Have those whose backoff is over, or began in the future of a clock that was set back, stand in the order."""
+        over = {"kinds": as_json(list(kinds)), "now": self._store.clock.now().wall, "limit": BACKOFFS_AT_ONCE}
+        if ended := [row["task_id"] for row in self._store.rows(_SQL["ended_backoffs"], over)]:
+            with self._store.transaction():
+                self._store.execute(_SQL["end_backoffs"], {"task_ids": as_json(ended)})
+
+    def next_ready_at(self, kinds: Collection[str]) -> int | None:
+        row = self._store.row(_SQL["next_ready_at"], {"kinds": as_json(list(kinds))})
+        return row["waits_until"] if row else None
 
     def states(self, task_ids: Collection[str]) -> Mapping[str, TaskState | None]:
-        rows = self._store.rows(_SQL["states"], {"task_ids": json.dumps(list(task_ids))})
+        rows = self._store.rows(_SQL["states"], {"task_ids": as_json(list(task_ids))})
         known = {row["task_id"]: TaskState(row["state"]) for row in rows}
         return {task_id: known.get(task_id) for task_id in task_ids}
 
@@ -61,6 +96,7 @@ class LocalBoard:
                 self._change(row, "task.claimed", run_id, state=TaskState.RUNNING, claimed_by=run_id, reason=None)
             elif (row["state"], row["claimed_by"]) != (TaskState.RUNNING, run_id):
                 return None
+            # Only now its text is read.
             return self.task(task_id)
 
     def finish(self, finishes: Mapping[str, tuple[str, Finish]]) -> Mapping[str, str]:
@@ -98,7 +134,7 @@ class LocalBoard:
 
     def _follow_up(self, run_id: str, task_id: str, finish: Finish) -> str | None:
         """Make the follow-ups of a run; why some are not made, which the task and the log then say."""
-        parent = self._known_row(task_id, "finish")
+        parent = self._known_row(task_id, "finish") | self._texts(task_id)
         made, why = self._within_bounds(parent, finish)
         for number, new in made.items():
             self._add(new, origin=f"{run_id}/{number}")
@@ -162,6 +198,12 @@ class LocalBoard:
     def tasks(self, state: TaskState | None = None) -> list[Task]:
         return [self._task(row) for row in self._store.rows(_SQL["tasks"], {"state": state})]
 
+    def waiting(self, kinds: Collection[str] | None, limit: int) -> tuple[list[ListedTask], int]:
+        """List the first ready tasks of these kinds, or of all, in their order, and count all; some may back off."""
+        asked = {"kinds": None if kinds is None else as_json(list(kinds)), "limit": limit}
+        ((count,),) = self._store.rows(_SQL["count_waiting"], asked)
+        return [ListedTask(*row) for row in self._store.rows(_SQL["waiting"], asked)], count
+
     def counts(self) -> dict[str, int]:
         found = {row["state"]: row["tasks"] for row in self._store.rows(_SQL["counts"])}
         return {state.value: found.get(state.value, 0) for state in TaskState}
@@ -171,7 +213,7 @@ class LocalBoard:
         texts: dict[str, Any] = {name: changes[name] for name in ("title", "kind", "body") if name in changes}
         _refuse_out_of_bounds(f"edit task {task_id}", texts)
         with self._store.transaction():
-            row = self._known_row(task_id, "edit")
+            row = self._known_row(task_id, "edit") | self._texts(task_id)
             if row["state"] == TaskState.RUNNING:
                 raise OperationsCenterError(
                     f"cannot edit task {task_id}: it is running; wait for it, or cancel it first"
@@ -221,7 +263,7 @@ class LocalBoard:
             "created_at": now,
             "updated_at": now,
         }
-        self._store.execute(_SQL["insert_task"], row)
+        self._store.execute(_SQL["insert_task"], row | _order(task.priority, now))
         self._store.append_event("task.added", task_id=str(row["task_id"]), data={"task": row})
         return str(row["task_id"])
 
@@ -235,6 +277,10 @@ class LocalBoard:
         row = self._store.row(_SQL["task_row"], {"task_id": task_id})
         return dict(row) if row else None
 
+    def _texts(self, task_id: str) -> dict[str, Any]:
+        (row,) = self._store.rows(_SQL["task_texts"], {"task_id": task_id})
+        return dict(row)
+
     def _known_row(self, task_id: str, verb: str) -> dict[str, Any]:
         row = self._row(task_id)
         if row is None:
@@ -242,9 +288,11 @@ class LocalBoard:
         return row
 
     def _change(self, row: dict[str, Any], kind: str, run_id: str | None, /, **changes: Any) -> None:
-        new = row | changes | {"updated_at": self._store.clock.now().wall}
-        self._store.execute(_SQL["write_task"], new)
+        new = changes | {"updated_at": self._store.clock.now().wall}
         changed = {name: value for name, value in new.items() if row[name] != value}
+        stored = new | _order(Priority(new["priority"]), row["created_at"]) if "priority" in new else new
+        statement = _SQL["write_task"].format(columns=", ".join(stored), values=", ".join("?" * len(stored)))
+        self._store.execute(statement, (*stored.values(), row["task_id"]))
         self._store.append_event(kind, run_id=run_id, task_id=row["task_id"], data={"task": changed})
 
 
@@ -265,3 +313,12 @@ def _refuse_out_of_bounds(what: str, texts: Mapping[str, Any]) -> None:
         check_texts(texts)
     except ValueError as error:
         raise OperationsCenterError(f"cannot {what}: {error}") from None
+
+
+def _order(priority: Priority, created_at: int) -> dict[str, int]:
+    """What is derived for the order, beside what the log keeps."""
+    return {"urgency": urgency_of(priority, created_at)}
+
+
+def _number_of(task_id: str) -> int:
+    return int(task_id.removeprefix("t"))

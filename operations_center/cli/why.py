@@ -17,29 +17,35 @@ LONGEST_TITLE = 80
 
 @click.command("why")
 @click.argument("role", required=False)
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000_000), default=100, show_default=True, help="List at most so many."
+)
 @config_option
 @json_option
-def command(role: str | None, config_file: Path | None, as_json: bool) -> int:
-    """Say for each ready task, of one role or of all, what it is waiting for."""
+def command(role: str | None, limit: int, config_file: Path | None, as_json: bool) -> int:
+    """Say for each ready task, of one role or of all, what it is waiting for; the most urgent come first."""
     with opened(config_file, Access.READ) as center:
         if role is not None and role not in center.config.roles:
             known = ", ".join(center.config.roles)
             raise NotFound(f"cannot explain role {role}: the configuration has no such role; it has {known}")
-        tasks = waiting_tasks(center, role)
+        tasks, count = waiting_tasks(center, role, limit)
         facts = file_facts(center.config, os.environ)
     if as_json:
-        print_json({"tasks": [task.as_json() for task in tasks], "config": config_as_json(center.config, facts)})
+        shown = [task.as_json() for task in tasks]
+        print_json({"tasks": shown, "count": count, "config": config_as_json(center.config, facts)})
     else:
-        _print(tasks)
+        _print(tasks, count)
         if difference := difference_in_words(center.config, facts):
             say(f"judged by what the fleet runs: {difference}")
     return 0
 
 
-def _print(tasks: list[WaitingTask]) -> None:
+def _print(tasks: list[WaitingTask], count: int) -> None:
     if not tasks:
         say("no task is waiting")
     for waiting in tasks:
         say(paint(waiting.task.task_id, bold=True), f"  {fit(waiting.task.title, LONGEST_TITLE)}")
         for refusal in waiting.reasons:
             say(f"    {refusal.obstacle}: {refusal.reason}")
+    if count > len(tasks):
+        say(f"{count - len(tasks)} more are ready; `--limit` lists more of them")

@@ -22,10 +22,11 @@ class Surroundings:
     """What reconciliation reads and writes through.
 
     ``me`` is this process; ``processes`` are all that it can see; ``directory_of`` maps a run id to its
-    directory; ``wake_everybody`` tells the others that a slot or a task is free; ``job_backends`` are those whose
-    runs are jobs at a provider, ``roles`` the names of those that have watchers; ``beat`` is called while providers
-    are waited for; ``childless_since`` remembers, for as long as this process lives, since when (monotonic ms) a
-    keeper has been seen without an executor; ``silence`` remembers how long runs have printed nothing.
+    directory; ``wake_everybody`` tells the others that a slot or a task is free, ``wake`` one role's watcher;
+    ``job_backends`` are those whose runs are jobs at a provider, ``roles`` the names of those that have watchers;
+    ``beat`` is called while providers are waited for; ``childless_since`` remembers, for as long as this process
+    lives, since when (monotonic ms) a keeper has been seen without an executor; ``silence`` remembers how long runs
+    have printed nothing.
     """
 
     ledger: Ledger
@@ -37,6 +38,7 @@ class Surroundings:
     settlement: Settlement
     directory_of: Callable[[str], str]
     wake_everybody: Callable[[], None]
+    wake: Callable[[str], None]
     startup_lock: Path
     job_backends: Mapping[str, JobBackend]
     roles: Collection[str]

@@ -22,7 +22,10 @@ LEASE_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request for a slot. ``timeout_ms``, ``grace_ms``, ``idle_timeout_ms`` and ``max_output`` are the backend's."""
+    """A request for a slot. ``timeout_ms``, ``grace_ms``, ``idle_timeout_ms`` and ``max_output`` are the backend's.
+
+    Nobody goes before a request without ``urgency``.
+    """
 
     task_id: str
     role: str
@@ -36,6 +39,15 @@ class Admission:
     kind: str | None = None
     idle_timeout_ms: int | None = None
     max_output: int | None = None
+    urgency: int | None = None
+
+
+class Wish(msgspec.Struct, frozen=True, gc=False):
+    """A task that a role's watcher would start on a backend, if it could."""
+
+    backend: str
+    task_id: str
+    urgency: int
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -75,7 +87,15 @@ class Ledger(Protocol):
 
     # Runs
     def admit(self, admission: Admission) -> Run | list[Refusal]: ...
-    def admission_facts(self, task_id: str, role: str, backend: str, limits: Limits) -> Facts: ...
+    def admission_facts(
+        self, task_id: str, role: str, backend: str, limits: Limits, urgency: int | None = None
+    ) -> Facts: ...
+    def announce(self, role: str, at_once: int, wishes: Sequence[Wish]) -> None:
+        """Say what a role would start next, at most ``at_once`` of it at once, in the order of its tasks.
+
+        Admission leaves slots to what is more urgent than what it is asked for, as long as its role takes them.
+        """
+
     def change_run(self, old: Run, event: str, *, note: Mapping[str, Any] | None = None, **changes: Any) -> Run | None:
         """Make one transition of the table; None when ``old`` is not the run's present any more."""
 

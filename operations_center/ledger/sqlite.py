@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
@@ -12,12 +13,12 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import asdict, astuple, replace
 
-from operations_center.admission import Facts, Limits, Refusal, refusals
+from operations_center.admission import TURN_WITHIN_MS, Ahead, Facts, Limits, Obstacle, Refusal, refusals
 from operations_center.files import decode_json
 from operations_center.identity import Host
 from operations_center.ids import checked_commit, checked_run_id
 from operations_center.keeper import cgroup
-from operations_center.ledger import Admission, Change, Lease, Pause
+from operations_center.ledger import Admission, Change, Lease, Pause, Wish
 from operations_center.ledger.fold import differences, fold
 from operations_center.memory import available_memory
 from operations_center.model import (
@@ -38,6 +39,9 @@ from operations_center.store import Store, as_data, as_json, load_queries
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 EVENTS_PER_READ = 500
+
+MOST_WISHES = 16
+"""Of a role for each backend. The next are announced before these are used up."""
 
 _SQL = load_queries(Path(__file__).with_name("sqlite.sql"))
 
@@ -62,15 +66,45 @@ class SqliteLedger:
 
     def admit(self, admission: Admission) -> Run | list[Refusal]:
         with self._store.transaction():
-            facts = self.admission_facts(admission.task_id, admission.role, admission.backend, admission.limits)
-            found = refusals(facts, admission.limits, admission.backend)
-            return found or self._reserve(admission, facts.attempt)
+            asked = admission
+            facts = self.admission_facts(asked.task_id, asked.role, asked.backend, asked.limits, asked.urgency)
+            found = refusals(facts, asked.limits, asked.backend)
+            if facts.has_wishes:
+                self._keep_turns(asked, facts, found)
+            return found or self._reserve(asked, facts.attempt)
 
-    def admission_facts(self, task_id: str, role: str, backend: str, limits: Limits) -> Facts:
+    def _keep_turns(self, asked: Admission, facts: Facts, found: Sequence[Refusal]) -> None:
+        """Who asks is there to take a slot. Who goes first has one left to it from now on."""
+        asking = {"backend": asked.backend, "role": asked.role}
+        self._store.execute(_SQL["end_offer"], asking)
+        if not found:
+            self._store.execute(_SQL["grant_wish"], {**asking, "task_id": asked.task_id})
+        elif all(refusal.obstacle is Obstacle.TURN for refusal in found):
+            roles = as_json([ahead.role for ahead in facts.ahead])
+            self._store.execute(_SQL["offer"], {"backend": asked.backend, "roles": roles, "now": facts.now})
+
+    def announce(self, role: str, at_once: int, wishes: Sequence[Wish]) -> None:
+        """Written only where what was announced before does not say the same of those that come next."""
+        known = {
+            Wish(*columns): before for *columns, before in self._store.rows(_SQL["wishes_of_role"], {"role": role})
+        }
+        wanted = _first_of_each_backend(wishes, MOST_WISHES)
+        if set(_first_of_each_backend(wishes, min(at_once, MOST_WISHES))) <= set(known) <= set(wishes) and all(
+            before == at_once for before in known.values()
+        ):
+            return
+        with self._store.transaction():
+            self._store.execute(_SQL["forget_wishes"], {"role": role})
+            rows = [{"role": role, "at_once": at_once, **asdict(wish)} for wish in wanted]
+            self._store.execute_each(_SQL["wish"], rows)
+
+    def admission_facts(
+        self, task_id: str, role: str, backend: str, limits: Limits, urgency: int | None = None
+    ) -> Facts:
         now = self._store.clock.now().wall
         row = self._store.row(_SQL["admission_facts"], {"task_id": task_id, "backend": backend, "now": now})
         assert row is not None
-        open_run, task_held, slots_held, paused, cooldown_until, broken_until, *attempts = row
+        open_run, task_held, slots_held, paused, wishes, cooldown_until, broken_until, *attempts = row
         remembered = Attempts(*attempts)
         in_last_hour, in_last_day = self._admitted(backend, now) if limits.has_budget else (0, 0)
         return Facts(
@@ -86,7 +120,21 @@ class SqliteLedger:
             attempt=remembered.attempts + 1,
             cooldown_until=cooldown_until,
             broken_until=broken_until,
+            has_wishes=bool(wishes),
+            ahead=self._ahead(task_id, role, backend, urgency, now) if wishes and urgency is not None else (),
         )
+
+    def _ahead(self, task_id: str, role: str, backend: str, urgency: int, now: int) -> tuple[Ahead, ...]:
+        """The more urgent tasks that other roles wait to start, as many of each as it could start now."""
+        asked = {"task_id": task_id, "role": role, "backend": backend, "urgency": urgency, "now": now}
+        rows = self._store.rows(_SQL["wishes_ahead"], asked | {"given_up_at": now - TURN_WITHIN_MS})
+        found: list[Ahead] = []
+        taken: Counter[str] = Counter()
+        for row in rows:
+            if taken[row["role"]] < row["room"]:
+                taken[row["role"]] += 1
+                found.append(Ahead(row["role"], row["task_id"], row["offered_at"]))
+        return tuple(found)
 
     def _pauses_of(self, role: str, backend: str) -> tuple[str, ...]:
         return tuple(
@@ -375,6 +423,16 @@ class SqliteLedger:
         with self._store.transaction():
             for name, value in least.items():
                 self._store.execute(_SQL["raise_counter"], {"name": name, "value": value})
+
+
+def _first_of_each_backend(wishes: Iterable[Wish], most: int) -> list[Wish]:
+    seen: Counter[str] = Counter()
+    first = []
+    for wish in wishes:
+        seen[wish.backend] += 1
+        if seen[wish.backend] <= most:
+            first.append(wish)
+    return first
 
 
 class _Asked(msgspec.Struct, frozen=True, gc=False):

@@ -51,6 +51,7 @@ SELECT
     EXISTS (SELECT * FROM task_holds WHERE task_id = :task_id AND since <= :now AND until > :now) AS task_held,
     (SELECT count(*) FROM runs WHERE backend = :backend AND state <> 'closed' AND state <> 'settling') AS slots_held,
     EXISTS (SELECT * FROM pauses) AS paused,
+    EXISTS (SELECT * FROM wishes WHERE backend = :backend) AS wishes,
     (SELECT cooldown_until FROM backend_health WHERE backend = :backend AND since <= :now) AS cooldown_until,
     (SELECT broken_until FROM backend_health WHERE backend = :backend AND since <= :now) AS broken_until,
     coalesce(attempts, 0) AS attempts,
@@ -59,6 +60,46 @@ SELECT
     since,
     coalesce(interruptions, 0) AS interruptions
 FROM (SELECT :task_id AS task_id) LEFT JOIN attempts USING (task_id);
+
+-- name: wishes_ahead
+-- What other roles wait to start on a backend and is more urgent, and how many runs more each role may have. A role that
+-- is paused cannot start, and one that has not taken a slot in time is not waited for.
+SELECT role, task_id, offered_at,
+    at_once - (
+        SELECT count(*) FROM runs
+        WHERE runs.role = wishes.role AND state <> 'closed' AND state <> 'settling' AND doubt IS NULL
+    ) AS room
+FROM wishes
+WHERE backend = :backend AND role <> :role
+    AND (urgency, length(task_id), task_id) < (:urgency, length(:task_id), :task_id)
+    AND role NOT IN (SELECT name FROM pauses)
+    AND (offered_at IS NULL OR (offered_at > :given_up_at AND offered_at <= :now))
+ORDER BY urgency, length(task_id), task_id;
+
+-- name: offer
+-- A free slot is left to these roles from now on.
+UPDATE wishes SET offered_at = :now
+WHERE backend = :backend AND offered_at IS NULL AND role IN (SELECT value FROM json_each(:roles));
+
+-- name: end_offer
+-- The role has come to ask.
+UPDATE wishes SET offered_at = NULL WHERE backend = :backend AND role = :role AND offered_at IS NOT NULL;
+
+-- name: grant_wish
+-- The task has its slot.
+DELETE FROM wishes WHERE backend = :backend AND role = :role AND task_id = :task_id;
+
+-- name: wishes_of_role
+-- What was announced last.
+SELECT backend, task_id, urgency, at_once FROM wishes WHERE role = :role;
+
+-- name: forget_wishes
+-- What was announced last does not hold any more.
+DELETE FROM wishes WHERE role = :role;
+
+-- name: wish
+-- A task that a role waits to start.
+INSERT INTO wishes (backend, role, task_id, urgency, at_once) VALUES (:backend, :role, :task_id, :urgency, :at_once);
 
 -- name: jobs_of
 -- What was last heard of some runs' jobs.
@@ -138,7 +179,9 @@ SELECT * FROM runs;
 
 -- name: all_tasks
 -- For the comparison with the event log: the columns that the log keeps.
-SELECT * FROM tasks;
+SELECT task_id, number, title, kind, body, state, priority, backend, parent, depth, lineage, reason, claimed_by, origin,
+    created_at, updated_at
+FROM tasks;
 
 -- name: all_releases
 -- For the comparison with the event log: the columns that the log keeps.

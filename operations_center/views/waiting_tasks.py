@@ -1,12 +1,14 @@
 """Why a ready task is not running right now: the question of admission, asked without recording anything."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from operations_center import config
 from operations_center.admission import Obstacle, Refusal, refusals
+from operations_center.boards.local import ListedTask
 from operations_center.fleet import look_at
-from operations_center.model import Task, TaskState
 from operations_center.wiring import Center
 
 
@@ -14,7 +16,7 @@ from operations_center.wiring import Center
 class WaitingTask:
     """A ready task, the role and backend that it is for, and what stands in its way: never empty."""
 
-    task: Task
+    task: ListedTask
     role: str | None
     backend: str | None
     reasons: list[Refusal]
@@ -30,30 +32,38 @@ class WaitingTask:
         }
 
 
-def waiting_tasks(center: Center, role: str | None = None) -> list[WaitingTask]:
-    """Every ready task of a role, or of all and of none, oldest first; those that back off are among them."""
+def waiting_tasks(center: Center, role: str | None, limit: int) -> tuple[list[WaitingTask], int]:
+    """List the first ready tasks of a role, or of all and of none, in their order, and count all of them."""
+    kinds = None if role is None else center.config.roles[role].task_kinds
     with center.ledger.snapshot():
-        tasks = [_waiting(center, task) for task in center.board.tasks(TaskState.READY)]
-    return [waiting for waiting in tasks if role is None or waiting.role == role]
+        tasks, count = center.board.waiting(kinds, limit)
+        # What holds for a whole role is read once, however many of its tasks wait.
+        of_role = cache(partial(_refused_by_role, center))
+        return [_waiting(center, task, of_role) for task in tasks], count
 
 
-def _waiting(center: Center, task: Task) -> WaitingTask:
+def _waiting(center: Center, task: ListedTask, of_role: Callable[[str], Sequence[Refusal]]) -> WaitingTask:
     role = center.config.role_for_kind(task.kind)
     if role is None:
         reason = Refusal(Obstacle.NO_ROLE, f"no role of the configuration takes tasks of kind {task.kind}")
         return WaitingTask(task, None, task.backend, [reason])
     backend = task.backend or role.backend
-    found = [*_refused(center, task, role, backend), *_concurrency(center, role), *_watcher(center, role)]
+    found = [*_refused(center, task, role, backend), *of_role(role.name)]
     next_turn = Refusal(Obstacle.WAITING, "nothing stands in its way: it starts at the next turn of its watcher")
     return WaitingTask(task, role.name, backend, found or [next_turn])
 
 
-def _refused(center: Center, task: Task, role: config.Role, backend: str) -> list[Refusal]:
+def _refused(center: Center, task: ListedTask, role: config.Role, backend: str) -> list[Refusal]:
     settings = center.config.backends.get(backend)
     if settings is None:
         return [Refusal(Obstacle.NO_BACKEND, f"there is no backend {backend} in the configuration")]
-    facts = center.ledger.admission_facts(task.task_id, role.name, backend, settings.limits)
+    facts = center.ledger.admission_facts(task.task_id, role.name, backend, settings.limits, task.urgency)
     return refusals(facts, settings.limits, backend)
+
+
+def _refused_by_role(center: Center, name: str) -> Sequence[Refusal]:
+    role = center.config.roles[name]
+    return [*_concurrency(center, role), *_watcher(center, role)]
 
 
 def _concurrency(center: Center, role: config.Role) -> list[Refusal]:

@@ -241,6 +241,14 @@ def test_why_says_when_nothing_stands_in_the_way(fleet: Fleet) -> None:
     assert reason["reason"] == "waiting" and "next turn" in reason["detail"]
 
 
+def test_why_lists_the_first_of_many_and_counts_all(fleet: Fleet) -> None:
+    fleet.add(5, "goal")
+    fleet.run("task", "add", "first", "--kind", "goal", "--priority", "urgent")
+    document = fleet.json("why", "--limit", "2")
+    assert ([task["task_id"] for task in document["tasks"]], document["count"]) == (["t6", "t1"], 6)
+    assert "4 more are ready" in fleet.run("why", "goal", "--limit", "2").stdout
+
+
 def test_why_of_an_unknown_role_is_not_found(fleet: Fleet) -> None:
     fleet.run("why", "nobody", expect=4)
 

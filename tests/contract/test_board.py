@@ -1,19 +1,19 @@
 """What every board promises to watchers and reconcilers: each of them is asked the same."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from operations_center.boards import Board, Claim
+from operations_center.boards import PAGE, Board, Claim, ReadyTask
 from operations_center.boards.local import LocalBoard, NewTask
 from operations_center.bounds import LARGEST_BODY
-from operations_center.clock import SystemClock
 from operations_center.errors import OperationsCenterError
 from operations_center.ledger.sqlite import SqliteLedger
-from operations_center.model import Attempts, Finish, FollowUp, Priority, Task, TaskState
+from operations_center.model import LEVEL_MS, Attempts, Finish, FollowUp, Priority, Task, TaskState
 from operations_center.store import Store
+from tests.contract.clock import HandClock
 
 DONE = Finish(TaskState.DONE)
 
@@ -24,13 +24,20 @@ class LocalService:
 
     path: Path
     stores: list[Store] = field(default_factory=list)
+    clock: HandClock = field(default_factory=HandClock)
 
     def connect(self) -> LocalBoard:
-        self.stores.append(Store(self.path, SystemClock(), write_within_s=1.0))
+        self.stores.append(Store(self.path, self.clock, write_within_s=1.0))
         return LocalBoard(self.stores[-1])
 
-    def add(self, title: str = "Do it", kind: str = "goal", priority: Priority = Priority.NORMAL) -> str:
-        (task_id,) = self.hand.add([NewTask(title, kind, "body", priority)])
+    def add(
+        self,
+        title: str = "Do it",
+        kind: str = "goal",
+        priority: Priority = Priority.NORMAL,
+        backend: str | None = None,
+    ) -> str:
+        (task_id,) = self.hand.add([NewTask(title, kind, "body", priority, backend)])
         return task_id
 
     def cancel(self, task_id: str) -> None:
@@ -74,22 +81,22 @@ def board(service: LocalService) -> Board:
 
 def test_a_new_task_is_ready_for_those_who_take_its_kind(board: Board, service: LocalService) -> None:
     task_id = service.add()
-    assert [task.task_id for task in board.ready(["goal"])] == [task_id]
-    assert list(board.ready(["test"])) == list(board.ready([])) == []
+    assert [task.task_id for task in board.ready(["goal"], [None])] == [task_id]
+    assert list(board.ready(["test"], [None])) == list(board.ready([], [None])) == []
     assert board.states([task_id, "unknown"]) == {task_id: TaskState.READY, "unknown": None}
 
 
 def test_the_most_urgent_comes_first_and_then_the_oldest(board: Board, service: LocalService) -> None:
     wanted = [Priority.LOW, Priority.NORMAL, Priority.URGENT, Priority.HIGH, Priority.URGENT]
     ids = [service.add(priority=priority) for priority in wanted]
-    assert [task.task_id for task in board.ready(["goal"])] == [ids[2], ids[4], ids[3], ids[1], ids[0]]
+    assert [task.task_id for task in board.ready(["goal"], [None])] == [ids[2], ids[4], ids[3], ids[1], ids[0]]
 
 
 def test_a_claimed_task_is_shown_as_running_in_the_name_of_its_run(board: Board, service: LocalService) -> None:
     task_id = service.add()
     assert board.claim(task_id, "r1")
     assert board.running() == [Claim(task_id, "r1")]
-    assert list(board.ready(["goal"])) == []
+    assert list(board.ready(["goal"], [None])) == []
     assert board.states([task_id]) == {task_id: TaskState.RUNNING}
 
 
@@ -268,19 +275,66 @@ def test_a_task_that_is_done_cannot_be_cancelled(board: Board, service: LocalSer
         service.cancel(task_id)
 
 
-def test_a_task_that_backs_off_is_among_the_ready_ones_and_says_until_when(service: LocalService) -> None:
-    board = service.connect()
-    task_id = service.add()
-    ledger, now = SqliteLedger(service.stores[0]), SystemClock().now().wall
-    ledger.set_attempts(task_id, Attempts(2, 1, not_before=now + 60_000, since=now))
-    (task,) = board.ready(["goal"])
+def back_off(board: Board, service: LocalService, until: int, since: int) -> str:
+    """Have a run of a new task ended so that it is to be run again, but not before that."""
+    board.claim(task_id := service.add(), "r1")
+    SqliteLedger(service.stores[0]).set_attempts(task_id, Attempts(2, 1, not_before=until, since=since))
+    board.finish({"r1": (task_id, Finish(TaskState.READY))})
+    return task_id
+
+
+def test_a_task_that_backs_off_is_not_among_those_that_could_be_claimed_until_it_does_not(
+    service: LocalService,
+) -> None:
+    board, now = service.connect(), service.clock.now().wall
+    task_id = back_off(board, service, now + 60_000, now)
+    task = service.task(task_id)
     assert (task.attempts, task.retries, task.not_before) == (2, 1, now + 60_000)
+    assert (list(board.ready(["goal"], [None])), board.next_ready_at(["goal"])) == ([], now + 60_000)
+    assert board.next_ready_at(["test"]) is None
+    service.clock.advance(60_000)
+    assert [task.task_id for task in board.ready(["goal"], [None])] == [task_id]
+    assert board.next_ready_at(["goal"]) is None
 
 
 def test_a_backoff_that_began_before_the_clock_was_set_back_is_over(service: LocalService) -> None:
-    board = service.connect()
-    task_id = service.add()
-    ledger, now = SqliteLedger(service.stores[0]), SystemClock().now().wall
-    ledger.set_attempts(task_id, Attempts(2, 1, not_before=now + 86_400_000, since=now + 86_000_000))
-    (task,) = board.ready(["goal"])
-    assert task.not_before is None
+    board, now = service.connect(), service.clock.now().wall
+    task_id = back_off(board, service, now + 86_400_000, now + 86_000_000)
+    assert [task.task_id for task in board.ready(["goal"], [None])] == [task_id]
+    assert service.task(task_id).not_before is None
+
+
+def test_a_task_that_is_retried_by_a_person_does_not_back_off(service: LocalService) -> None:
+    board, now = service.connect(), service.clock.now().wall
+    task_id = back_off(board, service, now + 60_000, now)
+    with (ledger := SqliteLedger(service.stores[0])).transaction():
+        ledger.set_attempts(task_id, Attempts())
+        service.hand.retry(task_id)
+    assert [task.task_id for task in board.ready(["goal"], [None])] == [task_id]
+
+
+def test_pages_follow_each_other_until_one_is_not_full(board: Board, service: LocalService) -> None:
+    ids = [service.add(kind=("goal", "test")[number % 2]) for number in range(2 * PAGE + 1)]
+    seen: list[str] = []
+    page: Sequence[ReadyTask] = ()
+    while not seen or len(page) == PAGE:
+        page = board.ready(["goal", "test"], [None], page[-1] if page else None)
+        seen += [task.task_id for task in page]
+    assert seen == ids
+
+
+def test_tasks_that_name_a_backend_are_asked_for_by_its_name(board: Board, service: LocalService) -> None:
+    plain, named = service.add(), service.add(backend="agent")
+    assert [task.task_id for task in board.ready(["goal"], [None])] == [plain]
+    assert [(task.task_id, task.backend) for task in board.ready(["goal"], ["agent", "other"])] == [(named, "agent")]
+    assert [task.task_id for task in board.ready(["goal"], [None, "agent"])] == [plain, named]
+
+
+def test_a_task_gains_a_level_for_each_day_that_it_waits(board: Board, service: LocalService) -> None:
+    old = service.add(priority=Priority.LOW)
+    service.clock.advance(2 * LEVEL_MS)
+    normal, high = service.add(), service.add(priority=Priority.HIGH)
+    assert [task.task_id for task in board.ready(["goal"], [None])] == [old, high, normal]
+    assert [task.urgency for task in board.ready(["goal"], [None])] == [
+        service.task(task_id).urgency for task_id in (old, high, normal)
+    ]

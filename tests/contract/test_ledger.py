@@ -4,16 +4,15 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
 
-from operations_center.admission import Facts, Limits, Obstacle
-from operations_center.clock import Now
+from operations_center.admission import TURN_WITHIN_MS, Facts, Limits, Obstacle, Refusal
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host, Process
-from operations_center.ledger import Admission, Ledger, Pause
+from operations_center.ledger import Admission, Ledger, Pause, Wish
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.model import (
     HOLDS_SLOT,
@@ -28,21 +27,12 @@ from operations_center.model import (
     Transition,
 )
 from operations_center.store import Store
+from tests.contract.clock import HandClock
 
 HOST = Host("h", "b", 1, "here")
 WATCHER = Process(10, 20)
 OTHER = Process(11, 21)
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
-
-
-@dataclass
-class HandClock:
-    """A clock that moves when it is told to."""
-
-    wall: int = 1_760_000_000_000
-
-    def now(self) -> Now:
-        return Now(self.wall, self.wall - 1_759_000_000_000)
 
 
 @dataclass
@@ -63,6 +53,11 @@ class Engine:
         connection.execute(statement)
         connection.commit()
         connection.close()
+
+    def changes(self) -> int:
+        """How many rows the first connection has changed."""
+        (row,) = self.stores[0].rows("SELECT total_changes() AS changes")
+        return int(row["changes"])
 
     def pretend_newer_schema(self) -> None:
         self.change_by_hand("PRAGMA user_version = 99")
@@ -285,6 +280,137 @@ def test_another_run_with_the_same_fence_is_not_found(ledger: Ledger) -> None:
     assert ledger.run(f"r{run.fence}-other") is None
     assert ledger.run(f"{run.fence}") is None
     assert ledger.run(run.run_id) == run
+
+
+# Whose turn it is
+
+ONE = Limits(1)
+LATE, SOON, NOW = 300, 200, 100
+"""Urgencies: the lowest goes first."""
+
+
+def wish(ledger: Ledger, *wishes: tuple[str, int], role: str = "hot", at_once: int = 1, backend: str = "agent") -> None:
+    ledger.announce(role, at_once, [Wish(backend, task_id, urgency) for task_id, urgency in wishes])
+
+
+def test_a_free_slot_is_left_to_the_more_urgent_task_of_another_role(ledger: Ledger) -> None:
+    wish(ledger, ("t9", NOW))
+    (refusal,) = cast(list[Refusal], ledger.admit(request("t1", ONE, urgency=LATE)))
+    assert (refusal.obstacle, refusal.role) == (Obstacle.TURN, "hot")
+    assert refusal.reason == "a more urgent task t9 of role hot goes first"
+    run = admit(ledger, "t9", ONE, role="hot", urgency=NOW)
+    assert Obstacle.CAP in refused(ledger, "t1", ONE, urgency=LATE)
+    close(ledger, settle(ledger, run))
+    admit(ledger, "t1", ONE, urgency=LATE)
+
+
+@pytest.mark.parametrize(
+    ("wished", "asked"),
+    [(("t9", LATE), ("t1", NOW)), (("t9", NOW), ("t1", NOW)), (("t10", NOW), ("t9", NOW))],
+    ids=["less urgent", "as urgent and newer", "a longer number is newer"],
+)
+def test_a_task_is_not_kept_waiting_by_what_comes_after_it(
+    ledger: Ledger, wished: tuple[str, int], asked: tuple[str, int]
+) -> None:
+    wish(ledger, wished)
+    admit(ledger, asked[0], ONE, urgency=asked[1])
+
+
+def test_as_many_slots_are_left_as_more_urgent_tasks_wait(ledger: Ledger) -> None:
+    three = Limits(3)
+    wish(ledger, ("t8", NOW), ("t9", NOW), at_once=2)
+    admit(ledger, "t1", three, urgency=LATE)
+    assert refused(ledger, "t2", three, urgency=LATE) == [Obstacle.TURN]
+    admit(ledger, "t8", three, role="hot", urgency=NOW)
+    assert refused(ledger, "t2", three, urgency=LATE) == [Obstacle.TURN]
+    admit(ledger, "t9", three, role="hot", urgency=NOW)
+    assert refused(ledger, "t2", three, urgency=LATE) == [Obstacle.CAP]
+
+
+def test_three_roles_take_turns_in_the_order_of_their_tasks(ledger: Ledger) -> None:
+    wish(ledger, ("t1", LATE), role="cold")
+    wish(ledger, ("t2", SOON), role="warm")
+    wish(ledger, ("t3", NOW), role="hot")
+    waiting = [("cold", "t1", LATE), ("warm", "t2", SOON), ("hot", "t3", NOW)]
+    order = []
+    while waiting:
+        for role, task_id, urgency in list(waiting):
+            answer = ledger.admit(request(task_id, ONE, role=role, urgency=urgency))
+            if isinstance(answer, Run):
+                close(ledger, settle(ledger, answer))
+                waiting.remove((role, task_id, urgency))
+                order.append(role)
+    assert order == ["hot", "warm", "cold"]
+
+
+def test_a_role_is_left_no_more_slots_than_it_may_use(ledger: Ledger) -> None:
+    two = Limits(2)
+    wish(ledger, ("t7", NOW), ("t8", NOW), ("t9", NOW), at_once=1)
+    busy = admit(ledger, "t7", two, role="hot", urgency=NOW)
+    admit(ledger, "t1", two, urgency=LATE)
+    close(ledger, settle(ledger, busy))
+    assert refused(ledger, "t2", two, urgency=LATE) == [Obstacle.TURN]
+
+
+def test_a_role_that_uses_all_it_may_on_another_backend_keeps_nobody_waiting(ledger: Ledger) -> None:
+    wish(ledger, ("t9", NOW), at_once=1)
+    admit(ledger, "t8", ONE, role="hot", backend="other", urgency=NOW)
+    admit(ledger, "t1", ONE, urgency=LATE)
+
+
+def test_a_paused_role_keeps_nobody_waiting(ledger: Ledger, clock: HandClock) -> None:
+    wish(ledger, ("t9", NOW))
+    ledger.pause(Pause("hot", "person", "tea", clock.wall))
+    admit(ledger, "t1", ONE, urgency=LATE)
+
+
+def test_what_waits_for_another_backend_keeps_nobody_waiting(ledger: Ledger) -> None:
+    wish(ledger, ("t9", NOW), backend="other")
+    admit(ledger, "t1", ONE, urgency=LATE)
+
+
+def test_what_is_not_wanted_any_more_keeps_nobody_waiting(ledger: Ledger) -> None:
+    wish(ledger, ("t8", NOW), ("t9", NOW))
+    wish(ledger)
+    admit(ledger, "t1", ONE, urgency=LATE)
+
+
+def test_a_role_that_does_not_take_its_slot_in_time_is_passed_until_it_comes_again(
+    ledger: Ledger, clock: HandClock
+) -> None:
+    two = Limits(2)
+    wish(ledger, ("t8", NOW), ("t9", NOW), at_once=2)
+    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.TURN]
+    clock.wall += TURN_WITHIN_MS - 1
+    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.TURN]
+    clock.wall += 1
+    run = admit(ledger, "t1", ONE, urgency=LATE)
+    assert refused(ledger, "t8", ONE, role="hot", urgency=NOW) == [Obstacle.CAP]
+    close(ledger, settle(ledger, run))
+    assert refused(ledger, "t2", ONE, urgency=LATE) == [Obstacle.TURN]
+    admit(ledger, "t8", two, role="hot", urgency=NOW)
+    assert refused(ledger, "t2", two, urgency=LATE) == [Obstacle.TURN]
+
+
+def test_a_full_backend_offers_no_slot_to_anybody(ledger: Ledger, clock: HandClock) -> None:
+    run = admit(ledger, "t0", ONE, urgency=LATE)
+    wish(ledger, ("t9", NOW))
+    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.CAP, Obstacle.TURN]
+    clock.wall += 2 * TURN_WITHIN_MS
+    close(ledger, settle(ledger, run))
+    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.TURN]
+
+
+def test_an_announcement_that_says_nothing_new_is_not_written(engine: Engine, ledger: Ledger) -> None:
+    first = [("t1", NOW), ("t2", NOW), ("t3", NOW)]
+    wish(ledger, *first)
+    before = engine.changes()
+    wish(ledger, *first)
+    wish(ledger, *first, ("t4", NOW))
+    assert engine.changes() == before
+    wish(ledger, ("t0", NOW), *first)
+    wish(ledger, *first)
+    assert engine.changes() > before
 
 
 # Guards

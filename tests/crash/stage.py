@@ -271,7 +271,7 @@ class Stage:
         for _ in range(10):
             self.in_a_process(self.watch)
             with self.fleet.center() as center:
-                tasks = {task.task_id for task in center.board.ready(["goal"])}
+                tasks = {task.task_id for task in center.board.ready(["goal"], [None])}
                 if not tasks and not center.ledger.open_runs():
                     return
         raise AssertionError("there is always something left to run")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from operations_center.boards import Claim
+from operations_center.boards import Claim, ReadyTask
 from operations_center.boards.local import NewTask
 from operations_center.errors import BoardUnreachable
 from operations_center.in_flight_reconcile import (
@@ -264,8 +264,14 @@ class DeadBoard:
             raise BoardUnreachable("cannot reach the board: it does not answer; look whether it is up")
         return self._real
 
-    def ready(self, kinds: Collection[str]) -> Sequence[Task]:
-        answer: Sequence[Task] = self._ask().ready(kinds)
+    def ready(
+        self, kinds: Collection[str], backends: Collection[str | None], after: ReadyTask | None = None
+    ) -> Sequence[ReadyTask]:
+        answer: Sequence[ReadyTask] = self._ask().ready(kinds, backends, after)
+        return answer
+
+    def next_ready_at(self, kinds: Collection[str]) -> int | None:
+        answer: int | None = self._ask().next_ready_at(kinds)
         return answer
 
     def states(self, task_ids: Collection[str]) -> Mapping[str, TaskState | None]:

@@ -72,7 +72,7 @@ def poll(center: Center, role: str, cgroups: Path | None) -> object:
     }
     dispatcher = Dispatcher(center.surroundings, center.config.roles[role], backends)
     answer: object = None
-    for task in center.board.ready(center.config.roles[role].task_kinds):
+    for task in center.board.ready(center.config.roles[role].task_kinds, [None]):
         answer = dispatcher.dispatch(task)
         if isinstance(answer, Started):
             break

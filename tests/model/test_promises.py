@@ -95,7 +95,7 @@ class Promises(RuleBasedStateMachine):
         """As it should be, so that the rest has something to go wrong with."""
         self.world.nothing_goes_wrong()
         self.world.ledger.resume(None, "person")
-        if not self.world.board.ready([role]):
+        if not self.world.board.ready([role], [None]):
             self.world.board.add([NewTask("wanted", role, backend="render" if renders else None)])
         actor = self.idle(where, role)
         if self.is_up(actor):

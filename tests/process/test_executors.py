@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from operations_center.boards import ReadyTask
 from operations_center.boards.local import LocalBoard, NewTask
 from operations_center.config import Role
 from operations_center.errors import BoardUnreachable
@@ -482,11 +483,11 @@ class SilentAtFirst:
     board: LocalBoard
     asked: list[None] = field(default_factory=list)
 
-    def ready(self, kinds: Collection[str]) -> Sequence[Task]:
+    def ready(self, kinds: Collection[str], *page: Any) -> Sequence[ReadyTask]:
         self.asked.append(None)
         if len(self.asked) == 1:
             raise BoardUnreachable("cannot reach the board: it is silent")
-        return self.board.ready(kinds)
+        return self.board.ready(kinds, *page)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.board, name)

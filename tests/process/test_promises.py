@@ -255,7 +255,7 @@ def test_a_task_that_is_edited_after_it_was_read_runs_as_it_is_now(fleet: Fleet)
     configure(fleet, 'cat "$OPERATIONS_CENTER_RUN_DIR/prompt" >"$HOME/prompt"')
     with fleet.center() as center:
         (task_id,) = center.board.add([NewTask("old", "test")])
-        (task,) = center.board.ready(["test"])
+        (task,) = center.board.ready(["test"], [None])
         center.board.edit(task_id, title="new")
         environment = os.environ | {"HOME": str(fleet.root)}
         started = Dispatcher(center.surroundings, center.config.roles["test"], center.backends(environment)).dispatch(

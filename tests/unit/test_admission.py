@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operations_center.admission import Facts, Limits, Obstacle, Refusal, refusals
+from operations_center.admission import TURN_WITHIN_MS, Ahead, Facts, Limits, Obstacle, Refusal, refusals
 
 NOW = 1_760_000_000_000
 MIB = 1 << 20
@@ -53,7 +53,7 @@ def test_nothing_stands_in_the_way_of_a_free_backend() -> None:
     ],
 )
 def test_each_obstacle_refuses_and_says_why(changes: dict[str, Any], obstacle: Obstacle, reason: str) -> None:
-    assert refused(**changes) == [Refusal(obstacle, reason)]
+    assert refused(**changes) == [Refusal(obstacle, reason, changes.get("not_before"))]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,17 @@ def test_each_obstacle_refuses_and_says_why(changes: dict[str, Any], obstacle: O
 )
 def test_one_less_than_a_limit_is_admitted(changes: dict[str, Any]) -> None:
     assert refused(**changes) == []
+
+
+def test_a_slot_is_left_to_each_more_urgent_task_of_another_role() -> None:
+    first, second = Ahead("hot", "t9", None), Ahead("warm", "t8", NOW - 1_000)
+    assert refused(slots_held=0, ahead=(first,)) == []
+    (refusal,) = refused(slots_held=0, ahead=(first, second))
+    assert (refusal.obstacle, refusal.role, refusal.until) == (Obstacle.TURN, "hot", NOW + TURN_WITHIN_MS)
+    (refusal,) = refused(slots_held=1, ahead=(second,))
+    assert refusal == Refusal(
+        Obstacle.TURN, "a more urgent task t8 of role warm goes first", NOW - 1_000 + TURN_WITHIN_MS, "warm"
+    )
 
 
 def test_a_budget_of_zero_admits_nothing() -> None:

@@ -17,7 +17,9 @@ HOT = (
     "admitted_since",
     "attempts_of",
     "closed_before",
+    "ended_backoffs",
     "finish_task",
+    "next_ready_at",
     "open_run_of_task",
     "open_runs",
     "ready",
@@ -27,7 +29,10 @@ HOT = (
     "states",
     "task",
     "task_row",
+    "task_texts",
+    "tasks_of_lineage",
     "tasks_with_slot",
+    "wishes_ahead",
     "write_run",
     "write_task",
 )
@@ -73,3 +78,13 @@ def test_a_query_that_scans_is_noticed(database: sqlite3.Connection) -> None:
 def test_a_run_has_its_columns_in_the_order_of_its_fields(database: sqlite3.Connection) -> None:
     columns = [row[1] for row in database.execute("PRAGMA table_info(runs)")]
     assert columns == list(Run.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", ["ready", "ended_backoffs", "next_ready_at"])
+def test_a_turn_reads_tasks_from_an_index_alone_and_in_its_order(database: sqlite3.Connection, name: str) -> None:
+    """The row of a task has its body before most of its columns: what comes after is found through all of it."""
+    plan = plan_of(database, QUERIES[name])
+    of_tasks = [step for step in plan if re.match(r"(SEARCH|SCAN) tasks\b", step)]
+    assert of_tasks
+    assert all("COVERING INDEX" in step for step in of_tasks), plan
+    assert "USE TEMP B-TREE FOR ORDER BY" not in plan

@@ -21,8 +21,8 @@ def retry(task_id: str, config_file: Path | None, as_json: bool) -> None:
     with opened(config_file) as center:
         with center.ledger.transaction():
             refuse_while_a_run_is_open(center, task_id, "retry")
-            center.board.retry(task_id)
             center.ledger.set_attempts(task_id, Attempts())
+            center.board.retry(task_id)
         center.wake_everybody()
         task = known_task(center, task_id)
     if as_json:

@@ -14,3 +14,37 @@ CREATE INDEX tasks_of_lineage ON tasks (lineage) WHERE lineage IS NOT NULL;
 -- How often a task's runs were ended by the machine, by us or by a stranger: nothing that speaks against the task.
 -- NULL in what was remembered before this migration: what the log says of it stays true.
 ALTER TABLE attempts ADD COLUMN interruptions INTEGER;
+
+-- What ready tasks are ordered by: ``urgency_of`` in model.py. Derived, so it is not in the log.
+ALTER TABLE tasks ADD COLUMN urgency INTEGER;
+UPDATE tasks SET urgency = created_at + CASE priority
+    WHEN 'urgent' THEN 0 WHEN 'high' THEN 86400000 WHEN 'normal' THEN 172800000 ELSE 259200000
+END;
+
+-- A task that backs off: a copy of what ``attempts`` says, made when the task becomes ready and cleared when the backoff
+-- is over. So those that may start are an index, however many others wait. Derived, so it is not in the log.
+ALTER TABLE tasks ADD COLUMN waits_until INTEGER;
+ALTER TABLE tasks ADD COLUMN waits_since INTEGER;
+UPDATE tasks SET (waits_until, waits_since) = (
+    SELECT not_before, since FROM attempts WHERE attempts.task_id = tasks.task_id
+) WHERE state = 'ready';
+
+-- These hold all that a turn reads and compares. In the row of a task its body, which may be large, stands before that.
+CREATE INDEX startable_tasks ON tasks (kind, backend, urgency, number, task_id, state, waits_until)
+WHERE state = 'ready' AND waits_until IS NULL;
+CREATE INDEX waiting_tasks ON tasks (kind, waits_until, waits_since, backend, urgency, number, task_id, state)
+WHERE state = 'ready' AND waits_until IS NOT NULL;
+CREATE INDEX waiting_since ON tasks (waits_since, task_id, state, waits_until)
+WHERE state = 'ready' AND waits_until IS NOT NULL;
+
+-- What the roles' watchers wait to start, so that admission leaves a slot to the more urgent task of another role.
+-- ``at_once`` is how many runs the role may have; ``offered_at`` since when a free slot is left to it. Not in the log.
+CREATE TABLE wishes (
+    backend TEXT NOT NULL,
+    role TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    urgency INTEGER NOT NULL,
+    at_once INTEGER NOT NULL,
+    offered_at INTEGER,
+    PRIMARY KEY (backend, role, task_id)
+) STRICT, WITHOUT ROWID;

@@ -55,6 +55,7 @@ max_concurrent = {agent_cap}
 timeout = "2m"
 grace = "2s"
 env = ["DEMO_WITNESS", "DEMO_SHELF"]
+breaker = {{ failures = 0 }}
 
 [backends.tests]
 kind = "command"
@@ -64,6 +65,7 @@ timeout = "2m"
 idle_timeout = "1m"
 grace = "2s"
 env = ["DEMO_WITNESS", "DEMO_SHELF"]
+breaker = {{ failures = 0 }}
 
 [watchdog]
 every = "1s"

@@ -30,6 +30,15 @@ class Obstacle(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Breaker:
+    """When a backend is left alone: after so many runs in a row that each failed ``within_ms``, for ``cooldown_ms``."""
+
+    failures: int
+    within_ms: int
+    cooldown_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a backend allows; None is no limit. ``min_available_memory`` in bytes."""
 
@@ -37,10 +46,19 @@ class Limits:
     max_per_hour: int | None = None
     max_per_day: int | None = None
     min_available_memory: int | None = None
+    breaker: Breaker | None = None
 
     @property
     def has_budget(self) -> bool:
         return self.max_per_hour is not None or self.max_per_day is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The open run that tries whether a backend works again."""
+
+    run_id: str
+    reserved_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +83,8 @@ class Facts:
 
     What no limit asks for is not looked up: ``in_last_…`` are 0 without a budget, and None is no memory asked for.
     ``attempt`` is the one that would begin, counted from 1. ``cooldown_until`` is what the provider has asked for,
-    ``broken_until`` our own pause after too many of its failures. ``has_wishes``: whether anybody has
+    ``broken_until`` our own pause after too many failures, ``broken_reason`` the last of them, ``probe`` the first run
+    since that pause, if it is open. ``has_wishes``: whether anybody has
     announced what waits for the backend; ``ahead``: what goes first, the most urgent at the head.
     """
 
@@ -81,6 +100,8 @@ class Facts:
     attempt: int
     cooldown_until: int | None = None
     broken_until: int | None = None
+    broken_reason: str | None = None
+    probe: Probe | None = None
     has_wishes: bool = False
     ahead: tuple[Ahead, ...] = ()
 
@@ -112,17 +133,30 @@ def refusals(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
     if facts.cooldown_until is not None and facts.cooldown_until > facts.now:
         reason = f"backend {backend} cools down until {rfc3339(facts.cooldown_until)}: its provider takes no more"
         found.append(Refusal(Obstacle.COOLDOWN, reason, facts.cooldown_until))
-    if facts.broken_until is not None and facts.broken_until > facts.now:
-        reason = (
-            f"backend {backend} is not used until {rfc3339(facts.broken_until)}: its last requests have failed; "
-            f"see `operations-center runs --backend {backend}`"
-        )
-        found.append(Refusal(Obstacle.BREAKER, reason, facts.broken_until))
+    found += _breaker(facts, limits, backend)
     found += _turn(facts, limits)
     found += _budget(facts.in_last_hour, limits.max_per_hour, backend, "hour")
     found += _budget(facts.in_last_day, limits.max_per_day, backend, "day")
     found += _memory(facts.available_memory, limits.min_available_memory, backend)
     return found
+
+
+def _breaker(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
+    """Leave a backend alone while its breaker is open. Then one run tries it, and has to last for as long as counts."""
+    if facts.broken_until is not None and facts.broken_until > facts.now:
+        why = facts.broken_reason or "its last requests have failed"
+        reason = (
+            f"backend {backend} is not used until {rfc3339(facts.broken_until)}: {why}; "
+            f"see `operations-center runs --backend {backend}`, or try it now: `operations-center resume {backend}`"
+        )
+        return [Refusal(Obstacle.BREAKER, reason, facts.broken_until)]
+    if facts.probe is None or limits.breaker is None:
+        return []
+    until = facts.probe.reserved_at + limits.breaker.within_ms
+    if until <= facts.now:
+        return []
+    reason = f"run {facts.probe.run_id} tries whether backend {backend} works again: {facts.broken_reason}"
+    return [Refusal(Obstacle.BREAKER, reason, until)]
 
 
 def _turn(facts: Facts, limits: Limits) -> list[Refusal]:

@@ -307,12 +307,13 @@ class JobMemory(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether a backend's provider takes anything. ``failures`` in a row; ``since`` when this was written."""
+    """Whether a backend takes anything. ``failures`` in a row; ``reason`` of the last; ``since`` when it is from."""
 
     failures: int
     since: int
     cooldown_until: int | None = None
     broken_until: int | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

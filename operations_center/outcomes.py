@@ -156,6 +156,26 @@ def _problem_of(wanted: ResultFollowUp, *, is_one_too_many: bool, is_too_large: 
     return None
 
 
+def shows_that_backend_works(run: Run, ending: Ending, within_ms: int, now: int) -> bool | None:
+    """Say what a command's end tells of its backend: it works, or it fails at once; None: neither.
+
+    A program that crashes does it to itself; other signals say nothing of it. ``now`` is wall-clock ms.
+    """
+    if ending.outcome is Outcome.SUCCEEDED:
+        return True
+    crashed = ending.outcome is Outcome.KILLED and ending.exit_code in _CRASHES
+    began_at = run.started_at if run.started_at is not None else run.reserved_at
+    if (ending.outcome is Outcome.FAILED or crashed) and 0 <= now - began_at < within_ms:
+        return False
+    return None
+
+
+_CRASHES = frozenset(
+    128 + getattr(signal, name) for name in ("SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS")
+)
+"""Exit codes of programs that were ended by a signal of their own making."""
+
+
 def _outcome_of_code(code: int) -> Outcome:
     if code == 0:
         return Outcome.SUCCEEDED

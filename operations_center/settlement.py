@@ -11,13 +11,15 @@ from typing import Any
 
 import msgspec
 
+from operations_center.admission import Breaker
 from operations_center.boards import Board
 from operations_center.clock import Clock, Now
 from operations_center.config import Role
 from operations_center.identity import Process
 from operations_center.ledger import Change, Ledger
-from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, Run, RunState, in_one_reason
-from operations_center.outcomes import Ending, finish_of
+from operations_center.model import COUNTED_AS_ATTEMPT, Attempts, Finish, Health, Run, RunState, in_one_reason
+from operations_center.outcomes import Ending, finish_of, shows_that_backend_works
+from operations_center.providers.health import after_run
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
@@ -30,12 +32,13 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """``policy_of`` maps a role's name to its policy."""
+    """``policy_of`` maps a role's name to its policy; ``breaker_of`` a backend's to when it is left alone, if ever."""
 
     ledger: Ledger
     board: Board
     clock: Clock
     policy_of: Callable[[str], Role]
+    breaker_of: Callable[[str], Breaker | None]
 
     def end(self, run: Run, ending: Ending, finisher: Process, note: Mapping[str, Any] | None = None) -> Run | None:
         """All three steps. None when somebody else has changed the run; raises BoardUnreachable after settling."""
@@ -70,7 +73,28 @@ class Settlement:
                     if run is not None and after is not None
                 }
             )
+            self._judge_backends([each for each, run in zip(ended, settled, strict=True) if run is not None], now.wall)
         return settled
+
+    def _judge_backends(self, ended: Sequence[Ended], now: int) -> None:
+        """A command whose runs fail at once, one after the other, is left alone for a while."""
+        for each in ended:
+            run, breaker = each.run, self.breaker_of(each.run.backend)
+            if run.is_job or breaker is None:
+                continue
+            before = self.ledger.health().get(run.backend)
+            works = shows_that_backend_works(run, each.ending, breaker.within_ms, now)
+            after = after_run(before, works, breaker, each.ending.reason, now)
+            if after != before:
+                self.ledger.set_health(run.backend, after)
+                self._tell_of_breaker(run.backend, before, after)
+
+    def _tell_of_breaker(self, backend: str, before: Health | None, after: Health | None) -> None:
+        if after is not None and after.broken_until is not None:
+            told = {"backend": backend, "until": after.broken_until, "reason": after.reason}
+            self.ledger.note("breaker.opened", told)
+        elif before is not None and before.broken_until is not None:
+            self.ledger.note("breaker.closed", {"backend": backend})
 
     def resolve(self, run: Run, ending: Ending, finisher: Process, note: Mapping[str, Any]) -> Run | None:
         """Settle a run anew that has closed as unknown, with what a person says; None where things have gone on.

@@ -7,6 +7,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 
 from operations_center import wakeups
+from operations_center.admission import Breaker
 from operations_center.backends import Backend
 from operations_center.backends.command import CommandBackend
 from operations_center.boards.local import LocalBoard
@@ -164,12 +165,18 @@ def open_center(config: Config, access: Access = Access.CREATE, version: Version
             ledger=ledger,
             board=board,
             clock=clock,
+            breaker_of=lambda backend: _breaker_of(config, backend),
             policy_of=lambda role: config.roles.get(role) or Role(name=role, backend=""),
         ),
         deployments=Deployments(store),
         version=version,
         obstacle=obstacle,
     )
+
+
+def _breaker_of(config: Config, backend: str) -> Breaker | None:
+    settings = config.backends.get(backend)
+    return settings.limits.breaker if settings else None
 
 
 def _make_state_directory(config: Config, access: Access) -> StateDirectory:

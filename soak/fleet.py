@@ -68,6 +68,7 @@ max_concurrent = {agent}
 timeout = "{timeout_ms}ms"
 grace = "400ms"
 env = ["SOAK_SHELF", "SOAK_CAPS"]
+breaker = {{ failures = 0 }}
 
 [backends.tests]
 kind = "command"
@@ -77,6 +78,7 @@ timeout = "{timeout_ms}ms"
 idle_timeout = "{idle_timeout_ms}ms"
 grace = "400ms"
 env = ["SOAK_SHELF", "SOAK_CAPS"]
+breaker = {{ failures = 0 }}
 
 [watchdog]
 every = "{watchdog_every_s}s"

@@ -6,11 +6,13 @@ advice which a mistake is reported with. ``name`` is not a key but the name of t
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from operations_center import admission
 from operations_center.admission import Limits
 from operations_center.model import TaskState
 
@@ -206,6 +208,14 @@ class Backend(Section, frozen=True, kw_only=True):
         return 0
 
 
+class Breaker(Section, frozen=True, kw_only=True):
+    """When a command is left alone for a while; 0 failures: never."""
+
+    failures: AtLeastZero = 5
+    within_ms: PositiveDuration = 60_000
+    cooldown_ms: PositiveDuration = 300_000
+
+
 class CommandSettings(Backend, frozen=True, kw_only=True):
     """A command. ``max_output_bytes`` is how much is kept of what one run prints."""
 
@@ -215,6 +225,17 @@ class CommandSettings(Backend, frozen=True, kw_only=True):
     idle_timeout_ms: PositiveDuration | None = None
     max_output_bytes: OutputSize = 256 * 1024 * 1024
     env: VariableNames = ()
+    breaker: Breaker = Breaker()
+
+    @property
+    def limits(self) -> Limits:
+        breaker = self.breaker
+        if breaker.failures == 0:
+            return super().limits
+        return replace(
+            super().limits,
+            breaker=admission.Breaker(breaker.failures, breaker.within_ms, breaker.cooldown_ms),
+        )
 
 
 class Watchdog(Section, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import asdict, astuple, replace
 
-from operations_center.admission import TURN_WITHIN_MS, Ahead, Facts, Limits, Obstacle, Refusal, refusals
+from operations_center.admission import TURN_WITHIN_MS, Ahead, Facts, Limits, Obstacle, Probe, Refusal, refusals
 from operations_center.files import decode_json
 from operations_center.identity import Host
 from operations_center.ids import checked_commit, checked_run_id
@@ -104,7 +104,7 @@ class SqliteLedger:
         now = self._store.clock.now().wall
         row = self._store.row(_SQL["admission_facts"], {"task_id": task_id, "backend": backend, "now": now})
         assert row is not None
-        open_run, task_held, slots_held, paused, wishes, cooldown_until, broken_until, *attempts = row
+        open_run, task_held, slots_held, paused, wishes, cooldown_until, broken_until, why, *attempts = row
         remembered = Attempts(*attempts)
         in_last_hour, in_last_day = self._admitted(backend, now) if limits.has_budget else (0, 0)
         return Facts(
@@ -120,9 +120,15 @@ class SqliteLedger:
             attempt=remembered.attempts + 1,
             cooldown_until=cooldown_until,
             broken_until=broken_until,
+            broken_reason=why,
+            probe=self._probe(backend, broken_until) if broken_until is not None and broken_until <= now else None,
             has_wishes=bool(wishes),
             ahead=self._ahead(task_id, role, backend, urgency, now) if wishes and urgency is not None else (),
         )
+
+    def _probe(self, backend: str, broken_until: int) -> Probe | None:
+        row = self._store.row(_SQL["probe"], {"backend": backend, "broken_until": broken_until})
+        return Probe(*row) if row else None
 
     def _ahead(self, task_id: str, role: str, backend: str, urgency: int, now: int) -> tuple[Ahead, ...]:
         """The more urgent tasks that other roles wait to start, as many of each as it could start now."""

@@ -52,14 +52,22 @@ SELECT
     (SELECT count(*) FROM runs WHERE backend = :backend AND state <> 'closed' AND state <> 'settling') AS slots_held,
     EXISTS (SELECT * FROM pauses) AS paused,
     EXISTS (SELECT * FROM wishes WHERE backend = :backend) AS wishes,
-    (SELECT cooldown_until FROM backend_health WHERE backend = :backend AND since <= :now) AS cooldown_until,
-    (SELECT broken_until FROM backend_health WHERE backend = :backend AND since <= :now) AS broken_until,
+    cooldown_until,
+    broken_until,
+    reason,
     coalesce(attempts, 0) AS attempts,
     coalesce(retries, 0) AS retries,
     not_before,
-    since,
+    attempts.since,
     coalesce(interruptions, 0) AS interruptions
-FROM (SELECT :task_id AS task_id) LEFT JOIN attempts USING (task_id);
+FROM (SELECT :task_id AS task_id) LEFT JOIN attempts USING (task_id)
+    LEFT JOIN backend_health ON backend_health.backend = :backend AND backend_health.since <= :now;
+
+-- name: probe
+-- The run that tries a backend again after its breaker was open, as long as it holds its slot.
+SELECT run_id, reserved_at FROM runs
+WHERE backend = :backend AND state <> 'closed' AND state <> 'settling' AND reserved_at >= :broken_until
+ORDER BY reserved_at LIMIT 1;
 
 -- name: wishes_ahead
 -- What other roles wait to start on a backend and is more urgent, and how many runs more each role may have. A role that
@@ -118,19 +126,19 @@ ON CONFLICT (run_id) DO UPDATE SET
 DELETE FROM jobs WHERE run_id = :run_id;
 
 -- name: health
--- Backends whose providers fail or take no more.
-SELECT backend, failures, since, cooldown_until, broken_until FROM backend_health;
+-- Backends that fail, or whose providers take no more.
+SELECT backend, failures, since, cooldown_until, broken_until, reason FROM backend_health;
 
 -- name: set_health
--- A provider failed, or asked to be left alone for a while.
-INSERT INTO backend_health (backend, failures, since, cooldown_until, broken_until)
-VALUES (:backend, :failures, :since, :cooldown_until, :broken_until)
+-- A backend failed, or its provider asked to be left alone for a while.
+INSERT INTO backend_health (backend, failures, since, cooldown_until, broken_until, reason)
+VALUES (:backend, :failures, :since, :cooldown_until, :broken_until, :reason)
 ON CONFLICT (backend) DO UPDATE SET
     failures = excluded.failures, since = excluded.since, cooldown_until = excluded.cooldown_until,
-    broken_until = excluded.broken_until;
+    broken_until = excluded.broken_until, reason = excluded.reason;
 
 -- name: forget_health
--- A provider has answered as it should.
+-- A provider has answered as it should, or a command has done its work.
 DELETE FROM backend_health WHERE backend = :backend;
 
 -- name: admitted_since

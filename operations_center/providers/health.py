@@ -1,11 +1,15 @@
-"""When a provider is left alone: as long as it asks for it, and ever longer while it fails. Pure.
+"""When a backend is left alone: as long as a provider asks for it, and ever longer while it fails. Pure.
 
 A breaker opens after several failures in a row, of whatever job; after its time one more try is let through, and
-another failure opens it for twice as long (Nygard, Release It!, "Circuit Breaker").
+another failure opens it for twice as long (Nygard, Release It!, "Circuit Breaker"). A command has one, too: it counts
+runs that fail at once, and its pause is the configured one.
 """
 
 from typing import Literal
 
+import msgspec
+
+from operations_center.admission import Breaker
 from operations_center.model import Health, JobMemory
 from operations_center.providers import Ill
 
@@ -49,6 +53,27 @@ def after_answer(before: Health | None, ill: Ill | None, retry_after_ms: int | N
     failures = before.failures + 1 if before else 1
     broken = min(BROKEN_MS * 2 ** min(failures - BREAKS_AT, 20), LONGEST_BROKEN_MS) if failures >= BREAKS_AT else None
     return Health(failures, now, before.cooldown_until if before else None, now + broken if broken else None)
+
+
+def after_run(
+    before: Health | None, works: bool | None, breaker: Breaker, reason: str | None, now: int
+) -> Health | None:
+    """Judge a command by a run that has ended: it works, it does not, or (None) the run tells neither.
+
+    ``now`` in wall-clock ms. A run that began before the breaker opened tells nothing that is not known.
+    """
+    if works:
+        return None
+    if works is None or (before is not None and breaker_of(before, now) == "open"):
+        return before
+    failures = before.failures + 1 if before else 1
+    told = f"{failures} runs in a row have failed within {breaker.within_ms / 1000:g} s, the last: {reason}"
+    return Health(failures, now, None, now + breaker.cooldown_ms if failures >= breaker.failures else None, told)
+
+
+def closed_by_person(health: Health) -> Health:
+    """Close a breaker. The next failure opens it again, and what a provider has asked for stands."""
+    return msgspec.structs.replace(health, broken_until=None)
 
 
 def not_before(health: Health | None, now: int) -> int | None:

@@ -195,6 +195,8 @@ def _backend(seen: Seen, name: str) -> dict[str, Any]:
         "held": None if seen.ledger_error else seen.slots_held.get(name, 0),
         "cooldown_until": rfc3339(cools_down_until(health, seen.now.wall)),
         "breaker": breaker_of(health, seen.now.wall),
+        "breaker_until": rfc3339(health.broken_until) if health else None,
+        "breaker_reason": health.reason if health and health.broken_until else None,
         "paused": bool(reasons),
         "pause_reason": "; ".join(reasons) or None,
     }
@@ -234,8 +236,20 @@ def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mappi
         *_going_back(seen.deployment),
         *_mixed(seen),
         *_problems_of_file(seen),
+        *_broken(seen),
         *(f"{pause.name} is paused by the watchdog: {pause.reason}" for pause in seen.pauses if _is_alarm(pause)),
     ]
+
+
+def _broken(seen: Seen) -> list[str]:
+    """Backends that are left alone, or that one run tries."""
+    found = []
+    for name, health in seen.health.items():
+        state, why = breaker_of(health, seen.now.wall), health.reason or "its last requests have failed"
+        if name in seen.config.backends and state != "closed":
+            how = f"is not used until {rfc3339(health.broken_until)}" if state == "open" else "is tried again"
+            found.append(f"backend {name} {how}: {why}; see `operations-center runs --backend {name}`")
+    return found
 
 
 def _not_ready(seen: Seen, name: str, state: str) -> str:

@@ -110,6 +110,8 @@ def test_status_of_what_never_ran_is_stopped_and_has_every_key(fleet: Fleet) -> 
         "held": 0,
         "cooldown_until": None,
         "breaker": "closed",
+        "breaker_until": None,
+        "breaker_reason": None,
         "paused": False,
         "pause_reason": None,
     }

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from msgspec import structs
 
-from operations_center.admission import TURN_WITHIN_MS, Facts, Limits, Obstacle, Refusal
+from operations_center.admission import TURN_WITHIN_MS, Breaker, Facts, Limits, Obstacle, Refusal
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host, Process
 from operations_center.ledger import Admission, Ledger, Pause, Wish
@@ -19,6 +19,7 @@ from operations_center.model import (
     TRANSITIONS,
     Attempts,
     Finish,
+    Health,
     Outcome,
     Proof,
     Run,
@@ -411,6 +412,28 @@ def test_an_announcement_that_says_nothing_new_is_not_written(engine: Engine, le
     wish(ledger, ("t0", NOW), *first)
     wish(ledger, *first)
     assert engine.changes() > before
+
+
+# A backend that fails
+
+
+def test_one_run_tries_a_backend_after_its_breaker_was_open(ledger: Ledger, clock: HandClock) -> None:
+    limits = Limits(9, breaker=Breaker(failures=5, within_ms=MINUTE, cooldown_ms=HOUR))
+    old = admit(ledger, "t1", limits)
+    ledger.set_health("agent", Health(5, clock.wall, None, clock.wall + HOUR, "5 runs in a row have failed"))
+    assert ledger.health()["agent"].reason == "5 runs in a row have failed"
+    assert refused(ledger, "t2", limits) == [Obstacle.BREAKER]
+    admit(ledger, "t2", limits, backend="other")
+    clock.wall += HOUR
+    probe = admit(ledger, "t3", limits)
+    assert refused(ledger, "t4", limits) == [Obstacle.BREAKER]
+    close(ledger, settle(ledger, old))
+    assert refused(ledger, "t4", limits) == [Obstacle.BREAKER]
+    close(ledger, settle(ledger, probe, Outcome.RETRY))
+    admit(ledger, "t4", limits)
+    assert refused(ledger, "t5", limits) == [Obstacle.BREAKER]
+    clock.wall += MINUTE
+    admit(ledger, "t5", limits)
 
 
 # Guards

@@ -183,6 +183,7 @@ class Actor:
                 board=board,
                 clock=clock,
                 policy_of=self._config.roles.__getitem__,
+                breaker_of=lambda backend: None,
             ),
         )
 

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operations_center.admission import TURN_WITHIN_MS, Ahead, Facts, Limits, Obstacle, Refusal, refusals
+from operations_center.admission import (
+    TURN_WITHIN_MS,
+    Ahead,
+    Breaker,
+    Facts,
+    Limits,
+    Obstacle,
+    Probe,
+    Refusal,
+    refusals,
+)
 
 NOW = 1_760_000_000_000
 MIB = 1 << 20
@@ -69,6 +79,22 @@ def test_each_obstacle_refuses_and_says_why(changes: dict[str, Any], obstacle: O
 )
 def test_one_less_than_a_limit_is_admitted(changes: dict[str, Any]) -> None:
     assert refused(**changes) == []
+
+
+def test_a_breaker_refuses_until_its_time_is_over_and_says_what_has_failed() -> None:
+    (refusal,) = refused(broken_until=NOW + 1_000, broken_reason="5 runs in a row have failed")
+    assert (refusal.obstacle, refusal.until) == (Obstacle.BREAKER, NOW + 1_000)
+    assert "5 runs in a row have failed" in refusal.reason
+    assert "`operations-center resume agent`" in refusal.reason
+    assert refused(broken_until=NOW) == []
+
+
+def test_after_its_time_one_run_tries_until_it_has_lasted_long_enough() -> None:
+    limits = replace(LIMITS, breaker=Breaker(failures=5, within_ms=60_000, cooldown_ms=300_000))
+    (refusal,) = refused(limits, broken_until=NOW - 1_000, probe=Probe("r7", NOW - 500))
+    assert (refusal.obstacle, refusal.until) == (Obstacle.BREAKER, NOW - 500 + 60_000)
+    assert "run r7 tries whether backend agent works again" in refusal.reason
+    assert refused(limits, broken_until=NOW - 70_000, probe=Probe("r7", NOW - 60_000)) == []
 
 
 def test_a_slot_is_left_to_each_more_urgent_task_of_another_role() -> None:

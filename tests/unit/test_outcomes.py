@@ -20,7 +20,7 @@ from operations_center.model import (
     Run,
     TaskState,
 )
-from operations_center.outcomes import Ending, ending_of, finish_of
+from operations_center.outcomes import Ending, ending_of, finish_of, shows_that_backend_works
 from tests.unit import samples
 from tests.unit.samples import RUN
 
@@ -163,6 +163,30 @@ def test_a_stop_that_was_stored_before_is_the_outcome_whatever_was_written() -> 
 def test_a_limit_that_the_timer_enforced_is_a_time_out(limit: str, reason: str) -> None:
     ending = ending_of(RUN, ExitRecord(143), None, limit)
     assert ending == Ending(Outcome.TIMED_OUT, Proof.EXIT_RECORDED, reason, 143)
+
+
+# What it tells of its backend
+
+
+@pytest.mark.parametrize(
+    ("ending", "works"),
+    [
+        (Ending(Outcome.SUCCEEDED, Proof.EXIT_RECORDED), True),
+        (Ending(Outcome.FAILED, Proof.EXIT_RECORDED, exit_code=1), False),
+        (Ending(Outcome.FAILED, Proof.EXIT_RECORDED, exit_code=127), False),
+        (Ending(Outcome.FAILED, Proof.NEVER_STARTED, "cannot launch: Argument list too long"), False),
+        (Ending(Outcome.KILLED, Proof.EXIT_RECORDED, exit_code=128 + 11), False),
+        (Ending(Outcome.KILLED, Proof.EXIT_RECORDED, exit_code=128 + 9), None),
+        (Ending(Outcome.RETRY, Proof.EXIT_RECORDED, exit_code=75), None),
+        (Ending(Outcome.BLOCKED, Proof.EXIT_RECORDED, exit_code=0), None),
+        (Ending(Outcome.LOST, Proof.PROCESS_GONE), None),
+        (Ending(Outcome.STOPPED, Proof.EXIT_RECORDED, exit_code=1), None),
+    ],
+)
+def test_an_end_within_seconds_tells_whether_the_backend_works(ending: Ending, works: bool | None) -> None:
+    run = replace(RUN, started_at=NOW - 1_000)
+    assert shows_that_backend_works(run, ending, 60_000, NOW) is works
+    assert shows_that_backend_works(run, ending, 1_000, NOW) is (works or None)
 
 
 # What it may ask for

@@ -48,3 +48,6 @@ CREATE TABLE wishes (
     offered_at INTEGER,
     PRIMARY KEY (backend, role, task_id)
 ) STRICT, WITHOUT ROWID;
+
+-- Why a backend is left alone. A command has this, too: when its runs fail within seconds, one after the other.
+ALTER TABLE backend_health ADD COLUMN reason TEXT;

@@ -119,7 +119,8 @@ class Dispatcher:
         """A slot may be free for a reason that nobody was told of, such as a budget that is a new one."""
         if all(refusal.obstacle is Obstacle.TURN for refusal in refusals):
             for refusal in refusals:
-                if refusal.role in self.surroundings.roles:
+                # What stands in the ledger names no file before it is known to be a role.
+                if refusal.role is not None and refusal.role in self.surroundings.roles:
                     self.surroundings.wake(refusal.role)
 
     def _clear(self, backend: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -32,6 +32,7 @@ OPEN_LEVELS = 32
 _CHUNK = 128 * 1024
 _NAMES_AT_ONCE = 1000
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NOT_A_FILE = (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -93,6 +94,22 @@ def _check(facts: os.stat_result, path: AnyPath, kind: int, owner: int | None) -
         raise OSError(errno.EINVAL, f"it is {_KINDS.get(found, 'of an unknown kind')}, not {_KINDS[kind]}", str(path))
     if owner is not None and facts.st_uid != owner:
         raise OSError(errno.EPERM, f"it belongs to user {facts.st_uid}, not to user {owner}", str(path))
+
+
+def open_own_file(path: AnyPath, flags: int) -> int:
+    """Open a file that only we write, or make it; what else is in its place is set aside. Raises OSError."""
+    try:
+        return open_file(path, flags | os.O_CREAT)
+    except OSError as error:
+        if error.errno not in _NOT_A_FILE:
+            raise
+    set_aside(path)
+    return open_file(path, flags | os.O_CREAT)
+
+
+def append_to(path: AnyPath) -> BinaryIO:
+    """Open a log of ours to write at its end, without a buffer; as ``open_own_file``."""
+    return os.fdopen(open_own_file(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
 
 
 def read_file(path: AnyPath, limit: int, *, dir_fd: int | None = None, owner: int | None = None) -> bytes:

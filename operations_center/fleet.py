@@ -10,6 +10,7 @@ from operations_center.identity import Process, is_alive, read_stat
 from operations_center.locks import is_locked, lock_holder
 from operations_center.pulse import Pulse, read_pulse
 from operations_center.state_directory import SUPERVISOR, WATCHDOG, StateDirectory
+from operations_center.titles import is_one_of_ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,10 @@ class Member:
 def look_at(state: StateDirectory, name: str) -> Member:
     lock = state.supervisor_lock if name == SUPERVISOR else state.watcher_lock(name)
     pulse = read_pulse(state.pulse(name))
-    process = _process(lock_holder(lock, likely=pulse.pid if pulse is not None else None))
+    process = _member(lock_holder(lock, likely=pulse.pid if pulse is not None else None))
     # Some file systems hide the holder's pid.
     if process is None and pulse is not None and is_alive(pulse.process) and is_locked(lock):
-        process = pulse.process
+        process = _member(pulse.pid)
     own = pulse if pulse is not None and pulse.process == process else None
     return Member(name, process, own)
 
@@ -71,8 +72,9 @@ def called(name: str) -> str:
     return special.get(name, f"watcher {name}")
 
 
-def _process(pid: int | None) -> Process | None:
+def _member(pid: int | None) -> Process | None:
+    """None for one that has ended, and for a stranger: somebody may have put another program's lock in the place."""
     stat = read_stat(pid) if pid else None
-    if pid is None or stat is None or stat.state in "ZX":
+    if pid is None or stat is None or stat.state in "ZX" or not is_one_of_ours(pid):
         return None
     return Process(pid, stat.start_ticks)

@@ -20,6 +20,7 @@ from typing import Never, Self
 
 import msgspec
 
+from operations_center.files import open_own_file
 from operations_center.identity import Process
 from operations_center.logs import make_log_directory
 from operations_center.pidfds import open_pidfd
@@ -188,7 +189,7 @@ def _take_streams(log: Path) -> None:
     _take(os.open(os.devnull, os.O_RDONLY), 0)
     try:
         make_log_directory(log)
-        opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        opened = open_own_file(log, os.O_WRONLY | os.O_APPEND)
     except OSError:
         # The supervisor's own streams are left: a watcher without a log is better than none.
         return

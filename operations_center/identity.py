@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from operations_center.files import read_file, write_atomically
+
+ID_LIMIT = 4096
+
 
 class Process(NamedTuple):
     """A process that cannot be mistaken for a later one with the same pid."""
@@ -126,16 +130,20 @@ def identify_host(state_directory: Path) -> Host:
 
 def _host_id(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return _read_id(path)
     except FileNotFoundError:
         pass
     # Linked into place whole, so that of two first starts both read the same id.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(os.urandom(8).hex() + "\n")
+    write_atomically(draft, f"{os.urandom(8).hex()}\n".encode())
     try:
         os.link(draft, path)
     except FileExistsError:
         pass
     finally:
         draft.unlink()
-    return path.read_text().strip()
+    return _read_id(path)
+
+
+def _read_id(path: Path) -> str:
+    return read_file(path, ID_LIMIT).decode(errors="replace").strip()

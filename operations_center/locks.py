@@ -7,10 +7,12 @@ import fcntl
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from operations_center.errors import LockHeld, OperationsCenterError
+from operations_center.files import open_directory, open_own_file, read_file
+from operations_center.titles import holding
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs"})
 """SQLite's write-ahead log needs memory shared between processes, which these do not give (sqlite.org/wal.html)."""
@@ -44,8 +46,7 @@ def take_lock(path: Path, what: str, *, inherited: int | None = None) -> int:
         # Nobody holds it for good: a probe was in the way, and is over in a moment.
         if holder is not None or is_late:
             os.close(descriptor)
-            who = f"process {holder}" if holder else "another process"
-            raise LockHeld(f"cannot start {what}: {who} already runs it ({path})")
+            raise LockHeld(f"cannot start {what}: {holding(holder, path)}")
         time.sleep(PAUSE_S)
         is_late = time.monotonic() > deadline
     return descriptor
@@ -54,7 +55,7 @@ def take_lock(path: Path, what: str, *, inherited: int | None = None) -> int:
 def is_still_there(descriptor: int, path: Path) -> bool:
     """Whether a lock that was taken is the one that others would find; False after somebody removed its file."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:
         return False
 
@@ -67,7 +68,7 @@ def lock_within(path: Path, seconds: float) -> Iterator[bool]:
     """
     deadline = time.monotonic() + seconds
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.is_dir() else _open(path)
+        descriptor = open_directory(path) if path.is_dir() else _open(path)
     except OSError as error:
         raise OperationsCenterError(f"cannot take the lock {path}: {error.strerror}") from error
     try:
@@ -88,7 +89,7 @@ def _lock_before(deadline: float, descriptor: int) -> bool:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return open_own_file(path, os.O_RDWR)
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -108,7 +109,7 @@ def lock_holder(path: Path, likely: int | None = None) -> int | None:
     if not is_locked(path):
         return None
     try:
-        facts = path.stat()
+        facts = path.lstat()
         file_id = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
         if likely is not None and _holder_in(_locks_of(likely), file_id) == likely:
             return likely
@@ -120,6 +121,33 @@ def lock_holder(path: Path, likely: int | None = None) -> int | None:
     except OSError:
         pass
     return None
+
+
+def processes_holding(path: Path | str) -> list[int]:
+    """Every process that we may look at and that has a file open on which it holds an exclusive flock.
+
+    Asks each process of the machine: not for what is done often. ``lock_holder`` tells who has taken the lock: that
+    process may have ended, and have left the open file to others.
+    """
+    try:
+        wanted = os.lstat(path)
+    except OSError:
+        return []
+    return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _holds(pid, wanted)]
+
+
+def _holds(pid: int, wanted: os.stat_result) -> bool:
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), wanted) and _has_lock(pid, name):
+                    return True
+    return False
+
+
+def _has_lock(pid: int, descriptor: str) -> bool:
+    lines = read_file(f"/proc/{pid}/fdinfo/{descriptor}", PAGE).decode().splitlines()
+    return any(line.startswith("lock:") and line.split()[2:5:2] == ["FLOCK", "WRITE"] for line in lines)
 
 
 def _locks_of(pid: int) -> Iterator[str]:
@@ -176,7 +204,7 @@ def refuse_broken_locks(directory: Path) -> None:
         )
     probe = directory / f".lock-probe.{os.getpid()}"
     try:
-        first = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        first = open_own_file(probe, os.O_RDWR)
     except OSError as error:
         raise OperationsCenterError(f"cannot write the state directory {directory}: {error.strerror}") from error
     try:

@@ -12,6 +12,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+from operations_center.files import append_to
 from operations_center.patient_stream import PatientStream
 from operations_center.text import hide_secrets, on_one_line, printable
 
@@ -33,7 +34,7 @@ class _StderrFollows(RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         make_log_directory(Path(self.baseFilename))
-        stream = super()._open()
+        stream = TextIOWrapper(append_to(self.baseFilename), self.encoding, self.errors, write_through=True)
         os.dup2(stream.fileno(), sys.stderr.fileno())
         os.dup2(stream.fileno(), sys.stdout.fileno())
         return stream

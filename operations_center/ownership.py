@@ -11,6 +11,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ MOST_LINKS = 40
 """As many as the kernel follows (path_resolution(7))."""
 
 ROOT = 0
+EVERY_USER = 2**32 - 1
+"""As many as a user namespace has that maps every user."""
 
 
 class _Step(NamedTuple):
@@ -44,12 +47,27 @@ def why_untrusted(path: Path) -> str | None:
 
 def _problem(step: _Step, user: int) -> str | None:
     facts = step.facts
-    if facts.st_uid not in (user, ROOT):
+    if facts.st_uid not in (user, ROOT, _unmapped_user()):
         return f"belongs to {_name_of(facts.st_uid)}, and this is {_name_of(user)}"
     is_sticky = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX
     if not _is_link(step) and not is_sticky and _may_others_write(facts):
         return f"may be written by others: its mode is {stat.S_IMODE(facts.st_mode):04o}"
     return None
+
+
+@cache
+def _unmapped_user() -> int | None:
+    """Return who owns what belongs to users that this user namespace does not map: nobody in here can be one of them.
+
+    None where every user is mapped, and a file of that number belongs to an ordinary user.
+    """
+    try:
+        maps = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        if sum(int(count) for _, _, count in maps) >= EVERY_USER:
+            return None
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _steps(path: Path) -> Iterator[_Step]:

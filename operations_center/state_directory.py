@@ -19,13 +19,17 @@ configs/NAME            copies of the configuration that processes were started 
 """
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError
+from operations_center.files import write_atomically
 from operations_center.ids import checked_commit, checked_config_copy, checked_run_id
+from operations_center.ownership import why_untrusted
 
 WATCHDOG = "@watchdog"
 SUPERVISOR = "@supervisor"
@@ -34,10 +38,17 @@ PULL = "@pull"
 RELOAD = "@reload"
 """Names beside those of roles; ``@`` is not allowed in a role's name."""
 
+_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _LOGS = "logs"
 _DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "releases", "configs")
 _WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
 """By whether it is a directory."""
+
+_FILES = (
+    *("ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.turn", "ledger.write", "host-id"),
+    *("supervisor.lock", "drain.lock", "startup.lock", "pull.lock"),
+)
+_IGNORE = b"# Made by Operations Center: nothing in here belongs into a repository.\n*\n"
 
 LOOKS = 5
 """At something that seems not to be writable."""
@@ -111,6 +122,40 @@ class StateDirectory:
     def config_copy(self, name: str) -> Path:
         return self.configs / checked_config_copy(name)
 
+    def danger(self) -> str | None:
+        """Why somebody else may have written in it, and what to do about that; None where nobody could have.
+
+        Of one that belongs to another user nothing is written anyway: see ``obstacle``. Links are refused, for a
+        repository can bring them along.
+        """
+        try:
+            facts = self.root.lstat()
+        except OSError:
+            return _danger_on_the_way(self.root.parent)
+        if stat.S_ISLNK(facts.st_mode):
+            return f"it is a link; set center.state_dir to where it leads, {os.path.realpath(self.root)}"
+        if facts.st_uid != os.geteuid() or not stat.S_ISDIR(facts.st_mode):
+            return None
+        if stat.S_IMODE(facts.st_mode) & _BY_OTHERS:
+            return f"{_may_write(self.root, facts)}, then look who has put something into it"
+        below = filter(None, map(self._danger_below, _DIRECTORIES + _FILES))
+        return _danger_on_the_way(self.root.parent) or next(below, None)
+
+    def _danger_below(self, name: str) -> str | None:
+        path, wanted = self.root / name, stat.S_ISDIR if name in _DIRECTORIES else stat.S_ISREG
+        try:
+            facts = path.lstat()
+        except FileNotFoundError:
+            return None
+        if not wanted(facts.st_mode):
+            kind = "a link" if stat.S_ISLNK(facts.st_mode) else "something else"
+            return f"{path} is {kind} and no {'directory' if name in _DIRECTORIES else 'file'} of ours; remove it"
+        if facts.st_uid != os.geteuid():
+            return f"{path} belongs to user {facts.st_uid} and not to you; remove it"
+        if name in _DIRECTORIES and stat.S_IMODE(facts.st_mode) & _BY_OTHERS:
+            return _may_write(path, facts)
+        return None
+
     def obstacle(self) -> str | None:
         """Why it cannot be written and what to do about that, in words; None where it can, or is yet to be made."""
         try:
@@ -148,6 +193,7 @@ class StateDirectory:
 
     def create(self) -> None:
         """Make what is missing, 0700. Raises OperationsCenterError where that cannot be, or is not safe."""
+        self.refuse_danger()
         obstacle = self.obstacle()
         if obstacle is not None:
             raise OperationsCenterError(f"cannot use the state directory {self.root}: {obstacle}")
@@ -160,6 +206,39 @@ class StateDirectory:
                 f"cannot use the state directory {self.root}: {error.strerror or error}; "
                 "set center.state_dir to a directory that you may write"
             ) from error
+        self._keep_out_of_git()
+
+    def refuse_danger(self) -> None:
+        """Raises OperationsCenterError where somebody else may have written in it."""
+        danger = self.danger()
+        if danger is not None:
+            raise OperationsCenterError(f"cannot use the state directory {self.root}: {danger}")
+
+    def _keep_out_of_git(self) -> None:
+        """An agent that commits or stashes all that it finds takes neither ledger nor prompts along."""
+        path = self.root / ".gitignore"
+        if not os.path.lexists(path):
+            # A full disk keeps nobody from working.
+            with suppress(OSError):
+                write_atomically(path, _IGNORE)
+
+
+def _danger_on_the_way(parent: Path) -> str | None:
+    """What leads to the state directory, as far as it is there."""
+    there = next(each for each in (parent, *parent.parents) if os.path.lexists(each))
+    try:
+        problem = why_untrusted(there)
+    except OSError as error:
+        return f"cannot look at {there}: {error.strerror or error}; correct that"
+    if problem is None:
+        return None
+    what = f"{there} {problem.removeprefix('it ')}" if problem.startswith("it ") else problem
+    return f"{what}; set center.state_dir to a place that only you may write"
+
+
+def _may_write(path: Path, facts: os.stat_result) -> str:
+    mode = f"{stat.S_IMODE(facts.st_mode):04o}"
+    return f"others may write {path}: its mode is {mode}; `chmod go-w {shlex.quote(str(path))}`"
 
 
 def _refusing_mode(path: Path) -> str | None:

@@ -21,6 +21,7 @@ from operations_center.clock import Now
 from operations_center.config import format_size
 from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
 from operations_center.files import RemovalBudget
+from operations_center.fleet import look_at
 from operations_center.heart import BEAT_EVERY_MS
 from operations_center.identity import Process, is_alive
 from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
@@ -35,6 +36,7 @@ from operations_center.releases.config_copies import prune_config_copies
 from operations_center.releases.retention import config_copies_in_use, prune_releases
 from operations_center.senders import Senders
 from operations_center.state_directory import WATCHDOG
+from operations_center.titles import is_one_of_ours
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.wiring import Center
 
@@ -132,7 +134,7 @@ class Watchdog:
         # Who judges once was asked to, and cannot wait who is heard of again.
         awake_since = 0 if self._once else self._awake.since
         silent = is_stalled(pulse, now, awake_since, self._center.host.boot_id, stalled_after_ms)
-        alive = silent and lock_holder(self._center.state.watcher_lock(role), pulse.pid) == pulse.pid
+        alive = silent and look_at(self._center.state, role).process == pulse.process
         return alive and self._heart.could_beat_for(stalled_after_ms)
 
     def _end_watcher(self, role: str, pulse: Pulse) -> None:
@@ -178,7 +180,10 @@ class Watchdog:
 
     def _is_drain_abandoned(self) -> bool:
         drains = any(pause.source == "drain" for pause in self._center.ledger.pauses())
-        return drains and lock_holder(self._center.state.drain_lock) is None
+        if not drains:
+            return False
+        holder = lock_holder(self._center.state.drain_lock)
+        return holder is None or not is_one_of_ours(holder)
 
     def _prune(self) -> None:
         now = self._now()

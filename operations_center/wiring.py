@@ -142,6 +142,7 @@ def open_center(config: Config, access: Access = Access.CREATE, version: Version
     fleet starts: an empty ledger would forget what that fleet knows. READ makes do with what can be read.
     """
     state = StateDirectory(config.center.state_dir)
+    state.refuse_danger()
     obstacle = state.obstacle()
     if access is Access.READ and obstacle is None:
         access = Access.CREATE

@@ -39,6 +39,7 @@ from operations_center.state_directory import WATCHDOG, StateDirectory
 from operations_center.store import Store, load_queries
 from operations_center.store.turnstile import Turnstile
 from operations_center.text import on_one_line
+from operations_center.titles import described
 from operations_center.wiring import Center, open_center
 
 WRITE_WITHIN_S = 10.0
@@ -94,7 +95,7 @@ def _alone(config: Config, state: StateDirectory) -> Iterator[None]:
                 ours.callback(os.close, take_lock(path, "the restore"))
             except LockHeld:
                 raise LockHeld(
-                    f"cannot restore the ledger: process {lock_holder(path) or 'unknown'} works on it "
+                    f"cannot restore the ledger: {described(lock_holder(path))} works on it "
                     f"and holds {path}; stop the fleet first, with `operations-center down`"
                 ) from None
         yield

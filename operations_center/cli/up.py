@@ -27,6 +27,7 @@ from operations_center.store import SCHEMA
 from operations_center.supervisor import Supervisor, Wishes
 from operations_center.supervisor.fork_server import live
 from operations_center.supervisor.image import INSTALLED_CODE, execute
+from operations_center.titles import holding
 from operations_center.wiring import look_around, open_center
 
 READY_WITHIN_S = 30.0
@@ -187,7 +188,7 @@ def _refuse_a_second(lock: Path) -> None:
     """Here, for what a supervisor in the background has to say stands in the log of the one that runs."""
     holder = lock_holder(lock)
     if holder is not None:
-        raise LockHeld(f"cannot start the supervisor: process {holder} already runs it ({lock})")
+        raise LockHeld(f"cannot start the supervisor: {holding(holder, lock)}")
 
 
 class _Caller:

@@ -5,6 +5,7 @@ follows finds out. Which tasks the board is asked for is read from the ledger be
 admitted since, nothing is known of its task, which stops nothing.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,11 @@ from operations_center.keeper.inspect import (
 )
 from operations_center.keeper.result import read_result
 from operations_center.ledger import Lease, Ledger
-from operations_center.locks import is_locked
+from operations_center.locks import is_locked, processes_holding
 from operations_center.model import HOLDS_SLOT, Run, RunState, TaskState
+from operations_center.titles import described
+
+_log = logging.getLogger(__name__)
 
 LEASE_MARGIN_MS = 10_000
 RECORD_OLD_MS = 60_000
@@ -173,7 +177,7 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
         task: TaskState | None,
         job: JobFacts | None,
     ) -> Evidence:
-        locked = self.holds_slot and not self.run.is_job and is_locked(f"{self.directory}/lock")
+        locked = self.holds_slot and not self.run.is_job and self._is_locked(tree)
         seen = Evidence(
             run=self.run,
             now=now,
@@ -187,6 +191,22 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
         if not self.holds_slot or self.run.is_job:
             return seen
         return self._with_records(self._with_tree(seen, tree), now)
+
+    def _is_locked(self, tree: Tree | None) -> bool:
+        """Whether the run's lock tells that its keeper may live.
+
+        It does not where its keeper is gone and every process that holds it can be seen: those are no part of the run,
+        and have taken the lock to have its slot held.
+        """
+        path = f"{self.directory}/lock"
+        if not is_locked(path):
+            return False
+        if tree is None or self.run.keeper is None or not tree.is_empty:
+            return True
+        strangers = processes_holding(path)
+        for pid in strangers:
+            _log.warning("%s holds %s and is no part of its run: that keeps no slot", described(pid), path)
+        return not strangers
 
     def _lease_state(self, lease: Lease | None, at: int, locked: bool) -> LeaseState:
         if self.place is Place.OTHER_BOOT:

@@ -4,11 +4,12 @@ import logging
 import os
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from operations_center.config import Config
 from operations_center.errors import ConfigError
-from operations_center.files import read_file
+from operations_center.files import read_file, remove_tree, write_atomically
 from operations_center.state_directory import StateDirectory
 
 _log = logging.getLogger(__name__)
@@ -37,16 +38,16 @@ def name_of(content: bytes) -> str:
 
 def write_copy(copy: Path, content: bytes) -> None:
     """Also where a power cut has left an empty one. Raises OSError."""
-    if copy.exists() and copy.read_bytes() == content:
-        os.utime(copy)
-        return
-    draft = copy.with_name(f".{copy.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(copy)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    if _holds(copy, content):
+        os.utime(copy, follow_symlinks=False)
+    else:
+        write_atomically(copy, content)
+
+
+def _holds(copy: Path, content: bytes) -> bool:
+    with suppress(OSError):
+        return read_file(copy, len(content)) == content
+    return False
 
 
 class ConfigCopies:
@@ -63,8 +64,8 @@ class ConfigCopies:
             copy = self._state.config_copy(name)
             try:
                 if name not in self._contents:
-                    self._contents[name] = copy.read_bytes()
-                elif not copy.exists() or copy.read_bytes() != self._contents[name]:
+                    self._contents[name] = read_file(copy, LARGEST)
+                elif not _holds(copy, self._contents[name]):
                     write_copy(copy, self._contents[name])
             except OSError as error:
                 _log.warning("cannot keep the copy %s of the configuration: %s", copy, error)
@@ -83,5 +84,5 @@ def prune_config_copies(state: StateDirectory, in_use: Collection[str]) -> None:
     """Remove all others, unless they are young. Raises OSError."""
     before = time.time() - UNUSED_FOR_S
     for copy in state.configs.iterdir():
-        if copy.name not in in_use and copy.stat().st_mtime < before:
-            copy.unlink()
+        if copy.name not in in_use and copy.lstat().st_mtime < before:
+            remove_tree(copy)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from operations_center.errors import OperationsCenterError, Unavailable
-from operations_center.files import open_file
+from operations_center.files import open_file, open_own_file
 from operations_center.heart import Awake
 from operations_center.identity import Process
 from operations_center.keeper.inspect import environment_values
@@ -196,9 +196,9 @@ class Steps:
             )
 
     def _open_log(self) -> IO[bytes]:
-        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+        if self.log.exists() and self.log.lstat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
-        return os.fdopen(open_file(self.log, os.O_RDWR | os.O_APPEND | os.O_CREAT), "r+b", buffering=0)
+        return os.fdopen(open_own_file(self.log, os.O_RDWR | os.O_APPEND), "r+b", buffering=0)
 
     def _is_disk_full(self, output: str) -> bool:
         """That is no fault of the release."""

@@ -1,5 +1,6 @@
 """Take the fleet down: supervisor, watchers, watchdog, and executors if asked."""
 
+import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,10 @@ from operations_center.stopping.ends import Passes, end_processes, executors_lef
 from operations_center.stopping.hindrances import Hindered
 from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors, undoubted
 from operations_center.store import Access
+from operations_center.titles import described, holding, is_one_of_ours
 from operations_center.wiring import Center, open_center
+
+_log = logging.getLogger(__name__)
 
 WATCHER_KILL_AFTER_S = 5.0
 """A watcher ends within a second when it is told to; one that does not is hung, and its runs outlive it."""
@@ -111,6 +115,9 @@ def _admitting_nothing(center: Center) -> Iterator[None]:
     # Killed, we leave the pause behind, and the watchdog ends it as soon as nobody holds the lock.
     with lock_within(center.state.drain_lock, 0.0) as alone:
         if not alone:
+            holder = lock_holder(center.state.drain_lock)
+            if holder is not None and not is_one_of_ours(holder):
+                raise Unavailable(f"cannot drain the fleet: {holding(holder, center.state.drain_lock)}")
             raise Unavailable("cannot drain the fleet: another `operations-center down --drain` is still at it")
         before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
         center.ledger.pause(Pause("*", "drain", "down --drain waits for open runs", center.clock.now().wall))
@@ -157,18 +164,21 @@ def _stop_fleet(config: Config, until: float) -> tuple[Member, list[Member]]:
 def _one_after_the_other(config: Config, state: StateDirectory, until: float) -> Iterator[None]:
     """A second TERM would mean `down --now` to the supervisor: of two `down` at once, one waits for the other.
 
-    A run that holds the lock is not waited for. Raises Unavailable.
+    Who holds the lock and is no process of ours, or of a run, is not waited for. Raises Unavailable.
     """
     while True:
         left_s = max(0.0, until - time.monotonic())
         # The directory itself: a lock file could not be made on a file system that is full or read-only.
         with lock_within(state.root, min(left_s, LOCK_WITHIN_S)) as alone:
             holder = None if alone else lock_holder(state.root)
-            if alone or (holder is not None and _is_of_a_run(config, holder)):
+            foreign = holder is not None and (not is_one_of_ours(holder) or _is_of_a_run(config, holder))
+            if foreign:
+                _log.warning("%s; goes on without it", holding(holder, state.root))
+            if alone or foreign:
                 yield
                 return
         if not left_s:
-            who = f"process {holder}" if holder else "another process"
+            who = described(holder)
             raise Unavailable(
                 f"cannot stop the fleet: another `operations-center down` is still at it: {who} holds the lock "
                 f"{state.root}; try again, or end that process"

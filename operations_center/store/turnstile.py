@@ -24,9 +24,11 @@ from pathlib import Path
 from types import FrameType
 
 from operations_center.errors import LedgerBusy
+from operations_center.files import open_own_file
 from operations_center.identity import Process, is_stopped, read_stat
 from operations_center.locks import lock_holder
 from operations_center.pidfds import open_pidfd
+from operations_center.titles import described, is_one_of_ours
 
 PAUSE_S = 0.0005
 """Between two tries of a thread that no signal wakes."""
@@ -67,7 +69,7 @@ class Turnstile:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return open_own_file(path, os.O_RDWR)
 
 
 def _lock(descriptor: int, path: Path, deadline: float) -> None:
@@ -127,8 +129,8 @@ class _Look:
         """Raises LedgerBusy."""
         now = time.monotonic()
         if now >= self._deadline:
-            holder = lock_holder(self._path)
-            raise LedgerBusy(f"cannot write the ledger: process {holder or 'unknown'} holds {self._path}; try again")
+            holder = described(lock_holder(self._path))
+            raise LedgerBusy(f"cannot write the ledger: {holder} holds {self._path}; try again, or end it")
         if now >= self._look_at:
             self._suspect = _end_if_still_stopped(self._path, self._suspect)
             self._look_at = now + STOPPED_FOR_S
@@ -145,7 +147,7 @@ def _try_lock(descriptor: int) -> bool:
 def _end_if_still_stopped(path: Path, suspect: Process | None) -> Process | None:
     """Returns the holder if it is stopped, for the next look; ends it if it was stopped at the last one."""
     holder = _process(lock_holder(path))
-    if holder is None or not is_stopped(holder):
+    if holder is None or not is_stopped(holder) or not is_one_of_ours(holder.pid):
         return None
     if holder == suspect:
         _end(holder)

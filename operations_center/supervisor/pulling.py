@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 
+from operations_center.files import append_to
 from operations_center.identity import Process
 from operations_center.releases.steps import last_words
 from operations_center.state_directory import PULL
@@ -46,7 +47,7 @@ class Pulling:
         runtime = self._center.runtime(self._center.version.commit)
         copy = self._center.state.config_copy(self._center.version.config)
         try:
-            with self._center.state.log(PULL).open("ab") as log:
+            with append_to(self._center.state.log(PULL)) as log:
                 self._process = subprocess.Popen(
                     runtime.command("stage", "--config", str(self._center.config.file), "--config-copy", str(copy)),
                     env=runtime.environment(os.environ),

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 
+from operations_center.files import append_to
 from operations_center.identity import Process
 from operations_center.releases.steps import last_words
 from operations_center.state_directory import RELOAD
@@ -33,7 +34,7 @@ class Reloading:
             return
         runtime = self._center.runtime(self._center.version.commit)
         try:
-            with self._center.state.log(RELOAD).open("ab") as log:
+            with append_to(self._center.state.log(RELOAD)) as log:
                 self._process = subprocess.Popen(
                     runtime.command("restart", "--config", str(self._center.config.file)),
                     env=runtime.environment(os.environ),

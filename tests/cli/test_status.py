@@ -40,6 +40,7 @@ stalled_after = "30s"
 
 HOLDER = """
 import fcntl, sys, time
+open("/proc/self/comm", "w").write("oc-wtch")
 file = open(sys.argv[1], "w")
 fcntl.flock(file, fcntl.LOCK_EX)
 print("held", flush=True)

@@ -62,9 +62,14 @@ def ending_of(
     exit_record: ExitRecord | UnreadableExit | None,
     result: Result | UnreadableResult | None,
     timed_out: str | None,
+    *,
+    restored: bool = False,
 ) -> Ending:
-    """The end of a run whose tree is gone; ``timed_out`` is the limit that the keeper's timer enforced."""
-    written = _written_ending(exit_record, result)
+    """The end of a run whose tree is gone; ``timed_out`` is the limit that the keeper's timer enforced.
+
+    ``restored``: the ledger may not know what was done to the run, for it was restored from a backup since.
+    """
+    written = _written_ending(exit_record, result, restored)
     stop = _stop(run, timed_out)
     if stop is None:
         return written
@@ -81,14 +86,14 @@ def _stop(run: Run, timed_out: str | None) -> tuple[Outcome, str | None] | None:
 
 
 def _written_ending(
-    exit_record: ExitRecord | UnreadableExit | None, result: Result | UnreadableResult | None
+    exit_record: ExitRecord | UnreadableExit | None, result: Result | UnreadableResult | None, restored: bool
 ) -> Ending:
     if isinstance(exit_record, UnreadableExit):
         return Ending(Outcome.FAILED, Proof.PROCESS_GONE, exit_record.reason)
     if exit_record is None:
         return _ending_without_record(result)
     code = exit_record.code
-    by_code = Ending(_outcome_of_code(code), Proof.EXIT_RECORDED, _reason_of_code(code), code)
+    by_code = Ending(_outcome_of_code(code), Proof.EXIT_RECORDED, _reason_of_code(code, restored), code)
     if result is None:
         return by_code
     if isinstance(result, UnreadableResult):
@@ -184,8 +189,10 @@ def _outcome_of_code(code: int) -> Outcome:
     return Outcome.KILLED if _signal_of_code(code) else Outcome.FAILED
 
 
-def _reason_of_code(code: int) -> str | None:
+def _reason_of_code(code: int, restored: bool) -> str | None:
     name = _signal_of_code(code)
+    if name and restored:
+        return f"killed by {name}; by whom is unknown, because the ledger was restored from a backup since"
     if name:
         return f"killed by {name}, which Operations Center did not send"
     reasons = {

@@ -16,7 +16,9 @@ from operations_center.cli.common import (
 )
 from operations_center.cli.output import say
 from operations_center.errors import UsageError
+from operations_center.in_flight_reconcile import Executing
 from operations_center.running import file_facts
+from operations_center.stopping.ends import listed
 from operations_center.stopping.fleet import Down, Ended, take_down
 from operations_center.stopping.hindrances import named
 
@@ -64,15 +66,26 @@ def _as_json(ended: Ended) -> dict[str, Any]:
 
 
 def _in_words(ended: Ended) -> str:
-    if ended.supervisor.process is None and not ended.watchers:
-        what = "nothing was running"
+    if ended.supervisor.process is not None:
+        what = "stopped"
+    elif ended.watchers:
+        what = "stopped (there was no supervisor)"
     else:
-        what = f"stopped{'' if ended.supervisor.process else ' (there was no supervisor)'}"
-    if ended.executors_left == 1:
-        return f"{what}; 1 executor runs on and is adopted by the next `up`"
-    if ended.executors_left:
-        return f"{what}; {ended.executors_left} executors run on and are adopted by the next `up`"
+        what = "no fleet was running" if ended.runs_left else "nothing was running"
+    if executing := _still_executing(ended.executing):
+        return "; ".join([what, *executing])
     if ended.runs_left:
         left = f": {named(ended.hindered)}" if ended.hindered else ""
         return f"{what}; no executor runs; the next `up` settles what is left of {len(ended.runs_left)} run(s){left}"
     return f"{what}; no executor runs"
+
+
+def _still_executing(executing: Executing) -> list[str]:
+    kept, unkept = len(executing.kept), len(executing.unkept)
+    adopted = "1 executor runs on and is" if kept == 1 else f"{kept} executors run on and are"
+    alone = "1 executor runs on without its keeper" if unkept == 1 else f"{unkept} executors run on without keepers"
+    return [
+        *([f"{adopted} adopted by the next `up`"] if kept else []),
+        *([f"{alone}; the next `up` or `down --now` ends what is left"] if unkept else []),
+        *([f"whether {listed(executing.unknown)} still runs is unknown"] if executing.unknown else []),
+    ]

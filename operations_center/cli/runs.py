@@ -53,6 +53,6 @@ def _recent(center: Center, task_id: str | None, backend: str | None, limit: int
 
 
 def _row(run: Run) -> tuple[object, ...]:
-    started = rfc3339(run.started_at or run.reserved_at)
+    started = rfc3339(run.started_at)
     reason = fit(run.reason or run.doubt or run.stop_reason or "", LONGEST_REASON)
     return (run.run_id, run.task_id, run.role, run.backend, run.attempt, run.state, run.outcome, started, reason)

@@ -64,7 +64,8 @@ def _read(config_file: Path | None) -> Seen:
 
 def _print(document: dict[str, Any], difference: str | None) -> None:
     supervisor, watchdog = document["supervisor"], document["watchdog"]
-    who = f"supervisor {supervisor['pid']} since {supervisor['started_at']}" if supervisor else "no supervisor"
+    since = f" since {supervisor['started_at']}" if supervisor and supervisor["started_at"] else ""
+    who = f"supervisor {supervisor['pid']}{since}" if supervisor else "no supervisor"
     say(_painted(document["state"]), f"  {who}  {document['config_file']}")
     for problem in document["problems"]:
         say("  ", _painted("!", "yellow"), f" {problem}")
@@ -77,7 +78,7 @@ def _print(document: dict[str, Any], difference: str | None) -> None:
     say(
         f"watchdog {'-' if watchdog['pid'] is None else watchdog['pid']} ",
         _painted(watchdog["state"]),
-        f", last cycle {'never' if watchdog['last_cycle_at'] is None else watchdog['last_cycle_at']}",
+        _last_cycle(watchdog),
         f", release {shortened(watchdog['release']) or '-'}" if release else "",
     )
     say()
@@ -89,6 +90,13 @@ def _print(document: dict[str, Any], difference: str | None) -> None:
         say()
         _print_table("run_id task_id role backend state started_at", document["runs"])
     _print_footer(document)
+
+
+def _last_cycle(watchdog: dict[str, Any]) -> str:
+    """Of one that does not live, and has left no report, nothing is known."""
+    if watchdog["last_cycle_at"] is not None:
+        return f", last cycle {watchdog['last_cycle_at']}"
+    return "" if watchdog["pid"] is None else ", no cycle yet"
 
 
 def _print_deployment(deployment: dict[str, Any] | None, supervisor: dict[str, Any] | None) -> None:

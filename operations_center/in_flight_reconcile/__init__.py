@@ -17,7 +17,7 @@ from operations_center.boards import Board
 from operations_center.errors import BoardUnreachable, OperationsCenterError
 from operations_center.in_flight_reconcile.apply import apply_actions
 from operations_center.in_flight_reconcile.escalation import request_stop
-from operations_center.in_flight_reconcile.evidence import Gathered, gather_evidence
+from operations_center.in_flight_reconcile.evidence import Executing, Gathered, gather_evidence, look_for_executors
 from operations_center.in_flight_reconcile.facts import Evidence, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS, Judgement, judge
 from operations_center.in_flight_reconcile.plan import Action, Deed, StopOrder, plan_actions
@@ -41,6 +41,7 @@ __all__ = [
     "Asking",
     "Deed",
     "Evidence",
+    "Executing",
     "Judgement",
     "Mode",
     "Report",
@@ -54,6 +55,7 @@ __all__ = [
     "clear_orphaned_in_flight",
     "explain_run",
     "find_orphaned_in_flight",
+    "look_for_executors",
     "may_be_orphaned",
     "needs_attention",
     "reconcile_in_flight_on_startup",

@@ -25,6 +25,7 @@ from operations_center.in_flight_reconcile.plan import stale_claims
 from operations_center.in_flight_reconcile.surroundings import Asking, Scope, Surroundings
 from operations_center.keeper import cgroup
 from operations_center.keeper.inspect import (
+    ExitRecord,
     Gate,
     GateState,
     ProcessTable,
@@ -46,6 +47,9 @@ _log = logging.getLogger(__name__)
 
 LEASE_MARGIN_MS = 10_000
 RECORD_OLD_MS = 60_000
+
+SHELL_SIGNAL_BASE = 128
+"""A shell's exit code for signal n is 128 + n (POSIX sh, 2.8.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,33 @@ def gather_evidence(surroundings: Surroundings, scope: Scope, asking: Asking | N
         stale=stale_claims(claims, runs) if everything else [],
         violations=_live_without_slot(surroundings.ledger, table, runs) if table and everything else [],
         board_unreachable=unreachable,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """Open runs of which a process lives here. ``unkept``: but not their keeper; ``unknown``: nobody can tell."""
+
+    kept: Sequence[Run] = ()
+    unkept: Sequence[Run] = ()
+    unknown: Sequence[Run] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.kept) + len(self.unkept)
+
+
+def look_for_executors(surroundings: Surroundings) -> Executing:
+    """Look at ledger and kernel only. Raises OperationsCenterError where the ledger cannot be read."""
+    runs = [run for run in surroundings.ledger.open_runs() if run.state in HOLDS_SLOT and not run.is_job]
+    if not runs:
+        return Executing()
+    evidence = _look_at(surroundings, runs, {}, surroundings.processes.scan(), None)
+    alive = [seen for seen in evidence if seen.tree is Sighting.ALIVE]
+    return Executing(
+        kept=[seen.run for seen in alive if seen.keeper is Sighting.ALIVE],
+        unkept=[seen.run for seen in alive if seen.keeper is not Sighting.ALIVE],
+        unknown=[seen.run for seen in evidence if seen.tree is Sighting.UNKNOWN and not seen.not_begun],
     )
 
 
@@ -118,7 +149,7 @@ def _look_at(
     trees = _find_trees(surroundings, [look.query for look in looks if look.has_tree_here], table)
     now = surroundings.clock.now()
     jobs = job_facts(surroundings, [run for run in runs if run.is_job], asking, now)
-    return [
+    evidence = [
         look.evidence(
             now,
             job=jobs.get(look.run.run_id),
@@ -130,6 +161,14 @@ def _look_at(
         )
         for look in looks
     ]
+    return [_with_gap_of_ledger(seen, surroundings.ledger) for seen in evidence]
+
+
+def _with_gap_of_ledger(seen: Evidence, ledger: Ledger) -> Evidence:
+    """Look whether the ledger may have forgotten a signal of ours, where one is what ended the run."""
+    if not isinstance(seen.exit_record, ExitRecord) or seen.exit_record.code <= SHELL_SIGNAL_BASE:
+        return seen
+    return replace(seen, restored=ledger.restored_since(seen.run.reserved_at))
 
 
 def _find_trees(surroundings: Surroundings, queries: Iterable[TreeQuery], table: ProcessTable) -> dict[str, Tree]:

@@ -61,7 +61,8 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     whoever has to end them; ``childless_ms`` is how long the keeper has been seen without any of them,
     ``exit_age_ms`` how old the exit record is, ``silent_ms`` how long it has been seen to print nothing; ``output``
     whether an executor has ever had its output opened; ``result`` and ``timed_out`` are read when there is an end that
-    they could explain; ``task`` is None when the board was not read or does not know the task.
+    they could explain; ``restored``: the ledger was restored from a backup since the run was reserved; ``task`` is None
+    when the board was not read or does not know the task.
     """
 
     run: Run
@@ -79,6 +80,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     exit_record: ExitRecord | UnreadableExit | None = None
     result: Result | UnreadableResult | None = None
     timed_out: str | None = None
+    restored: bool = False
     task: TaskState | None = None
     childless_ms: int = 0
     silent_ms: int = 0

@@ -178,7 +178,7 @@ def _made(seen: Evidence) -> dict[str, Any]:
 
 def _recorded_ending(seen: Evidence) -> Ending:
     """A finish that came before the first signal of a stop is the run's own: its task must not run again."""
-    ending = ending_of(seen.run, seen.exit_record, seen.result, seen.timed_out)
+    ending = _ending(seen, seen.run)
     if seen.run.stop_outcome is None or seen.run.signalled_at is not None:
         return ending
     own = own_ending(seen)
@@ -187,7 +187,11 @@ def _recorded_ending(seen: Evidence) -> Ending:
 
 def own_ending(seen: Evidence) -> Ending:
     """How a run ended if nobody had asked it to."""
-    return ending_of(replace(seen.run, stop_outcome=None), seen.exit_record, seen.result, seen.timed_out)
+    return _ending(seen, replace(seen.run, stop_outcome=None))
+
+
+def _ending(seen: Evidence, run: Run) -> Ending:
+    return ending_of(run, seen.exit_record, seen.result, seen.timed_out, restored=seen.restored)
 
 
 def _with_stop(judgement: Judgement, outcome: Outcome) -> Ending:

@@ -382,6 +382,10 @@ class SqliteLedger:
         row = self._store.row(_SQL["last_event"])
         return int(row["seq"]) if row else 0
 
+    def restored_since(self, wall_ms: int) -> bool:
+        row = self._store.row(_SQL["restored_since"], {"at": wall_ms})
+        return row is not None
+
     def prune(self, run_ids: Sequence[str], events_before: int) -> int:
         with self._store.transaction():
             day_ago = self._store.clock.now().wall - DAY_MS

@@ -250,6 +250,11 @@ ORDER BY seq LIMIT :limit;
 -- The number of the newest event; 0 in an empty log.
 SELECT coalesce(max(seq), 0) AS seq FROM events;
 
+-- name: restored_since
+-- One row if the ledger was restored from a backup at this time or later.
+SELECT seq FROM events
+WHERE at >= :at AND run_id IS NULL AND task_id IS NULL AND kind = 'ledger.restored' LIMIT 1;
+
 -- name: forget_run
 -- Retention: a closed run leaves together with its events.
 DELETE FROM runs WHERE fence = CAST(substr(:run_id, 2) AS INTEGER) AND run_id = :run_id AND state = 'closed';

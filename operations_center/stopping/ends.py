@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from operations_center.clock import SystemClock
 from operations_center.heart import Awake, Patience
-from operations_center.identity import Process, is_alive
+from operations_center.identity import Process
 from operations_center.in_flight_reconcile import Asking, Scope, Trigger, clear_orphaned_in_flight
 from operations_center.keeper.processes import proven_keeper
 from operations_center.keeper.stop import signal_processes
-from operations_center.model import HOLDS_SLOT, Run
+from operations_center.model import Run
 from operations_center.pidfds import opened_pidfds, wait_for_end
 from operations_center.wiring import Center
 
@@ -90,12 +90,6 @@ def wait_for_change(center: Center, runs: Sequence[Run], until: float | None) ->
 
 def keeper_of(center: Center, run: Run) -> Process | None:
     return run.keeper or proven_keeper(center.processes, run.run_id, center.state.path_of_run(run.run_id))
-
-
-def executors_left(center: Center, runs: Iterable[Run]) -> int:
-    """How many of these open runs have a living keeper; one that settles has none, and a job is no process."""
-    keepers = [keeper_of(center, run) for run in runs if run.state in HOLDS_SLOT and not run.is_job]
-    return sum(keeper is not None and is_alive(keeper) for keeper in keepers)
 
 
 def listed(runs: Sequence[Run]) -> str:

@@ -5,20 +5,20 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from operations_center.config import Config
 from operations_center.errors import LedgerUnusable, OperationsCenterError, Unavailable
 from operations_center.fleet import Member, called, look_at, survivors
 from operations_center.identity import read_stat
-from operations_center.in_flight_reconcile import Scope
+from operations_center.in_flight_reconcile import Executing, Scope, look_for_executors
 from operations_center.ledger import Pause
 from operations_center.locks import lock_holder, lock_within
 from operations_center.model import Run
 from operations_center.senders import run_of
 from operations_center.state_directory import SUPERVISOR, StateDirectory
-from operations_center.stopping.ends import Passes, end_processes, executors_left, listed, wait_for_change
+from operations_center.stopping.ends import Passes, end_processes, listed, wait_for_change
 from operations_center.stopping.hindrances import Hindered
 from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors, undoubted
 from operations_center.store import Access
@@ -56,7 +56,7 @@ class Ended:
     supervisor: Member
     watchers: Sequence[Member]
     runs_left: Sequence[Run] = ()
-    executors_left: int = 0
+    executing: Executing = field(default_factory=Executing)
     hindered: Sequence[Hindered] = ()
     unrecorded: str | None = None
 
@@ -96,7 +96,7 @@ def _drain_and_stop(config: Config, within_s: float | None) -> Ended:
 
 def _ended(center: Center, supervisor: Member, watchers: Sequence[Member], hindered: Sequence[Hindered] = ()) -> Ended:
     left = center.ledger.open_runs()
-    return Ended(supervisor, watchers, left, executors_left(center, left), hindered)
+    return Ended(supervisor, watchers, left, look_for_executors(center.surroundings), hindered)
 
 
 def _ended_without_a_record(

@@ -14,6 +14,7 @@ from operations_center.config import load_config
 from operations_center.errors import LedgerReplaced, OperationsCenterError
 from operations_center.forking import ForkServer
 from operations_center.heart import BEAT_EVERY_MS, Awake
+from operations_center.in_flight_reconcile import look_for_executors
 from operations_center.locks import is_still_there, take_lock
 from operations_center.pidfds import reap_others
 from operations_center.pulse import read_pulse
@@ -21,7 +22,6 @@ from operations_center.releases.config_copies import keep_copy, refuse_to_move
 from operations_center.releases.deployment import Version
 from operations_center.senders import Senders
 from operations_center.state_directory import PULL, RELOAD, SUPERVISOR, WATCHDOG
-from operations_center.stopping.ends import executors_left
 from operations_center.supervisor.crew import Crew
 from operations_center.supervisor.deploying import Deploying, Steady
 from operations_center.supervisor.idle import is_idle
@@ -406,7 +406,7 @@ class Supervisor:
     def _executors_left(self) -> str:
         """ "2 executors run", empty for none or where the ledger cannot tell."""
         try:
-            count = executors_left(self._center, self._center.ledger.open_runs())
+            count = look_for_executors(self._center.surroundings).count
         except OperationsCenterError as error:
             _log.warning("%s", error)
             return ""

@@ -8,6 +8,7 @@ from typing import Any
 from operations_center.clock import Now, SystemClock, rfc3339
 from operations_center.config import Config
 from operations_center.fleet import Member, called, children_of, look_at, survivors
+from operations_center.in_flight_reconcile import Executing, Trigger, look_for_executors
 from operations_center.ledger import Pause
 from operations_center.model import Health, Run, RunState
 from operations_center.presentation import run_as_json
@@ -35,6 +36,7 @@ class Seen:
     watchdog: Member
     watchers: Sequence[Member]
     open_runs: Sequence[Run] = ()
+    executing: Executing = field(default_factory=Executing)
     slots_held: Mapping[str, int] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
     pauses: Sequence[Pause] = ()
@@ -59,6 +61,7 @@ def read_status(center: Center) -> Seen:
             deployment=center.deployments.read() if pulls else None,
             last_release=next(iter(center.releases.all()), None) if pulls else None,
             open_runs=ledger.open_runs(),
+            executing=look_for_executors(center.surroundings),
             slots_held=ledger.slots_held(),
             health=ledger.health(),
             pauses=ledger.pauses(),
@@ -97,6 +100,7 @@ def describe(seen: Seen) -> dict[str, Any]:
         "config_file": str(seen.config.file),
         "config": config_as_json(seen.config, seen.file),
         "runs": [run_as_json(run) for run in seen.open_runs],
+        "executors": None if seen.ledger_error else seen.executing.count,
         "pauses": [_pause(pause) for pause in seen.pauses],
         "problems": problems,
         "ledger_error": seen.ledger_error,
@@ -140,13 +144,15 @@ def _watcher(seen: Seen, member: Member) -> dict[str, Any]:
 def _watchdog(seen: Seen) -> dict[str, Any]:
     pulse = seen.watchdog.pulse
     last_at = pulse.detail("last_cycle_at", Milliseconds) if pulse else None
+    # One that is gone may have left a report of its last cycle.
+    reported = seen.reconciles.get(Trigger.WATCHDOG, {}).get("at") if pulse is None else None
     # By the clock that nobody sets.
     last_mono = pulse.detail("last_cycle_mono", Milliseconds) if pulse else None
     return {
         "pid": seen.watchdog.pid,
         "state": _child_state(seen.watchdog, children_of(seen.supervisor).get(WATCHDOG)),
         "release": pulse.release if pulse else None,
-        "last_cycle_at": rfc3339(last_at),
+        "last_cycle_at": rfc3339(last_at or reported),
         "last_cycle_age_s": None if last_mono is None else max(0.0, (seen.now.monotonic - last_mono) / 1000),
     }
 
@@ -219,11 +225,9 @@ def _problems(seen: Seen, watchers: Sequence[Mapping[str, Any]], watchdog: Mappi
         *([seen.obstacle_to_logs] if seen.obstacle_to_logs else []),
     ]
     if seen.supervisor.process is None:
-        return unusable + [
-            f"{called(member.name)} (process {member.pid}) runs without a supervisor"
-            for member in (*seen.watchers, seen.watchdog)
-            if member.process is not None
-        ]
+        living = [member for member in (*seen.watchers, seen.watchdog) if member.process is not None]
+        unsupervised = [f"{called(each.name)} (process {each.pid}) runs without a supervisor" for each in living]
+        return [*unusable, *(unsupervised or _left_alone(seen))]
     states = {str(watcher["role"]): str(watcher["state"]) for watcher in watchers} | {WATCHDOG: str(watchdog["state"])}
     wanted = children_of(seen.supervisor)
     return [
@@ -250,6 +254,16 @@ def _broken(seen: Seen) -> list[str]:
             how = f"is not used until {rfc3339(health.broken_until)}" if state == "open" else "is tried again"
             found.append(f"backend {name} {how}: {why}; see `operations-center runs --backend {name}`")
     return found
+
+
+def _left_alone(seen: Seen) -> list[str]:
+    """Name executors that nobody watches: no process of the fleet lives."""
+    alive, unknown = seen.executing.count, len(seen.executing.unknown)
+    words = "1 executor runs" if alive == 1 else f"{alive} executors run"
+    return [
+        *([f"{words} on without a fleet: the next `up` looks after what runs, `down --now` ends it"] if alive else []),
+        *([f"whether {unknown} more run(s) still execute is unknown"] if unknown else []),
+    ]
 
 
 def _not_ready(seen: Seen, name: str, state: str) -> str:

@@ -211,6 +211,27 @@ def test_down_leaves_executors_running_and_says_how_many(fleet: Fleet) -> None:
     assert "1 executor runs on" in (fleet.root / "up.log").read_text()
     assert survivors(fleet.state) == []
     assert processes(run)
+    status = fleet.run("status", expect=3).stdout
+    assert "1 executor runs on without a fleet" in status
+    assert "never" not in status
+    assert fleet.json("status", expect=3)["executors"] == 1
+    with fleet.center() as center:
+        left = center.ledger.run(run["run_id"])
+        assert left is not None and left.keeper is not None
+        os.kill(left.keeper.pid, signal.SIGKILL)
+    # Its executor outlives its keeper, and counts all the same.
+    assert fleet.run("down").stdout.startswith("no fleet was running; 1 executor runs on")
+
+
+def test_who_ended_a_run_is_unknown_after_a_restore_of_an_older_ledger(fleet: Fleet) -> None:
+    (run,) = start_without_a_fleet(fleet, "goal")
+    fleet.run("ledger", "backup", "copy.db")
+    fleet.run("stop", run["run_id"])
+    fleet.run("ledger", "restore", "copy.db")
+    fleet.run("reconcile")
+    (restored,) = fleet.json("runs")["runs"]
+    assert restored["outcome"] == "killed"
+    assert "by whom is unknown" in restored["reason"]
 
 
 def test_down_stops_the_survivors_of_a_killed_supervisor(fleet: Fleet) -> None:

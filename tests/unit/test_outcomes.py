@@ -56,6 +56,12 @@ def test_an_exit_code_alone_says_how_it_ended(code: int, outcome: Outcome, reaso
     assert ending_of(RUN, ExitRecord(code), None, None) == Ending(outcome, Proof.EXIT_RECORDED, reason, code)
 
 
+def test_who_sent_a_signal_is_unknown_where_the_ledger_was_restored_since() -> None:
+    reason = "killed by SIGTERM; by whom is unknown, because the ledger was restored from a backup since"
+    assert ending_of(RUN, ExitRecord(143), None, None, restored=True).reason == reason
+    assert ending_of(RUN, ExitRecord(1), None, None, restored=True).reason == "exit code 1"
+
+
 def test_every_exit_code_has_an_outcome_and_every_one_but_success_a_reason() -> None:
     for code in range(256):
         ending = ending_of(RUN, ExitRecord(code), None, None)

@@ -25,7 +25,7 @@ class Obstacle(StrEnum):
     NO_ROLE = "no_role"
     NO_BACKEND = "no_backend"
     CONCURRENCY = "concurrency"
-    TURN = "turn"
+    PRIORITY = "priority"
     WAITING = "waiting"
 
 
@@ -73,7 +73,7 @@ class Ahead:
     offered_at: int | None
 
 
-TURN_WITHIN_MS = 5_000
+OFFERED_FOR_MS = 5_000
 """A slot is left so long to a role with a more urgent task. Its watcher may be dead, or stopped."""
 
 
@@ -134,7 +134,7 @@ def refusals(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
         reason = f"backend {backend} cools down until {rfc3339(facts.cooldown_until)}: its provider takes no more"
         found.append(Refusal(Obstacle.COOLDOWN, reason, facts.cooldown_until))
     found += _breaker(facts, limits, backend)
-    found += _turn(facts, limits)
+    found += _more_urgent(facts, limits)
     found += _budget(facts.in_last_hour, limits.max_per_hour, backend, "hour")
     found += _budget(facts.in_last_day, limits.max_per_day, backend, "day")
     found += _memory(facts.available_memory, limits.min_available_memory, backend)
@@ -159,15 +159,15 @@ def _breaker(facts: Facts, limits: Limits, backend: str) -> list[Refusal]:
     return [Refusal(Obstacle.BREAKER, reason, until)]
 
 
-def _turn(facts: Facts, limits: Limits) -> list[Refusal]:
+def _more_urgent(facts: Facts, limits: Limits) -> list[Refusal]:
     """As many slots as there are more urgent tasks are left to these."""
     free = max(0, limits.max_concurrent - facts.slots_held)
     if not facts.ahead or len(facts.ahead) < free:
         return []
     first = facts.ahead[0]
-    until = (facts.now if first.offered_at is None else first.offered_at) + TURN_WITHIN_MS
+    until = (facts.now if first.offered_at is None else first.offered_at) + OFFERED_FOR_MS
     reason = f"a more urgent task {first.task_id} of role {first.role} goes first"
-    return [Refusal(Obstacle.TURN, reason, until, first.role)]
+    return [Refusal(Obstacle.PRIORITY, reason, until, first.role)]
 
 
 def _memory(available: int | None, least: int | None, backend: str) -> list[Refusal]:

@@ -117,7 +117,7 @@ class Dispatcher:
 
     def _wake_those_ahead(self, refusals: Sequence[Refusal]) -> None:
         """A slot may be free for a reason that nobody was told of, such as a budget that is a new one."""
-        if all(refusal.obstacle is Obstacle.TURN for refusal in refusals):
+        if all(refusal.obstacle is Obstacle.PRIORITY for refusal in refusals):
             for refusal in refusals:
                 # What stands in the ledger names no file before it is known to be a role.
                 if refusal.role is not None and refusal.role in self.surroundings.roles:
@@ -243,4 +243,4 @@ def _is_reserved_by(run: Run, watcher: Process) -> bool:
 
 def _only_full(refusals: Sequence[Refusal]) -> bool:
     obstacles = {refusal.obstacle for refusal in refusals}
-    return obstacles <= {Obstacle.CAP, Obstacle.ANOTHER_RUN, Obstacle.TURN} and obstacles != {Obstacle.TURN}
+    return obstacles <= {Obstacle.CAP, Obstacle.ANOTHER_RUN, Obstacle.PRIORITY} and obstacles != {Obstacle.PRIORITY}

@@ -75,7 +75,7 @@ OF_A_BACKEND = frozenset(
         Obstacle.PAUSE,
         Obstacle.COOLDOWN,
         Obstacle.BREAKER,
-        Obstacle.TURN,
+        Obstacle.PRIORITY,
         Obstacle.NO_BACKEND,
     }
 )
@@ -326,7 +326,10 @@ class Watcher:
         self._poll_at = self._now() + self._role.poll_interval_ms
         self._wake_at = None
         self._see_if_removed()
-        left = [] if self._is_removed else self._start_what_can()
+        if self._is_removed:
+            self._announce(())
+            return
+        left = self._start_what_can()
         if not self._waiting.stop_requests:
             self._announce(left)
         self._wake_no_later_than(self._center.board.next_ready_at(self._role.task_kinds))

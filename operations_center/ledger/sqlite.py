@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import asdict, astuple, replace
 
-from operations_center.admission import TURN_WITHIN_MS, Ahead, Facts, Limits, Obstacle, Probe, Refusal, refusals
+from operations_center.admission import OFFERED_FOR_MS, Ahead, Facts, Limits, Obstacle, Probe, Refusal, refusals
 from operations_center.files import decode_json
 from operations_center.identity import Host
 from operations_center.ids import checked_commit, checked_run_id
@@ -70,16 +70,16 @@ class SqliteLedger:
             facts = self.admission_facts(asked.task_id, asked.role, asked.backend, asked.limits, asked.urgency)
             found = refusals(facts, asked.limits, asked.backend)
             if facts.has_wishes:
-                self._keep_turns(asked, facts, found)
+                self._keep_offers(asked, facts, found)
             return found or self._reserve(asked, facts.attempt)
 
-    def _keep_turns(self, asked: Admission, facts: Facts, found: Sequence[Refusal]) -> None:
+    def _keep_offers(self, asked: Admission, facts: Facts, found: Sequence[Refusal]) -> None:
         """Who asks is there to take a slot. Who goes first has one left to it from now on."""
         asking = {"backend": asked.backend, "role": asked.role}
         self._store.execute(_SQL["end_offer"], asking)
         if not found:
             self._store.execute(_SQL["grant_wish"], {**asking, "task_id": asked.task_id})
-        elif all(refusal.obstacle is Obstacle.TURN for refusal in found):
+        elif all(refusal.obstacle is Obstacle.PRIORITY for refusal in found):
             roles = as_json([ahead.role for ahead in facts.ahead])
             self._store.execute(_SQL["offer"], {"backend": asked.backend, "roles": roles, "now": facts.now})
 
@@ -133,7 +133,7 @@ class SqliteLedger:
     def _ahead(self, task_id: str, role: str, backend: str, urgency: int, now: int) -> tuple[Ahead, ...]:
         """The more urgent tasks that other roles wait to start, as many of each as it could start now."""
         asked = {"task_id": task_id, "role": role, "backend": backend, "urgency": urgency, "now": now}
-        rows = self._store.rows(_SQL["wishes_ahead"], asked | {"given_up_at": now - TURN_WITHIN_MS})
+        rows = self._store.rows(_SQL["wishes_ahead"], asked | {"given_up_at": now - OFFERED_FOR_MS})
         found: list[Ahead] = []
         taken: Counter[str] = Counter()
         for row in rows:

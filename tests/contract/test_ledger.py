@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from msgspec import structs
 
-from operations_center.admission import TURN_WITHIN_MS, Breaker, Facts, Limits, Obstacle, Refusal
+from operations_center.admission import OFFERED_FOR_MS, Breaker, Facts, Limits, Obstacle, Refusal
 from operations_center.errors import OperationsCenterError
 from operations_center.identity import Host, Process
 from operations_center.ledger import Admission, Ledger, Pause, Wish
@@ -297,7 +297,7 @@ def wish(ledger: Ledger, *wishes: tuple[str, int], role: str = "hot", at_once: i
 def test_a_free_slot_is_left_to_the_more_urgent_task_of_another_role(ledger: Ledger) -> None:
     wish(ledger, ("t9", NOW))
     (refusal,) = cast(list[Refusal], ledger.admit(request("t1", ONE, urgency=LATE)))
-    assert (refusal.obstacle, refusal.role) == (Obstacle.TURN, "hot")
+    assert (refusal.obstacle, refusal.role) == (Obstacle.PRIORITY, "hot")
     assert refusal.reason == "a more urgent task t9 of role hot goes first"
     run = admit(ledger, "t9", ONE, role="hot", urgency=NOW)
     assert Obstacle.CAP in refused(ledger, "t1", ONE, urgency=LATE)
@@ -321,9 +321,9 @@ def test_as_many_slots_are_left_as_more_urgent_tasks_wait(ledger: Ledger) -> Non
     three = Limits(3)
     wish(ledger, ("t8", NOW), ("t9", NOW), at_once=2)
     admit(ledger, "t1", three, urgency=LATE)
-    assert refused(ledger, "t2", three, urgency=LATE) == [Obstacle.TURN]
+    assert refused(ledger, "t2", three, urgency=LATE) == [Obstacle.PRIORITY]
     admit(ledger, "t8", three, role="hot", urgency=NOW)
-    assert refused(ledger, "t2", three, urgency=LATE) == [Obstacle.TURN]
+    assert refused(ledger, "t2", three, urgency=LATE) == [Obstacle.PRIORITY]
     admit(ledger, "t9", three, role="hot", urgency=NOW)
     assert refused(ledger, "t2", three, urgency=LATE) == [Obstacle.CAP]
 
@@ -350,7 +350,7 @@ def test_a_role_is_left_no_more_slots_than_it_may_use(ledger: Ledger) -> None:
     busy = admit(ledger, "t7", two, role="hot", urgency=NOW)
     admit(ledger, "t1", two, urgency=LATE)
     close(ledger, settle(ledger, busy))
-    assert refused(ledger, "t2", two, urgency=LATE) == [Obstacle.TURN]
+    assert refused(ledger, "t2", two, urgency=LATE) == [Obstacle.PRIORITY]
 
 
 def test_a_role_that_uses_all_it_may_on_another_backend_keeps_nobody_waiting(ledger: Ledger) -> None:
@@ -381,25 +381,25 @@ def test_a_role_that_does_not_take_its_slot_in_time_is_passed_until_it_comes_aga
 ) -> None:
     two = Limits(2)
     wish(ledger, ("t8", NOW), ("t9", NOW), at_once=2)
-    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.TURN]
-    clock.wall += TURN_WITHIN_MS - 1
-    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.TURN]
+    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.PRIORITY]
+    clock.wall += OFFERED_FOR_MS - 1
+    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.PRIORITY]
     clock.wall += 1
     run = admit(ledger, "t1", ONE, urgency=LATE)
     assert refused(ledger, "t8", ONE, role="hot", urgency=NOW) == [Obstacle.CAP]
     close(ledger, settle(ledger, run))
-    assert refused(ledger, "t2", ONE, urgency=LATE) == [Obstacle.TURN]
+    assert refused(ledger, "t2", ONE, urgency=LATE) == [Obstacle.PRIORITY]
     admit(ledger, "t8", two, role="hot", urgency=NOW)
-    assert refused(ledger, "t2", two, urgency=LATE) == [Obstacle.TURN]
+    assert refused(ledger, "t2", two, urgency=LATE) == [Obstacle.PRIORITY]
 
 
 def test_a_full_backend_offers_no_slot_to_anybody(ledger: Ledger, clock: HandClock) -> None:
     run = admit(ledger, "t0", ONE, urgency=LATE)
     wish(ledger, ("t9", NOW))
-    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.CAP, Obstacle.TURN]
-    clock.wall += 2 * TURN_WITHIN_MS
+    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.CAP, Obstacle.PRIORITY]
+    clock.wall += 2 * OFFERED_FOR_MS
     close(ledger, settle(ledger, run))
-    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.TURN]
+    assert refused(ledger, "t1", ONE, urgency=LATE) == [Obstacle.PRIORITY]
 
 
 def test_an_announcement_that_says_nothing_new_is_not_written(engine: Engine, ledger: Ledger) -> None:

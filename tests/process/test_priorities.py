@@ -33,10 +33,10 @@ def test_the_more_urgent_task_of_another_role_gets_the_next_slot_and_why_says_so
         waiting = {task["title"]: task["reasons"] for task in fleet.json("why")["tasks"]}
         return [f"{each['reason']}: {each['detail']}" for each in waiting[title]]
 
-    turn = "turn: a more urgent task t9 of role hot goes first"
-    wait_until(lambda: turn in reasons("b1"), "the wish of the other role")
+    first = "priority: a more urgent task t9 of role hot goes first"
+    wait_until(lambda: first in reasons("b1"), "the wish of the other role")
     assert "cap: backend agent holds 1 of 1 slots" in reasons("b1")
-    assert not any(reason.startswith("turn") for reason in reasons("h0"))
+    assert not any(reason.startswith("priority") for reason in reasons("h0"))
 
     fleet.let_go()
     wait_until(lambda: reasons("b7") == [BUDGET], "the budget to be used up")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operations_center.admission import (
-    TURN_WITHIN_MS,
+    OFFERED_FOR_MS,
     Ahead,
     Breaker,
     Facts,
@@ -101,10 +101,10 @@ def test_a_slot_is_left_to_each_more_urgent_task_of_another_role() -> None:
     first, second = Ahead("hot", "t9", None), Ahead("warm", "t8", NOW - 1_000)
     assert refused(slots_held=0, ahead=(first,)) == []
     (refusal,) = refused(slots_held=0, ahead=(first, second))
-    assert (refusal.obstacle, refusal.role, refusal.until) == (Obstacle.TURN, "hot", NOW + TURN_WITHIN_MS)
+    assert (refusal.obstacle, refusal.role, refusal.until) == (Obstacle.PRIORITY, "hot", NOW + OFFERED_FOR_MS)
     (refusal,) = refused(slots_held=1, ahead=(second,))
     assert refusal == Refusal(
-        Obstacle.TURN, "a more urgent task t8 of role warm goes first", NOW - 1_000 + TURN_WITHIN_MS, "warm"
+        Obstacle.PRIORITY, "a more urgent task t8 of role warm goes first", NOW - 1_000 + OFFERED_FOR_MS, "warm"
     )
 
 

@@ -27,9 +27,9 @@ def show(task_id: str, config_file: Path | None, as_json: bool) -> None:
         return
     for name, value in task_as_json(task).items():
         if value is not None and name != "body":
-            say(f"{name:<12}{value}")
+            say(f"{name:<14}{value}")
     for run in runs:
-        say(f"{'run':<12}{run.run_id} {run.state} {run.outcome or ''}".rstrip())
+        say(f"{'run':<14}{run.run_id} {run.state} {run.outcome or ''}".rstrip())
     if task.body:
         say()
         say(task.body, keep="\n\t")

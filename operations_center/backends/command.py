@@ -9,6 +9,7 @@ import msgspec
 from operations_center import config
 from operations_center.admission import Limits
 from operations_center.config.placeholders import fill_word
+from operations_center.environment import is_visible, value_of
 from operations_center.keeper.inspect import RUN_ID_VARIABLE
 from operations_center.keeper.launch import LaunchPlan
 from operations_center.model import Run, Task
@@ -61,6 +62,7 @@ class CommandBackend:
             run_directory=directory,
             argv=self._argv(run, task, directory),
             environment=self._environment(run, directory),
+            secrets=self._secrets(),
             stdin=self.settings.stdin == "prompt",
             working_directory=self.settings.working_directory,
             prompt=task.prompt,
@@ -86,11 +88,17 @@ class CommandBackend:
             program = str(self.config_file.parent / program)
         return (program, *arguments)
 
+    def _secrets(self) -> dict[str, str]:
+        """The variables that its backend names, but for those that every program may know."""
+        values = {name: value_of(name, self.environment) for name in self.settings.env if not is_visible(name)}
+        return {name: value for name, value in values.items() if value is not None}
+
     def _environment(self, run: Run, directory: Path) -> dict[str, str]:
+        named = {name for name in self.settings.env if is_visible(name)}
         passed = {
             name: value
             for name, value in self.environment.items()
-            if name in PASSED_ON or name.startswith("LC_") or name in self.settings.env
+            if name in PASSED_ON or name.startswith("LC_") or name in named
         }
         return {
             "PATH": DEFAULT_PATH,

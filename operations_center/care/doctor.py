@@ -21,6 +21,7 @@ from operations_center.care.older import refuse_older_ledger
 from operations_center.care.service import environment_file, is_private, names_in, variables_of
 from operations_center.clock import rfc3339
 from operations_center.config import Backend, CommandSettings, Config, HttpJobSettings, format_size, hints
+from operations_center.environment import value_of
 from operations_center.errors import OperationsCenterError
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
@@ -306,7 +307,7 @@ def _command(name: str, backend: CommandSettings, config: Config, environment: M
     directory = backend.working_directory
     if directory is not None and not directory.is_dir():
         yield _warning(name, f"its runs will fail: its working_directory {directory} is no directory; make it")
-    missing = [variable for variable in backend.env if variable not in environment]
+    missing = [variable for variable in backend.env if value_of(variable, environment) is None]
     if missing:
         yield _warning(name, f"{', '.join(missing)} is not set here; set it where the fleet is started")
 

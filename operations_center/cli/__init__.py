@@ -18,6 +18,7 @@ import click
 
 from operations_center import __version__
 from operations_center.cli.output import say
+from operations_center.environment import clear_block, take_over
 from operations_center.errors import OperationsCenterError
 from operations_center.signals import SIGNALS
 from operations_center.text import hide_secrets
@@ -89,9 +90,12 @@ def cli() -> None:
 
 def main() -> None:
     _open_closed_streams()
+    take_over()
     command = sys.argv[1] if len(sys.argv) > 1 else None
     if command in OF_COMMAND:
         take_title(OF_COMMAND[command])
+        # Afterwards: to find the command line, it looks where the variables were.
+        clear_block()
     if command == "up" and os.getpid() == 1:
         # The kernel drops what the first process of a pid namespace does not expect: here it waits until it does.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -14,6 +14,7 @@ import click
 from operations_center.cli.common import DURATION, config_option, json_option, print_json, read_config, refuse_to_start
 from operations_center.cli.output import say
 from operations_center.config import Config, load_config
+from operations_center.environment import kept_apart
 from operations_center.errors import LockHeld, NotFound, OperationsCenterError, Unavailable
 from operations_center.forking import ForkServer
 from operations_center.locks import lock_holder
@@ -234,14 +235,15 @@ def _start_detached(command: Sequence[str], errors: int) -> "tuple[subprocess.Po
     """The supervisor in a session of its own, and a descriptor that it writes to when the fleet is ready."""
     ready, write_end = os.pipe()
     try:
-        with _saying_that_no_process_starts():
+        with _saying_that_no_process_starts(), kept_apart(os.environ) as (environment, variables):
             popen = subprocess.Popen(
                 [*command, "--ready-fd", str(write_end)],
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
                 start_new_session=True,
-                pass_fds=(write_end,),
+                pass_fds=(write_end, variables),
             )
     finally:
         os.close(write_end)

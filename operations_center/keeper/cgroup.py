@@ -244,7 +244,7 @@ def _pid_namespace() -> int:
 
 @contextmanager
 def _waiting_process() -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(["/bin/sh", "-c", "read -r _"], stdin=subprocess.PIPE)
+    process = subprocess.Popen(["/bin/sh", "-c", "read -r _"], stdin=subprocess.PIPE, env={})
     try:
         yield process
     finally:

@@ -3,7 +3,8 @@
 #   set -- RUN_DIRECTORY WORKING_DIRECTORY STDIN CGROUP_PROCS SETSID ARGV...
 #
 # That line stands ahead of this text in a sealed file (script.py): every user may read command lines.
-# stdin: the run's lock. stdout: the pipe that the timer reads. stderr: this text.
+# stdin: the run's lock. stdout: the pipe that the timer reads. stderr: this text. 6: a pipe with the variables that only
+# the executor may know, as commands that export them: it is empty once it has been read.
 # Names start with "_" because a plain name would change a variable of the executor's environment.
 
 # ":" and not "": an ignored signal would stay ignored in the executor.
@@ -76,6 +77,9 @@ exec 3<"$3" >>stdout 2>>stderr
     cd -- "$2" || exit 126
     _setsid=$5
     shift 5
+    # shellcheck disable=SC1091
+    . /proc/self/fd/6
+    exec 6<&-
     # A session of its own: what it does to its group or its session does not reach its keeper.
     exec "$_setsid" -- "$@"
 )

@@ -3,12 +3,13 @@
 import ctypes
 import fcntl
 import os
+import shlex
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError
@@ -49,6 +50,7 @@ class LaunchPlan:
     run_directory: Path
     argv: tuple[str, ...]
     environment: Mapping[str, str]
+    """Of keeper and executor: every program of the user may read it."""
     stdin: bool
     working_directory: Path | None
     prompt: str
@@ -58,6 +60,8 @@ class LaunchPlan:
     grace_ms: int
     cgroup_parent: Path | None
     max_output: int | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Variables that only the executor is started with."""
 
     @property
     def limits(self) -> Limits:
@@ -218,8 +222,29 @@ def _start_keeper(plan: LaunchPlan, lock: int, timer_pipe: int, ours: ExitStack)
         stdin=lock,
         stdout=timer_pipe,
         environment={**plan.environment, RUN_ID_VARIABLE: plan.run_id},
+        sixth=_pipe_with(_exports(plan.secrets), ours),
         before=_become_keeper(_open_cgroup(run_cgroup, ours)),
     )
+
+
+def _exports(variables: Mapping[str, str]) -> bytes:
+    """Return commands of a shell that export these variables. Raises ValueError for a NUL, which none can hold."""
+    if any("\0" in value for value in variables.values()):
+        raise ValueError("embedded null byte")
+    return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in variables.items())
+
+
+def _pipe_with(content: bytes, ours: ExitStack) -> int:
+    """Return the end to read of a pipe that holds this and no more. Raises OSError where it is too much for one."""
+    read_end, write_end = os.pipe()
+    ours.callback(os.close, read_end)
+    try:
+        if len(content) > fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ):
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, len(content))
+        os.write(write_end, content)
+    finally:
+        os.close(write_end)
+    return read_end
 
 
 def _wait_for_executor(keeper: Process) -> Process | None:

@@ -18,6 +18,7 @@ SHELL = "/bin/sh"
 
 _WHERE = "/proc/self/fd"
 _STDERR = 2
+_SIXTH = 6
 _OWN_TITLE = {"dash": (), "bash": ("--posix",)}
 """Shells that may be called by another name than ``sh``, and the option with which they then behave as one. One program
 that is many, as busybox is, tells by its name which of them it is to be."""
@@ -46,18 +47,25 @@ def start_script(
     environment: Mapping[str, str],
     before: Callable[[], None] = lambda: None,
     inherited: Collection[int] = (),
+    sixth: int | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a script in a session of its own; it finds its words as ``$1``, ``$2``, … and its own text on stderr.
 
     ``before`` is called in the child before it becomes the shell: it takes no lock. Raises OSError, and ValueError for
     a NUL in a word.
+
+    ``sixth`` is a descriptor that it finds as number 6: a shell knows numbers of one digit only.
     """
 
     def prepare_child() -> None:
         _reset_signals()
+        if sixth is not None:
+            os.dup2(sixth, _SIXTH)
         before()
 
     text = _in_memory(script, words)
+    # What is inherited has to be open here as well, whatever it is.
+    open_here = [] if sixth is None else [fcntl.fcntl(sixth, fcntl.F_DUPFD_CLOEXEC, _SIXTH)]
     try:
         return subprocess.Popen(
             _command_line(script.name),
@@ -68,11 +76,12 @@ def start_script(
             env=environment,
             cwd=_WHERE,
             start_new_session=True,
-            pass_fds=tuple(inherited),
+            pass_fds=(*inherited, *(() if sixth is None else (_SIXTH,))),
             preexec_fn=prepare_child,  # noqa: PLW1509 - takes no lock
         )
     finally:
-        os.close(text)
+        for descriptor in (*open_here, text):
+            os.close(descriptor)
 
 
 def _command_line(name: str) -> list[str]:

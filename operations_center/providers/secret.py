@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from operations_center.config import HttpJobSettings
+from operations_center.environment import value_of
 from operations_center.files import read_file
 from operations_center.ownership import why_untrusted
 from operations_center.text import HIDDEN, SHORTEST_SECRET
@@ -42,7 +43,7 @@ class Secret:
     def value(self) -> str | None:
         """None where it is not set, cannot be read, or cannot stand in a header; empty where none is needed."""
         if self.variable is not None:
-            text = self.environment.get(self.variable, "")
+            text = value_of(self.variable, self.environment) or ""
         elif self.file is not None:
             text = _read(self.file)
         else:

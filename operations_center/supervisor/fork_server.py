@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Never
 
 from operations_center.config import load_config
+from operations_center.environment import TAKE_OVER, kept_apart
 from operations_center.errors import NotFound, OperationsCenterError
 from operations_center.forking import Fork, serve
 from operations_center.logs import log_to
@@ -23,6 +24,12 @@ from operations_center.titles import WATCHER as WATCHER_TITLE
 from operations_center.watchdog import Watchdog
 from operations_center.watcher import Watcher
 from operations_center.wiring import Center, open_center
+
+# A release may be of before there was anything to take over.
+_WITH_ITS_VARIABLES = f"""{TAKE_OVER}
+import runpy
+runpy.run_module("{__package__}", run_name="__main__", alter_sys=True)
+"""
 
 
 def live(control: socket.socket) -> Never:
@@ -38,8 +45,10 @@ def live(control: socket.socket) -> Never:
 def live_anew(runtime: Runtime, control: socket.socket) -> Never:
     """With the code of a release as it is there now, and nothing of this process but the socket."""
     control.set_inheritable(True)
-    argv = runtime.module(__package__, str(control.fileno()))
-    os.execve(argv[0], argv, runtime.environment(os.environ))
+    argv = runtime.script(_WITH_ITS_VARIABLES, str(control.fileno()))
+    with kept_apart(runtime.environment(os.environ)) as (environment, variables):
+        os.set_inheritable(variables, True)
+        os.execve(argv[0], argv, environment)
 
 
 def main() -> Never:

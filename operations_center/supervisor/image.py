@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from operations_center.environment import HAND_ON, TAKE_OVER, kept_apart, visible
 from operations_center.errors import Unavailable
 from operations_center.logs import drain_logs
 from operations_center.releases.runtime import CHANGED, Runtime
@@ -35,8 +36,11 @@ LOOKS = 5
 
 # Given as text, so that no release brings its own: whether the next image raises or hangs, this process goes on as
 # before. A process that was stopped, however often, gets a signal late: the second time then begins anew.
-_LAUNCH = """
-import json, os, runpy, signal, sys, time, traceback
+_LAUNCH = (
+    TAKE_OVER
+    + HAND_ON
+    + """
+import runpy, signal, sys, time, traceback
 try:
     os.environ["SPT_NOENV"] = "1"
     import setproctitle
@@ -57,6 +61,7 @@ def go_on_as_before(reason):
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
+    hand_on()
     os.execv(before["argv"][0], [*before["argv"], "--handed-back", reason])
 def too_late(*_):
     global looks, looked_at
@@ -90,6 +95,7 @@ except BaseException as error:
     reason = f"its supervisor ended: {type(error).__name__}: {error}"
 go_on_as_before(reason)
 """
+)
 
 
 def end_for_good() -> None:
@@ -121,7 +127,7 @@ def why_not_start(runtime: Runtime, config_file: Path, copy: Path | None) -> str
     try:
         asked = subprocess.Popen(
             runtime.command(*words),
-            env=runtime.environment(os.environ),
+            env=visible(runtime.environment(os.environ)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -154,7 +160,6 @@ def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Se
     signal that comes meanwhile waits: the next image takes it when it is ready to. Returns only the failure.
     """
     handed_on = [] if lock is None else ["--lock-fd", str(lock)]
-    environment = runtime.environment(os.environ)
     # Only what is changed: everybody may read the command line of a process, and it may not be long.
     changed = {name: os.environ.get(name) for name in CHANGED}
     back = {
@@ -172,7 +177,9 @@ def execute(runtime: Runtime, words: Sequence[str], lock: int | None, before: Se
     _set_timer(0)
     _hand_on(lock, True)
     try:
-        os.execve(argv[0], argv, environment)
+        with kept_apart(runtime.environment(os.environ)) as (environment, variables):
+            os.set_inheritable(variables, True)
+            os.execve(argv[0], argv, environment)
     except OSError as error:
         return error
     finally:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 
+from operations_center.environment import kept_apart
 from operations_center.files import append_to
 from operations_center.identity import Process
 from operations_center.releases.steps import last_words
@@ -47,10 +48,14 @@ class Pulling:
         runtime = self._center.runtime(self._center.version.commit)
         copy = self._center.state.config_copy(self._center.version.config)
         try:
-            with append_to(self._center.state.log(PULL)) as log:
+            with (
+                append_to(self._center.state.log(PULL)) as log,
+                kept_apart(runtime.environment(os.environ)) as (environment, variables),
+            ):
                 self._process = subprocess.Popen(
                     runtime.command("stage", "--config", str(self._center.config.file), "--config-copy", str(copy)),
-                    env=runtime.environment(os.environ),
+                    env=environment,
+                    pass_fds=(variables,),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

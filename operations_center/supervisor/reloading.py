@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 
+from operations_center.environment import kept_apart
 from operations_center.files import append_to
 from operations_center.identity import Process
 from operations_center.releases.steps import last_words
@@ -34,10 +35,14 @@ class Reloading:
             return
         runtime = self._center.runtime(self._center.version.commit)
         try:
-            with append_to(self._center.state.log(RELOAD)) as log:
+            with (
+                append_to(self._center.state.log(RELOAD)) as log,
+                kept_apart(runtime.environment(os.environ)) as (environment, variables),
+            ):
                 self._process = subprocess.Popen(
                     runtime.command("restart", "--config", str(self._center.config.file)),
-                    env=runtime.environment(os.environ),
+                    env=environment,
+                    pass_fds=(variables,),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

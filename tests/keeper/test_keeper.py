@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -442,3 +443,37 @@ def test_a_keeper_starts_its_executor_within_milliseconds(bench: Bench, capsys: 
         print(f" [start to executor: median {statistics.median(latencies) * 1000:.1f} ms]", end="")
     # The quickest of them: a wait that is built in shows in each, the load of the machine only in some.
     assert min(latencies) < 0.25
+
+
+def test_secrets_reach_the_executor_and_are_shown_by_no_process_of_ours(bench: Bench) -> None:
+    secrets = {"KEY": "two\nlines, 'quotes', $HOME and \udcff", "LARGE": "x" * 100_000, "EMPTY": ""}
+    facts = look_around(bench, secrets=secrets)
+    seen = facts["environment"]
+    assert isinstance(seen, dict)
+    assert {name: seen[name] for name in secrets} == secrets
+    assert facts["fds"] == ["0", "1", "2"]
+    _, run = bench.launch("sleep", "1000", secrets=secrets)
+    wait_until(lambda: any(b"KEY=two" in shown_by(pid) for pid in children_of(run.keeper)), "the executor")
+    for process in run.children:
+        assert b"quotes" not in shown_by(process.pid)
+        for path in Path(f"/proc/{process.pid}/fd").iterdir():
+            if os.readlink(path).startswith("/memfd:"):
+                assert b"quotes" not in path.read_bytes()
+            elif os.readlink(path).startswith("pipe:") and path.name == "6":
+                assert path.read_bytes() == b""
+
+
+def shown_by(pid: int) -> bytes:
+    """What every program of the user can read of a process."""
+    with suppress(OSError):
+        return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("environ", "cmdline"))
+    return b""
+
+
+def children_of(process: Process) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def test_secret_that_no_variable_can_hold_starts_nothing(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="null byte"):
+        bench.launch("true", secrets={"KEY": "a\0b"})

@@ -24,7 +24,7 @@ FLOORS = (
     "store config presentation fleet heart forking memory",
     "keeper model admission locks state_directory pulse waiting",
     "pidfds pointer",
-    "errors clock units identity ids wakeups logs sharing signals titles places bounds",
+    "errors clock units identity ids wakeups logs sharing signals titles places bounds environment",
     "files",
     "text patient_stream ownership",
 )

@@ -23,9 +23,12 @@ from operations_center.clock import rfc3339
 from operations_center.config import Backend, CommandSettings, Config, HttpJobSettings, format_size, hints
 from operations_center.environment import value_of
 from operations_center.errors import OperationsCenterError
+from operations_center.ids import fence_of
 from operations_center.keeper.cgroup import usable_cgroup_parent
+from operations_center.keeper.handed_on import processes_by_run
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
 from operations_center.memory import available_memory
+from operations_center.model import RunState
 from operations_center.places import state_directory_outside, work_tree_of
 from operations_center.providers.secret import Secret
 from operations_center.releases.repository import Repository
@@ -47,6 +50,8 @@ OLDEST_KERNEL = (5, 3)
 OLDEST_PYTHON = (3, 11)
 
 KEEPER_PROGRAMS = ("sh", "setsid", "timeout", "sync", "stat", "cat", "head", "grep", "sleep")
+
+MOST_PIDS = 10
 
 OLDEST_TIME_MS = 1_735_689_600_000
 """2025: a clock that says less has not been set."""
@@ -246,6 +251,7 @@ def _ledger(config: Config) -> Iterator[Check]:
             if whole.status is Status.OK:
                 refuse_older_ledger(path, state.runs, lambda: _newest_fence(ledger))
                 yield _newest_event(ledger)
+                yield from _handed_on(ledger)
     except OperationsCenterError as error:
         yield _fault("ledger", str(error))
 
@@ -275,6 +281,19 @@ def _newest_event(ledger: sqlite3.Connection) -> Check:
     if at is not None and at > time.time_ns() // 1_000_000 + 60_000:
         return _warning("clock", f"the newest event is of {rfc3339(at)}, which is yet to come: the clock went back")
     return _ok("events", f"the newest is of {rfc3339(at)}" if at is not None else "there is none yet")
+
+
+def _handed_on(ledger: sqlite3.Connection) -> Iterator[Check]:
+    """Name what is left of runs that have closed: whoever wants it ended has to do that."""
+    for run_id, pids in processes_by_run().items():
+        found = ledger.execute(_SQL["state_of_run"], {"fence": fence_of(run_id), "run_id": run_id}).fetchone()
+        if found is not None and found[0] == RunState.CLOSED:
+            listed = ", ".join(map(str, pids[:MOST_PIDS])) + (" and more" if len(pids) > MOST_PIDS else "")
+            yield _warning(
+                f"run {run_id}",
+                f"it has closed, and processes with its id run on ({listed}): it has handed work to a daemon, such as "
+                "at or a service manager; end that there",
+            )
 
 
 # Backends

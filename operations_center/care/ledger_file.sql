@@ -22,6 +22,10 @@ SELECT count(*) FROM {table};
 -- Oldest first.
 SELECT run_id, state FROM runs ORDER BY fence;
 
+-- name: state_of_run
+-- None for a run that this ledger does not know.
+SELECT state FROM runs WHERE fence = :fence AND run_id = :run_id;
+
 -- name: all_rows
 -- Whatever stands in a table.
 SELECT * FROM {table};

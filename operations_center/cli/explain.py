@@ -37,6 +37,8 @@ def _print(document: dict[str, Any]) -> None:
         say(f"  {name.replace('_', ' '):<17} {_in_words(value)}")
     if document["verdict"] is None:
         _print_closed(run)
+        if document["evidence"]:
+            say("processes that carry its id run on: it has handed work to a daemon, which has to end it")
         return
     say(f"verdict       {document['verdict']} (row {document['row']}): {document['reason']}")
     say(f"would do      {document['would_do']}")

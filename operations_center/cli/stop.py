@@ -6,6 +6,7 @@ import click
 
 from operations_center.cli.common import config_option, json_option, opened, print_json
 from operations_center.cli.output import say
+from operations_center.keeper.handed_on import processes_by_run
 from operations_center.model import Run, RunState
 from operations_center.presentation import run_as_json
 from operations_center.stopping.runs import stop_run
@@ -35,4 +36,7 @@ def command(run_id: str, reason: str | None, no_wait: bool, config_file: Path | 
 def how_it_ended(run: Run) -> str:
     if run.state is not RunState.CLOSED:
         return f"run {run.run_id} is told to stop; it is {run.state}"
-    return f"run {run.run_id} has ended: {run.outcome}" + (f" ({run.reason})" if run.reason else "")
+    reason = f" ({run.reason})" if run.reason else ""
+    handed_on = processes_by_run().get(run.run_id)
+    left = f"; processes {', '.join(map(str, handed_on))} that carry its id run on" if handed_on else ""
+    return f"run {run.run_id} has ended: {run.outcome}{reason}{left}"

@@ -7,6 +7,7 @@ from operations_center.clock import rfc3339
 from operations_center.in_flight_reconcile import Evidence, Judgement, Verdict, explain_run
 from operations_center.in_flight_reconcile.facts import JobFacts
 from operations_center.in_flight_reconcile.plan import Action
+from operations_center.keeper.handed_on import processes_by_run
 from operations_center.keeper.inspect import ExitRecord, UnreadableExit
 from operations_center.keeper.result import Result, UnreadableResult
 from operations_center.model import Run
@@ -103,6 +104,8 @@ def _would_do(judgement: Judgement, actions: Sequence[Action]) -> str:
 
 
 def _closed(run: Run) -> dict[str, Any]:
+    """Beside how it ended, name the processes that carry its id still: it has handed work to a daemon."""
+    handed_on = processes_by_run().get(run.run_id, [])
     return {
         "run_id": run.run_id,
         "run": run_as_json(run),
@@ -110,7 +113,7 @@ def _closed(run: Run) -> dict[str, Any]:
         "row": None,
         "reason": run.reason,
         "proof": run.proof,
-        "evidence": {},
+        "evidence": {"handed_on": handed_on} if handed_on else {},
         "would_do": f"nothing: the run ended as {run.outcome} and was closed at {rfc3339(run.closed_at)}",
         "actions": [],
         "would_change": None,

@@ -4,7 +4,9 @@
     ├── UsageError                  2   wrong words on the command line
     ├── NotFound                    4   no such run, task, role, backend
     ├── LedgerUnusable              1   damaged, lost, or no ledger of ours: only a person can help
+    ├── LedgerUnwritable            1   its file system is full, over its quota or read-only; it was not changed
     ├── Unavailable                75   try again later
+    │   ├── Unrecorded                  a run was ended, and that could not be recorded
     │   ├── LockHeld                    somebody else holds a lock
     │   ├── LedgerBusy                  no write transaction within the time allowed
     │   ├── LedgerReplaced              its file was removed or replaced while this process had it open
@@ -40,8 +42,20 @@ class LedgerUnusable(OperationsCenterError):
     pass
 
 
+class LedgerUnwritable(OperationsCenterError):
+    """``obstacle`` says why in words, without the ledger's name."""
+
+    def __init__(self, path: object, obstacle: str) -> None:
+        super().__init__(f"cannot write the ledger {path}: {obstacle}")
+        self.obstacle = obstacle
+
+
 class Unavailable(OperationsCenterError):
     exit_code = 75
+
+
+class Unrecorded(Unavailable):
+    pass
 
 
 class LockHeld(Unavailable):

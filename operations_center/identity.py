@@ -118,21 +118,25 @@ class Host:
     name: str
 
 
-def identify_host(state_directory: Path) -> Host:
-    """Read this host's identity; the first call in a state directory makes its random id."""
+def identify_host(state_directory: Path, *, make: bool = True) -> Host:
+    """Read this host's identity; the first call in a state directory makes its random id.
+
+    Without ``make`` nothing is made, and a host that has no id yet is nobody's.
+    """
     return Host(
-        host_id=_host_id(state_directory / "host-id"),
+        host_id=_host_id(state_directory / "host-id", make=make),
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         pid_namespace=Path("/proc/self/ns/pid").stat().st_ino,
         name=os.uname().nodename,
     )
 
 
-def _host_id(path: Path) -> str:
+def _host_id(path: Path, *, make: bool) -> str:
     try:
         return _read_id(path)
     except FileNotFoundError:
-        pass
+        if not make:
+            return ""
     # Linked into place whole, so that of two first starts both read the same id.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     write_atomically(draft, f"{os.urandom(8).hex()}\n".encode())

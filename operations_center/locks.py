@@ -3,6 +3,7 @@
 The kernel frees a lock when its holder dies, so nothing here can be stale.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -206,6 +207,9 @@ def refuse_broken_locks(directory: Path) -> None:
     try:
         first = open_own_file(probe, os.O_RDWR)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # They worked when there was room, and whoever ends something on a full disk has no other way.
+            return
         raise OperationsCenterError(f"cannot write the state directory {directory}: {error.strerror}") from error
     try:
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ releases/COMMIT/        one directory for each release
 pull.lock               held while a release is made
 rehearsal/              the state directory of the fleet in which a release is rehearsed
 configs/NAME            copies of the configuration that processes were started with
+reserve/                room for the ledger, given back when the disk is full
 """
 
 import os
@@ -63,6 +64,10 @@ class StateDirectory:
     @property
     def ledger(self) -> Path:
         return self.root / "ledger.db"
+
+    @property
+    def reserve(self) -> Path:
+        return self.root / "reserve"
 
     @property
     def supervisor_lock(self) -> Path:

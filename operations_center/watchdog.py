@@ -5,6 +5,7 @@ stalled      a watcher that is alive but does not turn its loop: dump its stack,
 output       a run that prints more than it may, also where no watcher lives: drop the middle
 drain        a pause that a killed `down --drain` has left is ended
 disk         almost full: pause admission, with the reason; resume when there is room again
+reserve      room that is given back to the ledger when the disk is full
 retention    forget closed runs, their directories and events, and releases that nobody needs
 """
 
@@ -36,6 +37,7 @@ from operations_center.releases.config_copies import prune_config_copies
 from operations_center.releases.retention import config_copies_in_use, prune_releases
 from operations_center.senders import Senders
 from operations_center.state_directory import WATCHDOG
+from operations_center.store.reserve import Reserve
 from operations_center.titles import is_one_of_ours
 from operations_center.waiting import Waiting, seconds_until
 from operations_center.wiring import Center
@@ -96,6 +98,7 @@ class Watchdog:
             self._replace_stalled,
             self._bound_output,
             self._watch_disk,
+            self._keep_reserve,
             self._end_abandoned_drain,
             self._prune,
         ):
@@ -165,6 +168,10 @@ class Watchdog:
             self._center.ledger.resume(None, "watchdog")
             self._center.wake_everybody()
             _log.info("admission goes on: %d MiB free", free >> 20)
+
+    def _keep_reserve(self) -> None:
+        """Made again when there is room: a stop on a full disk has given it back to the ledger."""
+        Reserve(self._center.state.reserve).fill()
 
     def _end_abandoned_drain(self) -> None:
         """A `down --drain` that was killed has left its pause behind."""

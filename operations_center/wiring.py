@@ -13,7 +13,7 @@ from operations_center.backends.command import CommandBackend
 from operations_center.boards.local import LocalBoard
 from operations_center.clock import Clock, SystemClock
 from operations_center.config import CommandSettings, Config, HttpJobSettings, Role
-from operations_center.errors import LedgerUnusable, Unavailable
+from operations_center.errors import LedgerUnusable, LedgerUnwritable, OperationsCenterError, Unavailable
 from operations_center.heart import Awake, Heart
 from operations_center.identity import Host, Process, identify_host
 from operations_center.in_flight_reconcile import Surroundings
@@ -23,6 +23,7 @@ from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.processes import KERNEL, Processes
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import refuse_broken_locks
+from operations_center.pointer import read_pointers, write_pointer
 from operations_center.providers.backend import HttpJobBackend
 from operations_center.releases.deployment import INSTALLED, Deployments, Version
 from operations_center.releases.records import ReleaseRecords
@@ -30,6 +31,8 @@ from operations_center.releases.runtime import Runtime
 from operations_center.settlement import Settlement
 from operations_center.state_directory import StateDirectory
 from operations_center.store import Access, Store
+from operations_center.store.faults import is_missing, sign_of_an_earlier_ledger, way_back
+from operations_center.store.reserve import Reserve
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,19 @@ class Center:
         self.store.close()
 
 
+_OVERRIDE = "OPERATIONS_CENTER_CENTER__STATE_DIR"
+"""What one shell says of the state directory is not true for the next: nothing is noted of it, and nothing refused."""
+
 # Once for a process and those that are forked from it.
 _cgroup_parent = cache(usable_cgroup_parent)
 _refuse_broken_locks = cache(refuse_broken_locks)
 
 
-def look_around(config: Config) -> StateDirectory:
-    """Find out about the machine what is then known to processes forked from this one. Raises OperationsCenterError."""
+def prepare_to_start(config: Config) -> StateDirectory:
+    """Find out about the machine what is then known to processes forked from this one, and make the state directory.
+
+    Raises OperationsCenterError.
+    """
     if config.center.cgroup == "auto":
         _cgroup_parent()
     return _make_state_directory(config, Access.CREATE)
@@ -138,24 +147,28 @@ def look_around(config: Config) -> StateDirectory:
 def open_center(config: Config, access: Access = Access.CREATE, version: Version = INSTALLED) -> Center:
     """Open state directory and ledger. Raises OperationsCenterError.
 
-    CREATE makes what is missing, but no new ledger beside runs of an old one that are alive. EXISTING is for what a
-    fleet starts: an empty ledger would forget what that fleet knows. READ makes do with what can be read.
+    CREATE makes what is missing, but no new ledger beside runs of an old one that are alive, or in the place of a board
+    that is gone. EXISTING is for what a fleet starts: an empty ledger would forget what that fleet knows. READ makes
+    nothing, and makes do with what can be read; what is there is open for writing as well, where that can be. END is
+    for whoever ends something: the same, and the reserve of a full disk is given back.
     """
     state = StateDirectory(config.center.state_dir)
     state.refuse_danger()
-    obstacle = state.obstacle()
-    if access is Access.READ and obstacle is None:
-        access = Access.CREATE
-    if access is not Access.READ:
-        _make_state_directory(config, access)
     clock = SystemClock()
-    store = Store(state.ledger, clock, access=access)
+    if access in (Access.READ, Access.END):
+        store, obstacle = _open_what_is_there(config, state, clock, access)
+    else:
+        _make_state_directory(config, access)
+        is_new = not state.ledger.exists()
+        store, obstacle = Store(state.ledger, clock, access=access), None
+        if is_new:
+            _note_place(config)
     ledger, board = SqliteLedger(store), LocalBoard(store)
     return Center(
         config=config,
         state=state,
         clock=clock,
-        host=identify_host(state.root),
+        host=identify_host(state.root, make=access in (Access.CREATE, Access.EXISTING)),
         me=Process.current(),
         processes=KERNEL,
         store=store,
@@ -180,19 +193,89 @@ def _breaker_of(config: Config, backend: str) -> Breaker | None:
     return settings.limits.breaker if settings else None
 
 
+def _open_what_is_there(
+    config: Config, state: StateDirectory, clock: Clock, access: Access
+) -> tuple[Store, str | None]:
+    """Open the ledger without making anything, and say what keeps it from being written."""
+    obstacle, noted = state.obstacle(), _note_of(config)
+    if is_missing(state.ledger, sign_of_an_earlier_ledger(state.ledger)):
+        if noted is not None:
+            raise _lost_board(config, state, noted)
+    elif obstacle is None:
+        try:
+            return _open_existing(state, clock, access), None
+        except LedgerUnwritable as error:
+            obstacle = error.obstacle
+    return Store(state.ledger, clock, access=Access.READ), obstacle
+
+
+def _open_existing(state: StateDirectory, clock: Clock, access: Access) -> Store:
+    def open_it() -> Store:
+        return Store(state.ledger, clock, access=Access.EXISTING)
+
+    # Even to open it takes some room, where nobody has it open.
+    return Reserve(state.reserve).spend_on(open_it) if access is Access.END else open_it()
+
+
+def begin_again(config: Config) -> StateDirectory:
+    """Make an empty ledger where an earlier one is gone for good. Raises OperationsCenterError where there is one."""
+    state = StateDirectory(config.center.state_dir)
+    if state.root.exists() and any(state.root.iterdir()):
+        raise OperationsCenterError(
+            f"cannot begin a new ledger in {state.root}: there is something in it; move it away first"
+        )
+    _refuse_beside_living_runs(state)
+    state.create()
+    _refuse_broken_locks(state.root)
+    Store(state.ledger, SystemClock()).close()
+    _note_place(config)
+    return state
+
+
 def _make_state_directory(config: Config, access: Access) -> StateDirectory:
     """Make what is missing of it. Raises OperationsCenterError, also where no ledger may be made in it."""
     state = StateDirectory(config.center.state_dir)
+    # Before the ledger is looked for: others may be making it, and the note of it, at this very moment.
+    noted = _note_of(config)
     if not state.ledger.exists():
-        _refuse_new_ledger(state, access)
+        _refuse_new_ledger(config, state, access, noted)
     state.create()
     _refuse_broken_locks(state.root)
     return state
 
 
-def _refuse_new_ledger(state: StateDirectory, access: Access) -> None:
+def _refuse_new_ledger(config: Config, state: StateDirectory, access: Access, noted: Path | None) -> None:
     if access is Access.EXISTING:
         raise LedgerUnusable(f"cannot open the ledger {state.ledger}: it is missing; start the fleet again")
+    _refuse_beside_living_runs(state)
+    if noted is not None and sign_of_an_earlier_ledger(state.ledger) is None:
+        raise _lost_board(config, state, noted)
+
+
+def _note_place(config: Config) -> None:
+    """Leave a note, outside of the state directory, that there is a board in it."""
+    if _OVERRIDE not in os.environ:
+        write_pointer(config.file, config.center.state_dir, os.environ)
+
+
+def _note_of(config: Config) -> Path | None:
+    """Return where it stands that there was a board in the state directory."""
+    if _OVERRIDE in os.environ:
+        return None
+    root = os.path.realpath(config.center.state_dir)
+    return next((n.place for n in read_pointers(config.file, os.environ) if str(n.state_dir) == root), None)
+
+
+def _lost_board(config: Config, state: StateDirectory, noted: Path) -> LedgerUnusable:
+    """An empty board in its place would silently forget every task."""
+    return LedgerUnusable(
+        f"cannot find the board of {config.file}: its state directory {state.root} is gone (there was one by {noted}); "
+        f"bring it back, with `git stash pop` if it was stashed, or {way_back(state.ledger)}, or begin with an empty "
+        "board by `operations-center ledger new`"
+    )
+
+
+def _refuse_beside_living_runs(state: StateDirectory) -> None:
     living = living_runs_below(state.runs)
     if living:
         pids = [str(pid) for pids in living.values() for pid in pids]

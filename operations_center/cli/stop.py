@@ -10,6 +10,7 @@ from operations_center.keeper.handed_on import processes_by_run
 from operations_center.model import Run, RunState
 from operations_center.presentation import run_as_json
 from operations_center.stopping.runs import stop_run
+from operations_center.store import Access
 
 
 @click.command("stop")
@@ -22,9 +23,10 @@ def command(run_id: str, reason: str | None, no_wait: bool, config_file: Path | 
     """End a run's executor; its task becomes blocked.
 
     TERM first, KILL after the backend's grace. Works with and without a fleet. What keeps a run from being ended from
-    here is told, with exit code 1.
+    here is told, with exit code 1. Where the ledger cannot be written, for a full disk or a read-only file system, the
+    executor is ended by KILL at once; exit code 75 says that this could not be recorded.
     """
-    with opened(config_file) as center:
+    with opened(config_file, Access.END) as center:
         run = stop_run(center, run_id, reason, wait=not no_wait)
     if as_json:
         print_json(run_as_json(run))

@@ -23,13 +23,13 @@ from operations_center.releases.config_copies import keep_copy
 from operations_center.releases.deployment import INSTALLED, Version
 from operations_center.running import fleet_elsewhere, note_place
 from operations_center.state_directory import FORK_SERVER, SUPERVISOR
-from operations_center.stopping.runs import end_open_runs, our_stop
+from operations_center.stopping.runs import DOWN_NOW, end_open_runs, our_stop
 from operations_center.store import SCHEMA
 from operations_center.supervisor import Supervisor, Wishes
 from operations_center.supervisor.fork_server import live
 from operations_center.supervisor.image import INSTALLED_CODE, execute
 from operations_center.titles import holding
-from operations_center.wiring import look_around, open_center
+from operations_center.wiring import Center, open_center, prepare_to_start
 
 READY_WITHIN_S = 30.0
 
@@ -84,7 +84,7 @@ def command(
         if role not in config.roles:
             raise NotFound(f"cannot start role {role}: the configuration has {', '.join(config.roles)}")
     _refuse_beside_another(config)
-    state = look_around(config)
+    state = prepare_to_start(config)
     words = _words(config.file, only, exit_when_idle, detached or detach, stop_timeout)
     version = INSTALLED
     if not detach:
@@ -119,9 +119,7 @@ def command(
             ),
             fork_server,
             words,
-            end_executors=lambda within_s: (
-                end_open_runs(center) if within_s is None else end_open_runs(center, within_s, our_stop(within_s))
-            ),
+            end_executors=lambda within_s: _end_executors(center, within_s),
             on_ready=lambda: caller.tell(READY),
         ).run()
     except OperationsCenterError as error:
@@ -139,6 +137,13 @@ def _refuse_beside_another(config: Config) -> None:
             f"cannot start the supervisor: the fleet of {config.file} runs in {elsewhere}, and the file says "
             f"{config.center.state_dir}; end it with `operations-center down --now`, or put center.state_dir back"
         )
+
+
+def _end_executors(center: Center, within_s: float | None) -> None:
+    order = DOWN_NOW if within_s is None else our_stop(within_s)
+    _, unrecorded = end_open_runs(center, within_s, order)
+    if unrecorded is not None:
+        logging.error(unrecorded)
 
 
 @contextmanager

@@ -10,4 +10,5 @@ without one.
     restart.py    restart watchers, one after the other
     ends.py       wait for the end of processes and runs
     hindrances.py what cannot be ended from here
+    last_resort.py end runs where the ledger cannot be written
 """

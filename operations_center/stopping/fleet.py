@@ -4,12 +4,12 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
 from operations_center.config import Config
-from operations_center.errors import LedgerUnusable, OperationsCenterError, Unavailable
+from operations_center.errors import LedgerUnusable, LedgerUnwritable, OperationsCenterError, Unavailable
 from operations_center.fleet import Member, called, look_at, survivors
 from operations_center.identity import read_stat
 from operations_center.in_flight_reconcile import Executing, Scope, look_for_executors
@@ -20,7 +20,7 @@ from operations_center.senders import run_of
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.stopping.ends import Passes, end_processes, listed, wait_for_change
 from operations_center.stopping.hindrances import Hindered
-from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, kill_executors, undoubted
+from operations_center.stopping.runs import DOWN_WITHIN_S, end_open_runs, undoubted
 from operations_center.store import Access
 from operations_center.titles import described, holding, is_one_of_ours
 from operations_center.wiring import Center, open_center
@@ -74,13 +74,13 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
     # Before the ledger is opened: a fleet can be stopped also where the ledger is broken.
     supervisor, watchers = _stop_fleet(config, until_after(within_s))
     try:
-        with closing(open_center(config, Access.READ)) as center:
-            if center.obstacle is not None:
-                return _ended_without_a_record(center, supervisor, watchers, how, until_after(within_s))
+        with closing(open_center(config, Access.END)) as center:
             if how is Down.NOW:
-                return _ended(center, supervisor, watchers, end_open_runs(center, within_s))
-            if any(pause.source == "drain" for pause in center.ledger.pauses()):
-                center.ledger.resume(None, "drain")
+                return _end_now(center, supervisor, watchers, within_s)
+            if center.obstacle is None and any(pause.source == "drain" for pause in center.ledger.pauses()):
+                with suppress(LedgerUnwritable):
+                    # The watchdog of the next fleet does it as well.
+                    center.ledger.resume(None, "drain")
             return _ended(center, supervisor, watchers)
     except LedgerUnusable as error:
         what = "end executors" if how is Down.NOW else "tell which executors run on"
@@ -94,20 +94,15 @@ def _drain_and_stop(config: Config, within_s: float | None) -> Ended:
         return _ended(center, supervisor, watchers)
 
 
-def _ended(center: Center, supervisor: Member, watchers: Sequence[Member], hindered: Sequence[Hindered] = ()) -> Ended:
+def _ended(center: Center, supervisor: Member, watchers: Sequence[Member]) -> Ended:
     left = center.ledger.open_runs()
-    return Ended(supervisor, watchers, left, look_for_executors(center.surroundings), hindered)
+    return Ended(supervisor, watchers, left, look_for_executors(center.surroundings))
 
 
-def _ended_without_a_record(
-    center: Center, supervisor: Member, watchers: Sequence[Member], how: Down, until: float
-) -> Ended:
-    """The state directory cannot be written: that must not keep a person from stopping what runs."""
-    if how is not Down.NOW:
-        return _ended(center, supervisor, watchers)
-    killed = kill_executors(center, until)
-    unrecorded = f"cannot record why {listed(killed)} ended by KILL: {center.state.root}: {center.obstacle}"
-    return Ended(supervisor, watchers, center.ledger.open_runs(), unrecorded=unrecorded if killed else None)
+def _end_now(center: Center, supervisor: Member, watchers: Sequence[Member], within_s: float | None) -> Ended:
+    hindered, unrecorded = end_open_runs(center, within_s)
+    left = center.ledger.open_runs()
+    return Ended(supervisor, watchers, left, look_for_executors(center.surroundings), hindered, unrecorded)
 
 
 @contextmanager

@@ -1,19 +1,17 @@
 """End a run, or every run. Nothing here decides how it ends: a stop is stored, and reconciliation is driven."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from operations_center.errors import NotFound, OperationsCenterError, Unavailable
+from operations_center.errors import LedgerUnwritable, NotFound, OperationsCenterError, Unavailable, Unrecorded
 from operations_center.fleet import survivors
 from operations_center.in_flight_reconcile import Scope, StopOrder, request_stop
-from operations_center.in_flight_reconcile.evidence import gather_evidence
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
 from operations_center.keeper.inspect import read_exit
-from operations_center.keeper.stop import kill
 from operations_center.model import HOLDS_SLOT, Outcome, Run, RunState, TaskState
-from operations_center.pidfds import wait_for_end
 from operations_center.stopping.ends import Passes, listed, wait_for_change
 from operations_center.stopping.hindrances import Hindered, Hindrance, hindered_runs, refusal, without
+from operations_center.stopping.last_resort import end_at_once, with_reserve
 from operations_center.wiring import Center
 
 DOWN_WITHIN_S = 60.0
@@ -33,11 +31,12 @@ def stop_run(center: Center, run_id: str, reason: str | None, *, wait: bool = Tr
     """End a run; its task becomes ``blocked``. The run as it is then; one that has ended already is left.
 
     Raises NotFound, and OperationsCenterError when it still lives after its grace and ten seconds, or at once where it
-    cannot be ended from here.
+    cannot be ended from here. Where the ledger cannot be written it is ended by KILL, and Unrecorded is raised if that
+    could not be recorded.
     """
     run = _known(center, run_id)
     order = StopOrder(Outcome.STOPPED, reason or "stopped by a person", TaskState.BLOCKED)
-    return _end_run(center, run, order, wait=wait)
+    return _end_or_kill(center, run, order, lambda: None, wait=wait)
 
 
 def cancel_task(center: Center, task_id: str, *, wait: bool = True) -> Run | None:
@@ -45,13 +44,22 @@ def cancel_task(center: Center, task_id: str, *, wait: bool = True) -> Run | Non
 
     Raises NotFound, and OperationsCenterError when the task is done or its run, as above, still lives.
     """
-    center.board.cancel(task_id)
-    center.wake_everybody()
+    if center.board.task(task_id) is None:
+        raise NotFound(f"cannot cancel task {task_id}: there is no such task; see `operations-center task list`")
     run = next((run for run in center.ledger.open_runs() if run.task_id == task_id), None)
     if run is None:
-        return None
+        with_reserve(center, lambda: _cancel_on_board(center, task_id))
+        # It may have begun to run in between.
+        run = next((run for run in center.ledger.open_runs() if run.task_id == task_id), None)
+        if run is None:
+            return None
     order = StopOrder(Outcome.CANCELLED, "its task was cancelled", TaskState.CANCELLED)
-    return _end_run(center, run, order, wait=wait)
+    return _end_or_kill(center, run, order, lambda: _cancel_on_board(center, task_id), wait=wait)
+
+
+def _cancel_on_board(center: Center, task_id: str) -> None:
+    center.board.cancel(task_id)
+    center.wake_everybody()
 
 
 def our_stop(within_s: float) -> StopOrder:
@@ -65,16 +73,28 @@ def our_stop(within_s: float) -> StopOrder:
     )
 
 
-def end_open_runs(center: Center, within_s: float | None = None, order: StopOrder = DOWN_NOW) -> Sequence[Hindered]:
-    """End every open run of the ledger; their tasks become ready. Those that cannot be ended from here.
+def end_open_runs(
+    center: Center, within_s: float | None = None, order: StopOrder = DOWN_NOW
+) -> tuple[Sequence[Hindered], str | None]:
+    """End every open run of the ledger; their tasks become ready.
 
-    Raises Unavailable when others are left.
+    Returns those that cannot be ended from here, and what could not be recorded: that the ledger cannot be written
+    keeps nobody from ending what runs. Raises Unavailable when others are left.
 
     Without ``within_s``, the longest grace and ten seconds, at least a minute.
     """
-    runs = center.ledger.open_runs()
+    obstacle = center.obstacle
     if within_s is None:
-        within_s = max([DOWN_WITHIN_S, *(_patience_s(run) for run in runs)])
+        within_s = max([DOWN_WITHIN_S, *(_patience_s(run) for run in center.ledger.open_runs())])
+    if obstacle is None:
+        try:
+            return _stop_open_runs(center, within_s, order), None
+        except LedgerUnwritable as error:
+            obstacle = error.obstacle
+    return (), _kill_open_runs(center, order, obstacle, time.monotonic() + within_s)
+
+
+def _stop_open_runs(center: Center, within_s: float, order: StopOrder) -> Sequence[Hindered]:
     until = time.monotonic() + within_s
     # First without a stop: what has ended by itself is settled as that.
     Passes(center, Scope()).reconcile()
@@ -93,22 +113,34 @@ def end_open_runs(center: Center, within_s: float | None = None, order: StopOrde
         wait_for_change(center, left, until)
 
 
-def kill_executors(center: Center, until: float) -> list[Run]:
-    """KILL every executor of this host where no stop can be stored; their runs.
+def _kill_open_runs(center: Center, order: StopOrder, obstacle: str, until: float) -> str | None:
+    def record() -> None:
+        with center.ledger.transaction():
+            for run in undoubted(center.ledger.open_runs()):
+                _store_stop(center, run, order)
 
-    No TERM comes first: an executor that ended well on it would be taken for one that has done its work. Keepers live
-    on until they can record the ends. Raises Unavailable when an executor is left at the monotonic time ``until``.
-    """
-    with center.ledger.snapshot():
-        gathered = gather_evidence(center.surroundings, Scope())
-    trees = {each.run.run_id: each.seen for each in gathered.evidence if each.seen is not None and each.seen.members}
-    for tree in trees.values():
-        kill(tree, center.processes)
-    left = wait_for_end([process for tree in trees.values() for process in tree.members], until)
-    if left:
-        pids = ", ".join(str(process.pid) for process in left)
-        raise Unavailable(f"cannot end executors in time: left are processes {pids}; try again")
-    return [each.run for each in gathered.evidence if each.run.run_id in trees]
+    return end_at_once(center, Scope(), record, obstacle, until)
+
+
+def _end_or_kill(center: Center, run: Run, order: StopOrder, first: Callable[[], None], *, wait: bool) -> Run:
+    """End a run after something that is written first; where that cannot be written, by KILL."""
+    obstacle = center.obstacle
+    if obstacle is None:
+        try:
+            first()
+            return _end_run(center, run, order, wait=wait)
+        except LedgerUnwritable as error:
+            obstacle = error.obstacle
+
+    def record() -> None:
+        with center.ledger.transaction():
+            first()
+            _store_stop(center, center.ledger.run(run.run_id) or run, order)
+
+    unrecorded = end_at_once(center, Scope(run_id=run.run_id), record, obstacle, time.monotonic() + _patience_s(run))
+    if unrecorded is not None:
+        raise Unrecorded(unrecorded)
+    return center.ledger.run(run.run_id) or run
 
 
 def undoubted(runs: Iterable[Run]) -> list[Run]:

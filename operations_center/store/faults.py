@@ -6,7 +6,7 @@ import sqlite3
 import stat
 from pathlib import Path
 
-from operations_center.errors import LedgerBusy, LedgerUnusable, OperationsCenterError
+from operations_center.errors import LedgerBusy, LedgerUnusable, LedgerUnwritable, OperationsCenterError
 
 APPLICATION_ID = 0x0C0C0C01
 """Marks the file as ours in its header (sqlite.org/pragma.html#pragma_application_id)."""
@@ -63,7 +63,7 @@ def _left_log(path: Path) -> str | None:
 def lost(path: Path, problem: str, sign: str) -> LedgerUnusable:
     return LedgerUnusable(
         f"cannot open the ledger {path}: {problem}, but {sign}; {way_back(path)}, "
-        f"or move {path.parent} away to begin anew"
+        f"or move {path.parent} away and begin with an empty board by `operations-center ledger new`"
     )
 
 
@@ -128,18 +128,59 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> OperationsCenterErro
                 f"cannot use the ledger {path}: its path has more than {LONGEST_PATH} bytes; shorten center.state_dir"
             )
         case sqlite3.SQLITE_FULL:
-            return OperationsCenterError(f"cannot write the ledger {path}: the disk is full; make room and try again")
+            return LedgerUnwritable(path, f"the disk is full; {_MAKE_ROOM}")
         case sqlite3.SQLITE_READONLY:
-            return OperationsCenterError(
-                f"cannot write the ledger {path}: it, or the file system that it is on, is read-only; "
-                "make it writable and try again"
+            return LedgerUnwritable(
+                path, "it, or the file system that it is on, is read-only; make it writable and try again"
             )
+        case sqlite3.SQLITE_IOERR if code in _FAILED_WRITES:
+            return LedgerUnwritable(path, _why_unwritable(path, f"{error} ({error.sqlite_errorname})"))
+        case sqlite3.SQLITE_CANTOPEN if path.exists() and (reason := _lack_of_room(path)):
+            return LedgerUnwritable(path, reason)
         case sqlite3.SQLITE_IOERR:
             return OperationsCenterError(
                 f"cannot use the ledger {path}: {error} ({error.sqlite_errorname}); "
                 "see whether its disk is full or fails, and try again"
             )
     return OperationsCenterError(f"cannot use the ledger {path}: {error}; see `operations-center doctor`")
+
+
+_MAKE_ROOM = "make room and try again"
+
+_FAILED_WRITES = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_DIR_FSYNC,
+        sqlite3.SQLITE_IOERR_TRUNCATE,
+        sqlite3.SQLITE_IOERR_SHMOPEN,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+        sqlite3.SQLITE_IOERR_SHMMAP,
+    }
+)
+"""What SQLite says where a log, or its index, cannot grow: over a quota, for one."""
+
+
+def unwritable(path: Path, error: OSError) -> LedgerUnwritable:
+    """What keeps a file beside the ledger from being made."""
+    return LedgerUnwritable(path, _why_unwritable(path, error.strerror or str(error)))
+
+
+def _why_unwritable(path: Path, problem: str) -> str:
+    return _lack_of_room(path) or f"{problem}; see whether its quota is used up or its disk fails, and try again"
+
+
+def _lack_of_room(path: Path) -> str | None:
+    try:
+        facts = os.statvfs(path.parent)
+    except OSError:
+        return None
+    if facts.f_bavail == 0:
+        return f"the disk is full; {_MAKE_ROOM}"
+    # A file system without a fixed number of inodes says that it has none at all.
+    if facts.f_files and facts.f_favail == 0:
+        return "its file system has no inode left; remove some files and try again"
+    return None
 
 
 def _files(directory: Path) -> list[Path]:

@@ -1,8 +1,8 @@
-"""Read a ledger that cannot be written: on a read-only file system, or somebody else's.
+"""Read a ledger that cannot be written: on a full or read-only file system, or somebody else's.
 
 Whoever has the ledger open shares ``ledger.db-shm``: with it SQLite reads under the kernel's locks, also through a
-mount that is read-only. Without it nobody has the ledger open, and SQLite, which would have to make it, refuses; then
-a private copy is read, together with its write-ahead log.
+mount that is read-only. Without it, or where it cannot grow, SQLite refuses; then a private copy is read, together with
+its write-ahead log.
 """
 
 import os
@@ -13,13 +13,34 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError, Unavailable
+from operations_center.store.faults import APPLICATION_ID
+from operations_center.store.schema import migrate
+
+_IN_MEMORY = "/dev/shm"
+"""For a copy where the disk of ``$TMPDIR`` is full as well."""
 
 
 def connect_for_reading(path: Path, opened: ExitStack) -> sqlite3.Connection:
     """``opened`` closes what was opened. Raises sqlite3.Error, Unavailable, OperationsCenterError."""
     if _beside(path, "-shm").exists():
-        return _connect(path, "ro", opened)
+        try:
+            return _connect(path, "ro", opened)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _CANNOT_SHARE:
+                raise
     return _connect(_private_copy(path, opened), "rw", opened)
+
+
+_CANNOT_SHARE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL})
+
+
+def empty_ledger(opened: ExitStack) -> sqlite3.Connection:
+    """What there is to read where no ledger was ever made; it is nowhere but in memory."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    opened.callback(connection.close)
+    migrate(connection, 0)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    return connection
 
 
 def look_into(path: Path, opened: ExitStack, *, writable: bool) -> sqlite3.Connection:
@@ -30,29 +51,43 @@ def look_into(path: Path, opened: ExitStack, *, writable: bool) -> sqlite3.Conne
 def _connect(path: Path, mode: str, opened: ExitStack) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     opened.callback(connection.close)
+    # SQLite opens nothing before something is read.
+    connection.execute("PRAGMA schema_version").fetchone()
     return connection
 
 
 def _private_copy(path: Path, opened: ExitStack) -> Path:
     try:
-        directory = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="operations-center-")))
-        before = _state_of(path)
-        for each in (path, _beside(path, "-wal")):
-            if each.exists():
-                shutil.copyfile(each, directory / each.name)
-        if _beside(path, "-shm").exists() or _state_of(path) != before:
-            raise Unavailable(f"cannot read the ledger {path}: it was opened by somebody meanwhile; try again")
+        return _copy_into(opened.enter_context(_temporary_directory(None)), path)
+    except OSError:
+        pass
+    try:
+        return _copy_into(opened.enter_context(_temporary_directory(_IN_MEMORY)), path)
     except OSError as error:
         raise OperationsCenterError(
             f"cannot read the ledger {path}: it can only be read as a copy, and {error.filename or 'that'} "
             f"cannot be read or written: {error.strerror or error}"
         ) from error
-    return directory / path.name
+
+
+def _temporary_directory(parent: str | None) -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="operations-center-", dir=parent)
+
+
+def _copy_into(directory: str, path: Path) -> Path:
+    before = _state_of(path)
+    for each in (path, _beside(path, "-wal")):
+        if each.exists():
+            shutil.copyfile(each, Path(directory, each.name))
+    if _state_of(path) != before:
+        raise Unavailable(f"cannot read the ledger {path}: it was opened by somebody meanwhile; try again")
+    return Path(directory, path.name)
 
 
 def _state_of(path: Path) -> list[tuple[int, int, int] | None]:
-    """What every write changes, of the ledger and of its log."""
-    return [_facts(path), _facts(_beside(path, "-wal"))]
+    """What every write changes, of the ledger and of its log; and whether somebody has opened it."""
+    index = _facts(_beside(path, "-shm"))
+    return [_facts(path), _facts(_beside(path, "-wal")), index and (index[0], 0, 0)]
 
 
 def _facts(path: Path) -> tuple[int, int, int] | None:

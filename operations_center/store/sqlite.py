@@ -19,17 +19,18 @@ from typing import Any
 import msgspec
 
 from operations_center.clock import Clock
-from operations_center.errors import LedgerReplaced, LedgerUnusable, OperationsCenterError
+from operations_center.errors import LedgerReplaced, LedgerUnusable, LedgerUnwritable
 from operations_center.store.faults import (
     APPLICATION_ID,
     ClearErrors,
     is_missing,
     lost,
     sign_of_an_earlier_ledger,
+    unwritable,
     way_back,
 )
 from operations_center.store.queries import load_queries
-from operations_center.store.reading import connect_for_reading
+from operations_center.store.reading import connect_for_reading, empty_ledger
 from operations_center.store.schema import SCHEMA, migrate
 from operations_center.store.turnstile import Turnstile
 
@@ -46,7 +47,8 @@ class Access(Enum):
 
     CREATE = "made where none is and none was"
     EXISTING = "never made: it has to be there"
-    READ = "never made and never written"
+    READ = "never made and never written; empty where there is none"
+    END = "as READ, and written at the cost of the reserve: for whoever ends something"
 
 
 class Store:
@@ -67,17 +69,16 @@ class Store:
         self._names = [str(path)] if access is Access.READ else [str(path), f"{path}-wal"]
         sign = sign_of_an_earlier_ledger(path)
         missing = is_missing(path, sign)
-        if missing and access is not Access.CREATE:
+        if missing and access is Access.EXISTING:
             raise LedgerUnusable(f"cannot open the ledger {path}: it is missing; start a fleet to make one")
         with ExitStack() as opened, self._clear_errors:
             if access is Access.READ:
-                self._connection = connect_for_reading(path, opened)
+                self._connection = empty_ledger(opened) if missing else connect_for_reading(path, opened)
                 self._connection.row_factory = sqlite3.Row
                 self._refuse_other_schema()
-                self._files = self._named_files()
+                self._files = [] if missing else self._named_files()
             else:
-                self._turnstile = Turnstile(path)
-                opened.callback(self._turnstile.close)
+                self._turnstile = self._open_turnstile(opened)
                 self._connection = self._connect("rwc" if missing else "rw", opened)
                 self._refuse_what_is_no_ledger(sign if not missing else None)
                 self._make_ours(self._turnstile)
@@ -85,6 +86,14 @@ class Store:
                 self._files = self._named_files()
                 self._migrate()
             self._opened = opened.pop_all()
+
+    def _open_turnstile(self, opened: ExitStack) -> Turnstile:
+        try:
+            turnstile = Turnstile(self.path)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        opened.callback(turnstile.close)
+        return turnstile
 
     def close(self) -> None:
         self._opened.close()
@@ -97,7 +106,7 @@ class Store:
             return
         turnstile = self._turnstile
         if turnstile is None:
-            raise OperationsCenterError(f"cannot write the ledger {self.path}: it is open for reading only")
+            raise LedgerUnwritable(self.path, "it is open for reading only")
         deadline = time.monotonic() + self._patience_s()
         turnstile.enter(self._patience_s())
         try:

@@ -45,7 +45,11 @@ class Turnstile:
         self._turn_path = ledger.with_name("ledger.turn")
         self._write_path = ledger.with_name("ledger.write")
         self._turn = _open(self._turn_path)
-        self._write = _open(self._write_path)
+        try:
+            self._write = _open(self._write_path)
+        except OSError:
+            os.close(self._turn)
+            raise
 
     def enter(self, seconds: float) -> None:
         """Raises LedgerBusy when the lock cannot be had within ``seconds``."""

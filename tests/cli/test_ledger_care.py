@@ -93,7 +93,8 @@ def test_a_backup_is_one_private_file_and_overwrites_nothing(line: CommandLine) 
     path = Path(made["path"])
     assert (made["runs"], made["bytes"]) == (1, path.stat().st_size)
     assert path.stat().st_mode & 0o777 == 0o600
-    beside = {".operations_center", "operations_center.toml", "copy.db", "copy.db.manifest.json"}
+    configured = {".operations_center", "operations_center.toml", ".operations_center.toml.fleet"}
+    beside = {*configured, "copy.db", "copy.db.manifest.json"}
     assert set(os.listdir(line.root)) == beside
     assert "not overwritten" in line("ledger", "backup", "copy.db", expect=1).complaint
 
@@ -141,6 +142,7 @@ def test_restore_never_hands_out_a_fence_twice(line: CommandLine) -> None:
 
 
 def test_a_run_directory_knows_a_fence_that_the_ledger_has_forgotten(line: CommandLine) -> None:
+    line.task()
     copy = copy_of(line, "copy.db")
     (line.state.runs / "r77-abcdef").mkdir()
     line("ledger", "restore", str(copy))
@@ -267,6 +269,7 @@ def test_restore_refuses_the_present_ledger_as_its_own_backup(line: CommandLine)
     "name", ["supervisor.lock", "watchers/goal.lock", "watchers/@watchdog.lock", "watchers/old.lock"]
 )
 def test_restore_refuses_while_somebody_works_on_the_ledger(line: CommandLine, name: str) -> None:
+    line.task()
     copy = copy_of(line, "copy.db")
     held = take_lock(line.state.root / name, "test")
     assert str(os.getpid()) in line("ledger", "restore", str(copy), expect=75).complaint
@@ -439,6 +442,7 @@ def test_prune_spares_what_still_lives_though_no_run_names_it(line: CommandLine,
     directory = line.state.run(living.run_id)
     line.state.ledger.unlink()
     (line.state.root / "host-id").unlink()
+    (line.root / ".operations_center.toml.fleet").unlink()
     moved = directory.rename(line.state.root / "aside")
     line.task()
     moved.rename(directory)

@@ -96,6 +96,10 @@ def test_a_fleet_whose_state_directory_is_gone_ends_and_no_new_one_begins_while_
     fleet.run("task", "add", "refused as well", expect=75)
     assert not fleet.state.ledger.exists()
     let_go_and_wait(fleet, lost)
+    for command in ("task add refused", "up", "status", "task list"):
+        assert "its state directory" in fleet.run(*command.split(), expect=1).stderr, command
+    assert not fleet.state.ledger.exists()
+    fleet.run("ledger", "new")
     fleet.run("task", "add", "a new beginning", "--kind", "goal")
     assert len(fleet.json("task", "list")["tasks"]) == 1
 

@@ -9,6 +9,7 @@ from operations_center.cli.output import say
 from operations_center.cli.stop import how_it_ended
 from operations_center.presentation import run_as_json, task_as_json
 from operations_center.stopping.runs import cancel_task
+from operations_center.store import Access
 
 
 @click.command("cancel")
@@ -18,7 +19,7 @@ from operations_center.stopping.runs import cancel_task
 @json_option
 def cancel(task_id: str, no_wait: bool, config_file: Path | None, as_json: bool) -> int:
     """Cancel a task; its run, if it has one, is ended."""
-    with opened(config_file) as center:
+    with opened(config_file, Access.END) as center:
         run = cancel_task(center, task_id, wait=not no_wait)
         task = center.board.task(task_id)
     if as_json:

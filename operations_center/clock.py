@@ -12,10 +12,18 @@ import msgspec
 
 
 class Now(msgspec.Struct, frozen=True, gc=False):
-    """One reading of both clocks, in milliseconds: ``wall`` since the epoch, ``monotonic`` since boot."""
+    """One reading of both clocks, in milliseconds: ``wall`` since the epoch, ``monotonic`` since boot.
+
+    ``slept``: how long the machine was suspended in this boot, which the monotonic clock leaves out.
+    """
 
     wall: int
     monotonic: int
+    slept: int = 0
+
+    @property
+    def boottime(self) -> int:
+        return self.monotonic + self.slept
 
 
 class Clock(Protocol):
@@ -24,7 +32,9 @@ class Clock(Protocol):
 
 class SystemClock:
     def now(self) -> Now:
-        return Now(wall=time.time_ns() // 1_000_000, monotonic=time.monotonic_ns() // 1_000_000)
+        wall, monotonic = time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
+        boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        return Now(wall, monotonic, slept=max(0, boottime - monotonic))
 
 
 def rfc3339(wall_ms: int | None) -> str | None:

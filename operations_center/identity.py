@@ -8,6 +8,7 @@ the boot id and the inode of the pid namespace.
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -118,6 +119,12 @@ class Host:
     name: str
 
 
+@cache
+def this_boot() -> str:
+    """Return the random id that the kernel gave to this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def identify_host(state_directory: Path, *, make: bool = True) -> Host:
     """Read this host's identity; the first call in a state directory makes its random id.
 
@@ -125,7 +132,7 @@ def identify_host(state_directory: Path, *, make: bool = True) -> Host:
     """
     return Host(
         host_id=_host_id(state_directory / "host-id", make=make),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        boot_id=this_boot(),
         pid_namespace=Path("/proc/self/ns/pid").stat().st_ino,
         name=os.uname().nodename,
     )

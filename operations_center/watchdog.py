@@ -1,6 +1,7 @@
 """The watchdog: the same reconciliation on a timer, and the health rules.
 
 reconcile    what the watchers' own starts would find, also where no watcher starts
+clocks       count the time that passes, whatever the wall clock says: retention goes by that
 stalled      a watcher that is alive but does not turn its loop: dump its stack, end it, never its runs
 output       a run that prints more than it may, also where no watcher lives: drop the middle
 drain        a pause that a killed `down --drain` has left is ended
@@ -95,6 +96,7 @@ class Watchdog:
         """Each rule on its own: one that fails is logged, and the others are still kept."""
         for rule in (
             self._reconcile,
+            self._observe_clocks,
             self._replace_stalled,
             self._bound_output,
             self._watch_disk,
@@ -125,6 +127,13 @@ class Watchdog:
             _log.info("reconciliation: %s", report.summary)
         for violation in report.violations:
             _log.error("promise broken: %s", violation)
+
+    def _observe_clocks(self) -> None:
+        seen = self._center.ledger.observe_clocks()
+        if seen.jumped_at is not None and seen.steady_since == seen.boottime and seen.jumped_by:
+            _log.warning(
+                "the wall clock was set by %+d s; nothing is removed or counted by that", seen.jumped_by // 1000
+            )
 
     def _replace_stalled(self) -> None:
         for role in self._center.config.roles:

@@ -19,13 +19,15 @@ from pathlib import Path
 from operations_center.backends.command import DEFAULT_PATH
 from operations_center.care.older import refuse_older_ledger
 from operations_center.care.service import environment_file, is_private, names_in, variables_of
-from operations_center.clock import rfc3339
+from operations_center.clock import SystemClock, rfc3339
 from operations_center.config import Backend, CommandSettings, Config, HttpJobSettings, format_size, hints
 from operations_center.environment import value_of
 from operations_center.errors import OperationsCenterError
+from operations_center.identity import this_boot
 from operations_center.ids import fence_of
 from operations_center.keeper.cgroup import usable_cgroup_parent
 from operations_center.keeper.handed_on import processes_by_run
+from operations_center.ledger.seen_time import Reading, SeenTime, observe
 from operations_center.locks import NETWORK_FILE_SYSTEMS, file_system_kind, refuse_broken_locks
 from operations_center.memory import available_memory
 from operations_center.model import RunState
@@ -252,6 +254,7 @@ def _ledger(config: Config) -> Iterator[Check]:
                 refuse_older_ledger(path, state.runs, lambda: _newest_fence(ledger))
                 yield _newest_event(ledger)
                 yield from _handed_on(ledger)
+                yield from _jumps(ledger)
     except OperationsCenterError as error:
         yield _fault("ledger", str(error))
 
@@ -294,6 +297,23 @@ def _handed_on(ledger: sqlite3.Connection) -> Iterator[Check]:
                 f"it has closed, and processes with its id run on ({listed}): it has handed work to a daemon, such as "
                 "at or a service manager; end that there",
             )
+
+
+def _jumps(ledger: sqlite3.Connection) -> Iterator[Check]:
+    """What the watchdog has seen of the clocks, and what became of the wall clock since its last look."""
+    if ledger.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
+        return
+    row = ledger.execute(_SQL["seen_time"]).fetchone()
+    if row is None:
+        return
+    now = SystemClock().now()
+    seen = observe(SeenTime(*row), Reading(this_boot(), now.wall, now.boottime))
+    if seen.jumped_at is not None and seen.jumped_by is not None:
+        yield _warning(
+            "clock",
+            f"the wall clock was set by {seen.jumped_by / 1000:+.0f} s at {rfc3339(seen.jumped_at)}; retention and "
+            "budgets go by the time that was seen to pass",
+        )
 
 
 # Backends

@@ -2,6 +2,10 @@
 -- The newest fence and the newest task's number that were handed out.
 SELECT name, value FROM counters;
 
+-- name: seen_time
+-- The last look at the clocks.
+SELECT boot_id, wall, boottime, seen, pending, steady_since, jumped_at, jumped_by FROM seen_time;
+
 -- name: newest_fence
 -- The newest fence that was handed out.
 SELECT value FROM counters WHERE name = 'fence';

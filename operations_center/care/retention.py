@@ -3,6 +3,9 @@
 The directory goes first and the row, which names it, last: a kill in between leaves a row, and the next
 prune finds it again. A directory that no row names any more (the ledger was restored from a backup that is
 older than the run) goes by its age. Open runs are kept whatever their age.
+
+A wall clock that was set must not make anything old: a run is forgotten when it is old by that clock and by the time
+that was seen to pass (ledger/seen_time.py).
 """
 
 import logging
@@ -41,7 +44,7 @@ def prune_closed_runs(
     closed = ledger.closed_before(before, AT_MOST)
     gone = (run_id for run_id in closed if _remove(ledger, runs_directory / run_id, budget))
     pruned = sum(ledger.prune(batch, before) for batch in _batches(gone)) + ledger.prune((), before)
-    _remove_unknown(ledger, present, before, budget)
+    _remove_unknown(ledger, present, ledger.certainly_before(before), budget)
     return pruned
 
 

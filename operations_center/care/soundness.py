@@ -163,6 +163,7 @@ _RULES: Mapping[str, Mapping[str, Rule]] = {
         "kind": _is_name,
         "backend": _is_name,
         "parent": _is_id,
+        "lineage": _is_id,
         "claimed_by": _is_run_id,
         "origin": _matches(r"r[0-9]{1,16}-[0-9a-f]{6}/[0-9]{1,9}"),
     },
@@ -174,6 +175,7 @@ _RULES: Mapping[str, Mapping[str, Rule]] = {
     "reconciles": {"trigger": _is_name, "verdicts": _is_json_of(dict[str, int])},
     "jobs": {"run_id": _is_run_id, "urls": _is_json_of(dict[str, str])},
     "backend_health": {"backend": _is_name},
+    "seen_time": {"boot_id": _is_name, "jumped_by": range(-LARGEST_NUMBER, LARGEST_NUMBER).__contains__},
     "forgotten_admissions": {"backend": _is_name},
 }
 """By table and column. Whatever has no rule of its own is a number, a time or a text for people."""

@@ -96,11 +96,15 @@ def _brought_here(surroundings: Surroundings, run: Run) -> dict[str, Any]:
 
 
 def _deadline_here(surroundings: Surroundings, run: Run) -> int | None:
-    """By the wall clock, which is all that two boots share; no later than if the run began now, should it be wrong."""
+    """By the wall clock, which is all that two boots share, within what is certain should it be wrong.
+
+    It is no later than if the run began now, and no earlier than if it began with this boot.
+    """
     now = surroundings.clock.now()
     if run.deadline_at is None:
         return None
-    return now.monotonic + min(run.deadline_at - now.wall, run.deadline_at - run.reserved_at)
+    allowed_ms = run.deadline_at - run.reserved_at
+    return min(now.monotonic + allowed_ms, max(now.monotonic + run.deadline_at - now.wall, allowed_ms))
 
 
 def _requeue(surroundings: Surroundings, action: Action) -> bool:

@@ -142,7 +142,7 @@ def _look_at(
 ) -> list[Evidence]:
     """The gates are read before the process table, the records after it."""
     # Before they are read: a lease that is renewed while we are stopped in between must not look expired.
-    leases_at = surroundings.clock.now().wall
+    leases_at = surroundings.clock.now()
     leases = surroundings.ledger.leases()
     watchers = {watcher: surroundings.processes.is_alive(watcher) for watcher in {run.watcher for run in runs}}
     looks = [_Look.at(surroundings, run) for run in runs]
@@ -211,7 +211,7 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
         *,
         watcher: Sighting,
         lease: Lease | None,
-        leases_at: int,
+        leases_at: Now,
         tree: Tree | None,
         task: TaskState | None,
         job: JobFacts | None,
@@ -247,21 +247,19 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
             _log.warning("%s holds %s and is no part of its run: that keeps no slot", described(pid), path)
         return not strangers
 
-    def _lease_state(self, lease: Lease | None, at: int, locked: bool) -> LeaseState:
+    def _lease_state(self, lease: Lease | None, at: Now, locked: bool) -> LeaseState:
+        here = self.surroundings.host.boot_id
         if self.place is Place.OTHER_BOOT:
-            renewed_by_another = (
-                lease is not None and lease.boot_id != self.surroundings.host.boot_id and at < lease.lease_until
-            )
-            return LeaseState.CLASH if renewed_by_another else LeaseState.NONE
-        if locked and self.run.boot_id == self.surroundings.host.boot_id:
+            return LeaseState.CLASH if lease is not None and is_held_by_another(lease, here, at) else LeaseState.NONE
+        if locked and self.run.boot_id == here:
             # Another pid namespace of this very kernel: the lock that its keeper holds is proof of life.
             return LeaseState.VALID
         if lease is None:
             return LeaseState.NONE
-        if at < lease.lease_until:
+        over_ms = over_for_ms(lease, here, at)
+        if over_ms < 0:
             return LeaseState.VALID
-        over = at > lease.lease_until + self.run.grace_ms + LEASE_MARGIN_MS
-        return LeaseState.EXPIRED if over else LeaseState.EXPIRING
+        return LeaseState.EXPIRED if over_ms > self.run.grace_ms + LEASE_MARGIN_MS else LeaseState.EXPIRING
 
     def _with_tree(self, seen: Evidence, tree: Tree | None) -> Evidence:
         if tree is None:
@@ -296,6 +294,19 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
             return now.monotonic - memory.setdefault(self.run.run_id, now.monotonic)
         memory.pop(self.run.run_id, None)
         return 0
+
+
+def over_for_ms(lease: Lease, here: str, at: Now) -> int:
+    """Return how long a lease is over: in this boot by the clock that nobody sets, else by the wall clock."""
+    if lease.boot_id == here and lease.renewed_mono is not None:
+        return at.monotonic - lease.renewed_mono - (lease.lease_until - lease.renewed_at)
+    return at.wall - lease.lease_until
+
+
+def is_held_by_another(lease: Lease, here: str, at: Now) -> bool:
+    """Whether another boot renews it. One that was renewed far in the future is of a clock that was set right since."""
+    in_the_future = lease.renewed_at - at.wall > lease.lease_until - lease.renewed_at
+    return lease.boot_id != here and at.wall < lease.lease_until and not in_the_future
 
 
 def _place(here: Host, run: Run) -> Place:

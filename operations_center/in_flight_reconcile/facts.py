@@ -151,10 +151,16 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
         return self._is_late_by(self.run.grace_ms)
 
     def _is_late_by(self, milliseconds: int) -> bool:
-        """By the wall clock where the monotonic one says nothing."""
+        """By the wall clock where the monotonic one says nothing.
+
+        After a reboot the wall clock may be wrong for a while: this boot has to have lasted as long as the run may.
+        """
         if self.place is Place.HERE:
             return self.run.is_late(self.now.monotonic, milliseconds)
-        return self.run.deadline_at is not None and self.now.wall > self.run.deadline_at + milliseconds
+        if self.run.deadline_at is None or self.now.wall <= self.run.deadline_at + milliseconds:
+            return False
+        allowed_ms = self.run.deadline_at - self.run.reserved_at + milliseconds
+        return self.place is not Place.OTHER_BOOT or self.now.monotonic > allowed_ms
 
     @property
     def not_wanted(self) -> bool:

@@ -14,6 +14,7 @@ import msgspec
 
 from operations_center.admission import Facts, Limits, Refusal
 from operations_center.identity import Host, Process
+from operations_center.ledger.seen_time import SeenTime
 from operations_center.model import Attempts, Event, Health, JobMemory, Run
 
 LEASE_MS = 60_000
@@ -70,11 +71,15 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """When a host last said that it lives, on which boot, and until when it may be trusted (wall-clock ms)."""
+    """When a host last said that it lives, on which boot, and until when it may be trusted (wall-clock ms).
+
+    ``renewed_mono`` is the monotonic clock of that boot; None where an older program has written it.
+    """
 
     boot_id: str
     renewed_at: int
     lease_until: int
+    renewed_mono: int | None = None
 
 
 class Ledger(Protocol):
@@ -117,7 +122,15 @@ class Ledger(Protocol):
         """The tasks of the runs that hold a slot."""
 
     def recent_runs(self, *, task_id: str | None, backend: str | None, limit: int) -> list[Run]: ...
-    def closed_before(self, wall_ms: int, limit: int) -> list[str]: ...
+    def closed_before(self, wall_ms: int, limit: int) -> list[str]:
+        """Closed runs that are so old by the wall clock, and by the time that was seen to pass as well."""
+
+    def observe_clocks(self) -> SeenTime:
+        """Look at the clocks, and keep how much time was seen to pass."""
+
+    def certainly_before(self, wall_ms: int) -> int:
+        """The same moment, or an earlier one where less time was seen to pass than the wall clock says."""
+
     def slots_held(self) -> dict[str, int]: ...
 
     # Jobs at providers

@@ -13,13 +13,24 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import asdict, astuple, replace
 
-from operations_center.admission import OFFERED_FOR_MS, Ahead, Facts, Limits, Obstacle, Probe, Refusal, refusals
+from operations_center.admission import (
+    OFFERED_FOR_MS,
+    Ahead,
+    Facts,
+    Limits,
+    Obstacle,
+    Probe,
+    Refusal,
+    refusals,
+)
+from operations_center.clock import Now
 from operations_center.files import decode_json
-from operations_center.identity import Host
+from operations_center.identity import Host, this_boot
 from operations_center.ids import checked_commit, checked_run_id
 from operations_center.keeper import cgroup
 from operations_center.ledger import Admission, Change, Lease, Pause, Wish
 from operations_center.ledger.fold import differences, fold
+from operations_center.ledger.seen_time import Reading, SeenTime, observe
 from operations_center.memory import available_memory
 from operations_center.model import (
     TRANSITIONS,
@@ -39,6 +50,9 @@ from operations_center.store import Store, as_data, as_json, load_queries
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 EVENTS_PER_READ = 500
+
+LAST_EVENT = 2**62
+"""Higher than the number of any event."""
 
 MOST_WISHES = 16
 """Of a role for each backend. The next are announced before these are used up."""
@@ -101,12 +115,13 @@ class SqliteLedger:
     def admission_facts(
         self, task_id: str, role: str, backend: str, limits: Limits, urgency: int | None = None
     ) -> Facts:
-        now = self._store.clock.now().wall
+        clocks = self._store.clock.now()
+        now = clocks.wall
         row = self._store.row(_SQL["admission_facts"], {"task_id": task_id, "backend": backend, "now": now})
         assert row is not None
         open_run, task_held, slots_held, paused, wishes, cooldown_until, broken_until, why, *attempts = row
         remembered = Attempts(*attempts)
-        in_last_hour, in_last_day = self._admitted(backend, now) if limits.has_budget else (0, 0)
+        in_last_hour, in_last_day = self._admitted(backend, clocks) if limits.has_budget else (0, 0)
         return Facts(
             now=now,
             open_run=open_run,
@@ -149,10 +164,20 @@ class SqliteLedger:
             if pause.name in ("*", role, backend)
         )
 
-    def _admitted(self, backend: str, now: int) -> tuple[int, int]:
+    def _admitted(self, backend: str, now: Now) -> tuple[int, int]:
         """Within the last hour, and the last day."""
-        periods = {"backend": backend, "hour_ago": now - HOUR_MS, "day_ago": now - DAY_MS, "now": now}
-        used = self._store.row(_SQL["admitted_since"], periods)
+        used = self._store.row(
+            _SQL["admitted_since"],
+            {
+                "backend": backend,
+                "boot_id": this_boot(),
+                "now": now.wall,
+                "mono": now.monotonic,
+                "slept": now.slept,
+                "hour": HOUR_MS,
+                "day": DAY_MS,
+            },
+        )
         assert used is not None
         return used["in_last_hour"], used["in_last_day"]
 
@@ -258,7 +283,7 @@ class SqliteLedger:
         return [self._run(row) for row in self._store.rows(_SQL["recent_runs"], parameters)]
 
     def closed_before(self, wall_ms: int, limit: int) -> list[str]:
-        rows = self._store.rows(_SQL["closed_before"], {"before": wall_ms, "limit": limit})
+        rows = self._store.rows(_SQL["closed_before"], {**self._horizon(wall_ms), "limit": limit})
         with self._store.damage_told("the id of a run"):
             return [checked_run_id(row["run_id"]) for row in rows]
 
@@ -324,16 +349,19 @@ class SqliteLedger:
             return len(ended)
 
     def keep_lease(self, host: Host, lease_ms: int) -> None:
-        now = self._store.clock.now().wall
+        now = self._store.clock.now()
         known = self.leases().get((host.host_id, host.pid_namespace))
-        if known and known.boot_id == host.boot_id and 0 <= now - known.renewed_at < lease_ms // 3:
+        if known and known.boot_id == host.boot_id and 0 <= now.wall - known.renewed_at < lease_ms // 3:
             return
+        renewed = {"renewed_at": now.wall, "lease_until": now.wall + lease_ms, "renewed_mono": now.monotonic}
         with self._store.transaction():
-            self._store.execute(_SQL["renew_lease"], as_data(host) | {"renewed_at": now, "lease_until": now + lease_ms})
+            self._store.execute(_SQL["renew_lease"], as_data(host) | renewed)
 
     def leases(self) -> dict[tuple[str, int], Lease]:
         return {
-            (row["host_id"], row["pid_namespace"]): Lease(row["boot_id"], row["renewed_at"], row["lease_until"])
+            (row["host_id"], row["pid_namespace"]): Lease(
+                row["boot_id"], row["renewed_at"], row["lease_until"], row["renewed_mono"]
+            )
             for row in self._store.rows(_SQL["leases"])
         }
 
@@ -399,9 +427,49 @@ class SqliteLedger:
                     self._store.execute(_SQL["forget_events_of_run"], {"run_id": run_id})
                     self._store.execute(_SQL["forget_job"], {"run_id": run_id})
                     forgotten += 1
-            self._store.execute(_SQL["forget_notes"], {"before": events_before})
+            self._store.execute(_SQL["forget_notes"], self._horizon(events_before))
             self._store.execute(_SQL["forget_admissions"], {"day_ago": day_ago})
             return forgotten
+
+    def observe_clocks(self) -> SeenTime:
+        with self._store.transaction():
+            now = self._store.clock.now()
+            before = self.seen_time()
+            seen = observe(before, Reading(this_boot(), now.wall, now.boottime))
+            # What there is at the first look of a boot was there before the machine was off.
+            every = HOUR_MS if before is not None and before.boot_id == seen.boot_id else 0
+            self._store.execute(_SQL["keep_seen_time"], asdict(seen))
+            self._store.execute(_SQL["keep_seen_mark"], {"seen": seen.seen, "wall": seen.wall, "every": every})
+        return seen
+
+    def seen_time(self) -> SeenTime | None:
+        row = self._store.row(_SQL["seen_time"])
+        return SeenTime(*row) if row is not None else None
+
+    def certainly_before(self, wall_ms: int) -> int:
+        mark = self._mark_before(wall_ms)
+        return wall_ms if mark is None else min(wall_ms, mark[0])
+
+    def _horizon(self, wall_ms: int) -> dict[str, Any]:
+        """What lies before a moment by each of the clocks, as parameters of a statement."""
+        now, mark = self._store.clock.now(), self._mark_before(wall_ms)
+        return {
+            "before": wall_ms,
+            "boot_id": this_boot(),
+            "mono_before": now.monotonic - (now.wall - wall_ms),
+            "last_event": LAST_EVENT if mark is None else mark[1],
+        }
+
+    def _mark_before(self, wall_ms: int) -> tuple[int, int] | None:
+        """Wall clock and newest event of when as much time was yet to be seen as has passed since by the wall clock.
+
+        None where nothing was ever seen, or no time is asked for: then the wall clock alone can say.
+        """
+        seen, age = self.seen_time(), self._store.clock.now().wall - wall_ms
+        if seen is None or age <= 0:
+            return None
+        row = self._store.row(_SQL["seen_mark"], {"seen": seen.seen - age})
+        return (0, 0) if row is None else (row["wall"], row["event"])
 
     def verify(self) -> list[str]:
         """What is wrong with the ledger, one line each; empty when the fold of the log is the present."""

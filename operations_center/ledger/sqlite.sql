@@ -30,9 +30,15 @@ WHERE (:task_id IS NULL OR task_id = :task_id) AND (:backend IS NULL OR backend 
 ORDER BY fence DESC LIMIT :limit;
 
 -- name: closed_before
--- Closed runs that retention no longer wants, oldest first. None was closed before it was reserved.
+-- Closed runs that retention no longer wants, oldest first. None was closed before it was reserved. By two clocks: the
+-- wall clock, and what was seen to pass, which is exact for a run of this boot and else goes by its last event.
 SELECT run_id FROM runs
 WHERE reserved_at <= :before AND state = 'closed' AND closed_at < :before
+    AND CASE
+        WHEN boot_id = :boot_id AND settled_mono IS NOT NULL
+        THEN settled_mono + max(0, closed_at - settled_at) < :mono_before
+        ELSE coalesce((SELECT max(seq) FROM events WHERE run_id = runs.run_id), 0) <= :last_event
+    END
 ORDER BY reserved_at LIMIT :limit;
 
 -- name: slots_held
@@ -143,15 +149,27 @@ DELETE FROM backend_health WHERE backend = :backend;
 
 -- name: admitted_since
 -- What counts against a budget. A run that proves never to have started costs nothing; one that was forgotten gives
--- nothing back; an admission out of the future is from before the clock was set back.
+-- nothing back. In this boot an admission is as old as the monotonic clock says, and at most by the time older that the
+-- machine has slept: a wall clock that was set changes nothing. Of another boot only the wall clock tells, and an
+-- admission out of its future is from before it was set back. The newest runs have the highest fences, so none is looked
+-- at that is older than the first which is more than a day old.
+WITH aged AS NOT MATERIALIZED (
+    SELECT fence, backend, outcome,
+        CASE WHEN boot_id = :boot_id
+            THEN max(:mono - reserved_mono, min(:now - reserved_at, :mono - reserved_mono + :slept))
+            ELSE :now - reserved_at
+        END AS age
+    FROM runs
+)
 SELECT
-    coalesce(sum(at > :hour_ago), 0) AS in_last_hour,
+    coalesce(sum(age < :hour), 0) AS in_last_hour,
     count(*) AS in_last_day
 FROM (
-    SELECT reserved_at AS at FROM runs
-    WHERE reserved_at > :day_ago AND reserved_at <= :now AND backend = :backend AND outcome IS NOT 'never_started'
+    SELECT age FROM aged
+    WHERE fence > coalesce((SELECT fence FROM aged WHERE fence > 0 AND age >= :day ORDER BY fence DESC LIMIT 1), 0)
+        AND age >= 0 AND backend = :backend AND outcome IS NOT 'never_started'
     UNION ALL
-    SELECT at FROM forgotten_admissions WHERE at > :day_ago AND at <= :now AND backend = :backend
+    SELECT :now - at FROM forgotten_admissions WHERE at > :now - :day AND at <= :now AND backend = :backend
 );
 
 -- name: keep_admission
@@ -219,15 +237,15 @@ DELETE FROM pauses WHERE source = :source AND (:name IS NULL OR name = :name) RE
 
 -- name: renew_lease
 -- This host lives.
-INSERT INTO hosts (host_id, pid_namespace, boot_id, name, renewed_at, lease_until)
-VALUES (:host_id, :pid_namespace, :boot_id, :name, :renewed_at, :lease_until)
+INSERT INTO hosts (host_id, pid_namespace, boot_id, name, renewed_at, lease_until, renewed_mono)
+VALUES (:host_id, :pid_namespace, :boot_id, :name, :renewed_at, :lease_until, :renewed_mono)
 ON CONFLICT (host_id, pid_namespace) DO UPDATE SET
     boot_id = excluded.boot_id, name = excluded.name, renewed_at = excluded.renewed_at,
-    lease_until = excluded.lease_until;
+    lease_until = excluded.lease_until, renewed_mono = excluded.renewed_mono;
 
 -- name: leases
 -- Every host's last sign of life.
-SELECT host_id, pid_namespace, boot_id, renewed_at, lease_until FROM hosts;
+SELECT host_id, pid_namespace, boot_id, renewed_at, lease_until, renewed_mono FROM hosts;
 
 -- name: record_reconcile
 -- The last reconciliation of each trigger.
@@ -266,7 +284,7 @@ DELETE FROM events WHERE run_id = :run_id AND kind LIKE 'run.%';
 -- name: forget_notes
 -- Retention: events that change nothing and belong to no run. The newest stays, so that its number is not given again.
 DELETE FROM events
-WHERE at < :before AND run_id IS NULL AND task_id IS NULL AND kind NOT LIKE 'pause.%'
+WHERE at < :before AND seq <= :last_event AND run_id IS NULL AND task_id IS NULL AND kind NOT LIKE 'pause.%'
     AND kind NOT LIKE 'release.%' AND seq < (SELECT max(seq) FROM events);
 
 -- name: raise_counter
@@ -280,3 +298,27 @@ SELECT name, value FROM counters;
 -- name: sizes
 -- How much there is, for a person who makes or brings back a backup.
 SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM events) AS events;
+
+-- name: seen_time
+-- The last look at the clocks, and how much time was seen to pass until then.
+SELECT boot_id, wall, boottime, seen, pending, steady_since, jumped_at, jumped_by FROM seen_time;
+
+-- name: keep_seen_time
+-- A further look.
+INSERT INTO seen_time (id, boot_id, wall, boottime, seen, pending, steady_since, jumped_at, jumped_by)
+VALUES (1, :boot_id, :wall, :boottime, :seen, :pending, :steady_since, :jumped_at, :jumped_by)
+ON CONFLICT (id) DO UPDATE SET
+    boot_id = excluded.boot_id, wall = excluded.wall, boottime = excluded.boottime, seen = excluded.seen,
+    pending = excluded.pending, steady_since = excluded.steady_since, jumped_at = excluded.jumped_at,
+    jumped_by = excluded.jumped_by;
+
+-- name: keep_seen_mark
+-- Which event is the newest now; one mark for each hour or so that was seen, and one for each boot.
+INSERT INTO seen_marks (seen, wall, event)
+SELECT :seen, :wall, coalesce((SELECT max(seq) FROM events), 0)
+WHERE :seen >= coalesce((SELECT max(seen) FROM seen_marks) + :every, 0)
+ON CONFLICT (seen) DO UPDATE SET wall = excluded.wall, event = excluded.event;
+
+-- name: seen_mark
+-- The newest mark that is so old by the time that was seen.
+SELECT wall, event FROM seen_marks WHERE seen <= :seen ORDER BY seen DESC LIMIT 1;

@@ -3,7 +3,9 @@
 import glob
 import os
 import shlex
+import sqlite3
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -268,3 +270,15 @@ def test_a_loop_of_follow_ups_and_a_variable_are_warned_of(line: CommandLine) ->
     warnings = warnings_of_doctor(line)
     assert "again and again" in warnings["role goal"]
     assert "no shell reads argv" in warnings["backend agent"]
+
+
+def test_the_doctor_tells_of_a_clock_that_was_set(line: CommandLine) -> None:
+    with line.center() as center:
+        center.ledger.observe_clocks()
+    assert "was set by" not in line("doctor").out
+    with closing(sqlite3.connect(line.state.ledger)) as connection:
+        connection.execute("UPDATE seen_time SET wall = wall - 3600000")
+        connection.commit()
+    (told,) = [check for check in line("doctor", "--json").json["checks"] if "was set by" in check["detail"]]
+    assert told["status"] == "warning"
+    assert "set by +3600 s" in told["detail"]

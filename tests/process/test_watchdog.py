@@ -145,7 +145,7 @@ def test_a_state_directory_of_somebody_else_is_refused(fleet: Fleet) -> None:
 
 
 def test_a_ledger_of_a_newer_program_is_refused(fleet: Fleet) -> None:
-    fleet.run("status", expect=3)
+    fleet.add(1, "goal")
     change_database(fleet.state.ledger, "PRAGMA user_version = 99")
     refused = fleet.run("up", expect=1)
     assert refused.stderr.startswith("cannot open the ledger")

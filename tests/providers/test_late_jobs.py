@@ -47,6 +47,18 @@ class SetForward:
         return msgspec.structs.replace(now, wall=now.wall + self.by_ms)
 
 
+@dataclass(frozen=True)
+class Later:
+    """A clock of the same boot, after some time has passed."""
+
+    clock: Clock
+    by_ms: int
+
+    def now(self) -> Now:
+        now = self.clock.now()
+        return msgspec.structs.replace(now, wall=now.wall + self.by_ms, monotonic=now.monotonic + self.by_ms)
+
+
 def test_a_submission_is_not_sent_again_after_its_deadline(fleet: Fleet, remote: Remote) -> None:
     configure(fleet, remote, more='idempotency_header = "Idempotency-Key"', timeout="1s")
     remote.is_now(Provider(idempotent=True))
@@ -153,7 +165,7 @@ def test_an_id_that_comes_after_all_ends_the_doubt_about_its_run(fleet: Fleet, r
     fleet.popen("watch", "--role", "goal")
     wait_until(lambda: remote.requests("submit"), "the submission")
     with fleet.center() as center:
-        host, clock = replace(center.host, pid_namespace=1), SetForward(center.clock, HOUR_MS // 2)
+        host, clock = replace(center.host, pid_namespace=1), Later(center.clock, HOUR_MS // 2)
         elsewhere = replace(center.surroundings, host=host, clock=clock)
         clear_orphaned_in_flight(elsewhere, trigger=Trigger.WATCHDOG)
         assert the_run(fleet).doubt is not None

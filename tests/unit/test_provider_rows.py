@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from operations_center.clock import Now
 from operations_center.in_flight_reconcile.facts import Evidence, JobFacts, LeaseState, Place, Sighting, Verdict
 from operations_center.in_flight_reconcile.orphans import PROVIDER_RUN, judge, judge_one
 from operations_center.in_flight_reconcile.plan import Deed, plan_actions
@@ -200,3 +201,11 @@ def test_nothing_is_submitted_again_without_a_key_and_no_job_with_an_id_is_freed
         assert run.provider_job_id is not None
         assert evidence.job is not None
         assert evidence.job.may_ask
+
+
+def test_a_deadline_is_not_over_before_this_boot_has_lasted_as_long_as_the_run_may() -> None:
+    late = replace(POLLED_RUN, deadline_at=NOW.wall - 1, reserved_at=NOW.wall - 60_001)
+    just_booted = Now(NOW.wall, monotonic=59_000)
+    assert not replace(POLLED, run=late, place=Place.OTHER_BOOT, now=just_booted).overdue
+    assert replace(POLLED, run=late, place=Place.OTHER_BOOT, now=NOW).overdue
+    assert replace(POLLED, run=late, place=Place.ELSEWHERE, now=just_booted).overdue

@@ -51,3 +51,26 @@ CREATE TABLE wishes (
 
 -- Why a backend is left alone. A command has this, too: when its runs fail within seconds, one after the other.
 ALTER TABLE backend_health ADD COLUMN reason TEXT;
+
+-- Time that was seen to pass: one row, see ledger/seen_time.py. Not in the log: it is a memory of clocks.
+CREATE TABLE seen_time (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    boot_id TEXT NOT NULL,
+    wall INTEGER NOT NULL,
+    boottime INTEGER NOT NULL,
+    seen INTEGER NOT NULL,
+    pending INTEGER NOT NULL,
+    steady_since INTEGER NOT NULL,
+    jumped_at INTEGER,
+    jumped_by INTEGER
+) STRICT;
+
+-- Which event was the newest when so much time had been seen: what is older than that can be said without a clock.
+CREATE TABLE seen_marks (
+    seen INTEGER PRIMARY KEY,
+    wall INTEGER NOT NULL,
+    event INTEGER NOT NULL
+) STRICT;
+
+-- The monotonic clock of the boot at a host's last renewal: another pid namespace of that boot goes by it.
+ALTER TABLE hosts ADD COLUMN renewed_mono INTEGER;

@@ -256,7 +256,8 @@ def _refusing_mode(path: Path) -> str | None:
     for _ in range(LOOKS):
         try:
             mode = path.stat().st_mode
-        except FileNotFoundError:
+        except OSError:
+            # It is not there, or a link that leads nowhere, which is refused as a link.
             return None
         if os.access(path, _WRITABLE[stat.S_ISDIR(mode)], effective_ids=True):
             return None

@@ -43,6 +43,6 @@ def plausible(fences: list[int], known: int) -> list[int]:
 def _run_directories(runs: Path) -> list[tuple[int, str]]:
     try:
         names = os.listdir(runs)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [(fence, name) for name in names if (fence := fence_of(name)) is not None]

@@ -1,0 +1,1 @@
+"""Feed rubbish to everything that somebody else may write. See ``docs/security.md``."""

@@ -19,12 +19,16 @@ WEIGHTS = {
     "session": 6,
     "overrun": 2,
     "silent": 1,
+    "hostile": 8,
 }
 
 KINDS = {"goal": 5, "improve": 4, "test": 4}
 
 ENDS_BLOCKED = frozenset({"fail", "give up", "overrun", "silent"})
 """Acts that end blocked where nothing comes between; the others end done."""
+
+HOSTILE = "hostile"
+"""An act that spoils what its own run says of itself. The run ends in any way, and costs no other run anything."""
 
 OVERSTAYS = frozenset({"overrun", "silent"})
 
@@ -47,7 +51,7 @@ def draw_wish(chance: random.Random, number: int) -> Wish:
     body: dict[str, Any] = {
         "act": act,
         "seconds": round(chance.uniform(0.05, 1.0) ** 2 * 3, 3),
-        "count": chance.randint(2, 12),
+        "count": chance.randint(2, 15),
         "times": chance.randint(1, 3),
         "after": round(chance.uniform(0.1, 2.5), 3),
         "stubborn": chance.random() < 0.5,

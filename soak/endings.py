@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from soak.acts import ENDS_BLOCKED, OVERSTAYS, Wish
+from soak.acts import ENDS_BLOCKED, HOSTILE, OVERSTAYS, Wish
 from soak.breaches import Breach
 from soak.fleet import IDLE_TIMEOUT_MS, MAX_ATTEMPTS, MAX_INTERRUPTIONS, MAX_RETRIES, TIMEOUT_MS
 
@@ -98,6 +98,8 @@ def _wrong_end(story: Story, task: Row, runs: Sequence[Row]) -> str | None:
 
 
 def _wrong_done(task: Row, runs: Sequence[Row], succeeded: Sequence[str]) -> str | None:
+    if _act(task) == HOSTILE:
+        return None
     if not succeeded:
         return "none of its runs succeeded"
     if runs[-1]["run_id"] != succeeded[0]:
@@ -108,6 +110,8 @@ def _wrong_done(task: Row, runs: Sequence[Row], succeeded: Sequence[str]) -> str
 def _wrong_blocked(task: Row, runs: Sequence[Row]) -> str | None:
     if not task["reason"] or not runs:
         return "it has no reason"
+    if _act(task) == HOSTILE:
+        return None
     last = runs[-1]["outcome"]
     attempts = sum(run["outcome"] in COUNTED for run in runs)
     retries = sum(run["outcome"] == "retry" for run in runs)
@@ -177,6 +181,8 @@ def _wrong_outcome(story: Story, run: Row, begun: int, code: int | None, act: st
         return f"its executor began {begun} times"
     if outcome == "never_started":
         return "its executor began" if begun else None
+    if act == HOSTILE:
+        return None
     if outcome not in NOT_BY_ITSELF:
         return _wrong_own_end(run, begun, code, act)
     return _wrong_foreign_end(story, run_id, run, act)

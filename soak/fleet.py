@@ -28,6 +28,8 @@ TIMEOUT_MS = 5_000
 IDLE_TIMEOUT_MS = 4_000
 WATCHDOG_EVERY_S = 1.0
 
+PRECIOUS = "nobody writes this file\n"
+
 ANSWER_WITHIN_S = 120.0
 
 CONFIG = """\
@@ -160,6 +162,7 @@ class Fleet:
         self.reports.mkdir()
         for name in ("began", "tasks", "tries", "drafts", *(f"crowd/{backend}" for backend in CAPS)):
             (self.shelf / name).mkdir(parents=True)
+        (self.shelf / "precious").write_text(PRECIOUS)
 
     # Supervisors
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from demo.kernel import Seen
 from soak.breaches import Breach
-from soak.fleet import Fleet
+from soak.fleet import PRECIOUS, Fleet
 from soak.kernel import CGROUP_PREFIX, cgroups
 
 
@@ -22,6 +22,10 @@ def leftover_breaches(fleet: Fleet, ours: Collection[Seen], runs: Sequence[Mappi
     for path in cgroups():
         if path.name in names or _is_probe_of(path, ours):
             yield Breach("nothing left", path.name, f"the cgroup {path} was left behind")
+    if (fleet.shelf / "precious").read_text() != PRECIOUS:
+        yield Breach(
+            "nothing outside", "precious", "a link in a run directory led to a file outside, which was written"
+        )
     for path in fleet.reports.glob("*-report-*"):
         yield Breach("no traceback", path.name, f"{path.name}: {path.read_text()[-1500:]}")
     for path in [*fleet.root.glob("up.log"), *(fleet.state / "logs").glob("*.log")]:

@@ -200,6 +200,13 @@ def silent(_wish: dict[str, Any]) -> None:
     time.sleep(600)
 
 
+def hostile(wish: dict[str, Any]) -> None:
+    """Attack the fleet that runs it; how its own task ends then is its own matter."""
+    program = Path(__file__).with_name("hostile.py")
+    subprocess.run([sys.executable, "-I", "-S", program, str(wish["count"]), SHELF / "precious"], check=False)
+    work(wish["seconds"])
+
+
 def plain(wish: dict[str, Any]) -> None:
     work(wish["seconds"])
 
@@ -208,7 +215,7 @@ ACTS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     act.__name__.replace("_", " "): act
     for act in (
         *(plain, follow, claim, fail, give_up, later, stubborn),
-        *(children, leave, daemon, session, overrun, silent),
+        *(children, leave, daemon, session, overrun, silent, hostile),
     )
 }
 

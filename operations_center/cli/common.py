@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from operations_center.care.older import refuse_older_ledger
-from operations_center.cli.output import paint, say
+from operations_center.cli.output import fit, paint, say
 from operations_center.config import Config, find_config, load_config, parse_duration, warning_of_named
 from operations_center.config.discovery import VARIABLE
 from operations_center.errors import OperationsCenterError
@@ -22,8 +22,10 @@ from operations_center.releases.config_copies import keep_copy
 from operations_center.running import config_of_fleet, file_facts, file_of_fleet
 from operations_center.state_directory import StateDirectory
 from operations_center.store import Access
-from operations_center.text import hide_secrets, printable
 from operations_center.wiring import Center, open_center
+
+LONGEST_CELL = 80
+"""Characters: a kind that somebody has made long must not push the other columns away."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -162,9 +164,13 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Columns for people, as wide as their widest cell."""
-    cells = [[printable("-" if value is None else hide_secrets(str(value))) for value in row] for row in rows]
+    """Columns for people, as wide as their widest cell; what is longer than a cell may be has to stand in the last."""
+    cells = [[*(_cell(value, LONGEST_CELL) for value in row[:-1]), _cell(row[-1], None)] for row in rows]
     widths = [max(len(heading), *(len(row[i]) for row in cells), 0) for i, heading in enumerate(headings)]
     say(paint("  ".join(h.ljust(w) for h, w in zip(headings, widths, strict=True)).rstrip(), bold=True))
     for row in cells:
         say("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any, width: int | None) -> str:
+    return "-" if value is None else fit(str(value), width)

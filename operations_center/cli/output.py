@@ -28,10 +28,10 @@ def say(*parts: object, err: bool = False, keep: str = "") -> None:
     click.echo("".join(_shown(part, keep) for part in parts), err=err)
 
 
-def fit(words: str, width: int) -> str:
+def fit(words: str, width: int | None) -> str:
     """Return the words as ``say`` shows them on one line, cut to ``width`` characters."""
     shown = printable(hide_secrets(words))
-    return shown if len(shown) <= width else f"{shown[: width - 1]}…"
+    return shown if width is None or len(shown) <= width else f"{shown[: width - 1]}…"
 
 
 def _shown(part: object, keep: str) -> str:

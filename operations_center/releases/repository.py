@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.files import open_file
+from operations_center.releases.credentials import Address, address_of
 from operations_center.releases.steps import Bounds, Ended, Refused, run_limited
 from operations_center.releases.tree import (
     LARGEST_LISTING,
@@ -108,9 +109,7 @@ class Repository:
         if top is not None and not top.samefile(self.directory):
             raise self._error(f"{self.directory} lies inside of the clone {top}", f"set code_pull.repository to {top}")
         self._git("check-ref-format", f"refs/heads/{self.branch}", advice="set code_pull.branch to a branch")
-        # Else it is a URL or a path.
-        is_name = "/" not in self.remote and ":" not in self.remote
-        if is_name and not self._asks("config", "--get", f"remote.{self.remote}.url"):
+        if self._is_name and not self._asks("config", "--get", f"remote.{self.remote}.url"):
             raise self._error(f"{self.directory} has no remote {self.remote}", "set code_pull.remote to one it has")
 
     def top(self) -> Path | None:
@@ -129,14 +128,24 @@ class Repository:
         return self._git("rev-parse", "--verify", f"{self._head_ref}^{{commit}}")
 
     def _fetch(self) -> None:
-        self._git(
+        address = self._address()
+        said = self._run(
+            *address.options,
             *("fetch", "--quiet", "--force", "--no-tags", "--no-prune", "--no-recurse-submodules"),
             # Else the clone's own refs/remotes would be moved, too.
-            *("--no-write-fetch-head", "--no-auto-gc", "--refmap=", "--", self.remote),
+            *("--no-write-fetch-head", "--no-auto-gc", "--refmap=", "--", address.remote),
             f"refs/heads/{self.branch}:{self._head_ref}",
             within_s=self.fetch_within_s,
             bounds=Bounds(LARGEST_FETCH, MOST_MEMORY),
+            given=None,
+            **address.variables,
         )
+        self._refuse_failed(said, "fetch")
+
+    def _address(self) -> Address:
+        """The remote by its name where that is all that git needs, so that what is configured for it counts."""
+        named = address_of(self._asks("remote", "get-url", self.remote) if self._is_name else self.remote)
+        return named if named.options else Address(self.remote)
 
     @contextmanager
     def _packs_left_behind(self) -> Iterator[None]:
@@ -235,6 +244,11 @@ class Repository:
         if self.top() is None:
             return False
         return bool(self._asks("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all"))
+
+    @property
+    def _is_name(self) -> bool:
+        """Else it is a URL or a path."""
+        return "/" not in self.remote and ":" not in self.remote
 
     @property
     def _head_ref(self) -> str:

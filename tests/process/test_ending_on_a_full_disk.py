@@ -23,7 +23,7 @@ poll_interval = "200ms"
 retry_backoff = { initial = "1h" }
 [backends.agent]
 kind = "command"
-argv = ["sh", "-c", "trap '' TERM; while :; do echo more and more || sleep 0.01; done"]
+argv = ["sh", "-c", "trap '' TERM; while {test}; do echo more and more || sleep 0.01; done; exec sleep 600"]
 stdin = "none"
 max_concurrent = 3
 grace = "300ms"
@@ -31,7 +31,11 @@ grace = "300ms"
 every = "200ms"
 min_free_disk = "0B"
 """
-"""Executors that fill the disk, take every byte that is given back, and do not mind to be asked to end."""
+LOUD = "test $OPERATIONS_CENTER_TASK_ID = t1"
+"""The executor of the first task fills the disk, takes every byte that is given back, and does not mind to be asked to
+end."""
+
+ALL_LOUD = ":"
 
 Full = Callable[[Fleet], AbstractContextManager[Callable[[], object]]]
 
@@ -40,8 +44,12 @@ READING = ("runs", "task list", "task show t1", "events", "why", "explain {run}"
 
 @pytest.fixture
 def fleet(fleet: Fleet) -> Iterator[Fleet]:
-    fleet.configure(CONFIG)
+    configure(fleet, LOUD)
     yield fleet
+
+
+def configure(fleet: Fleet, test: str) -> None:
+    fleet.configure(CONFIG.replace("{test}", test))
 
 
 @contextmanager
@@ -144,3 +152,20 @@ def test_a_run_is_stopped_where_nothing_can_be_recorded_and_that_is_told(fleet: 
         finally:
             subprocess.run(["umount", "-l", fleet.state.root], check=True)
         fleet.clean_up()
+
+
+def test_what_others_fill_again_at_once_is_ended_all_the_same(fleet: Fleet) -> None:
+    """They may take the reserve before the end is settled: then it is told, and no stop that was told is lost."""
+    configure(fleet, ALL_LOUD)
+    with without_blocks(fleet) as free:
+        runs = open_runs(fleet)
+        told = fleet.run("stop", runs["t1"], "--reason", "too loud", expect=None)
+        assert told.returncode in (0, 75), told.stderr
+        assert not is_alive(runs["t1"])
+        fleet.run("down", "--now")
+        assert not any(is_alive(run_id) for run_id in runs.values())
+        free()
+        fleet.run("reconcile")
+        (task,) = [task for task in fleet.json("task", "list")["tasks"] if task["id"] == "t1"]
+        is_stored = told.returncode == 0 or "the stop is stored" in told.stderr
+        assert task["state"] == ("blocked" if is_stored else "ready")

@@ -56,7 +56,7 @@ TEND_AGAIN_MS = 10
 TIMER_AGAIN_MS = 10_000
 """A run whose timer has died gets no other sooner: something may end each of them."""
 
-BOUND_EVERY_MS = 500
+BOUND_EVERY_MS = 200
 BOUND_AGAIN_MS = 50
 """After a run was found to print more than it may, and at its start: what prints without end fills a disk fast."""
 

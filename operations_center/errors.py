@@ -9,6 +9,7 @@
     │   ├── Unrecorded                  a run was ended, and that could not be recorded
     │   ├── LockHeld                    somebody else holds a lock
     │   ├── LedgerBusy                  no write transaction within the time allowed
+    │   │   └── LedgerHeld                  for a program that has no business with it holds its lock
     │   ├── LedgerReplaced              its file was removed or replaced while this process had it open
     │   └── BoardUnreachable            the board did not answer
     └── ConfigError                78   one line for each mistake in the configuration
@@ -64,6 +65,14 @@ class LockHeld(Unavailable):
 
 class LedgerBusy(Unavailable):
     pass
+
+
+class LedgerHeld(LedgerBusy):
+    """``obstacle`` says by whom, in words."""
+
+    def __init__(self, path: object, obstacle: str) -> None:
+        super().__init__(f"cannot write the ledger {path}: {obstacle}")
+        self.obstacle = obstacle
 
 
 class LedgerReplaced(Unavailable):

@@ -142,7 +142,7 @@ class StateDirectory:
         if facts.st_uid != os.geteuid() or not stat.S_ISDIR(facts.st_mode):
             return None
         if stat.S_IMODE(facts.st_mode) & _BY_OTHERS:
-            return f"{_may_write(self.root, facts)}, then look who has put something into it"
+            return f"{_may_write('it', self.root, facts)}, then look who has put something into it"
         below = filter(None, map(self._danger_below, _DIRECTORIES + _FILES))
         return _danger_on_the_way(self.root.parent) or next(below, None)
 
@@ -158,7 +158,7 @@ class StateDirectory:
         if facts.st_uid != os.geteuid():
             return f"{path} belongs to user {facts.st_uid} and not to you; remove it"
         if name in _DIRECTORIES and stat.S_IMODE(facts.st_mode) & _BY_OTHERS:
-            return _may_write(path, facts)
+            return _may_write(str(path), path, facts)
         return None
 
     def obstacle(self) -> str | None:
@@ -241,9 +241,9 @@ def _danger_on_the_way(parent: Path) -> str | None:
     return f"{what}; set center.state_dir to a place that only you may write"
 
 
-def _may_write(path: Path, facts: os.stat_result) -> str:
+def _may_write(what: str, path: Path, facts: os.stat_result) -> str:
     mode = f"{stat.S_IMODE(facts.st_mode):04o}"
-    return f"others may write {path}: its mode is {mode}; `chmod go-w {shlex.quote(str(path))}`"
+    return f"others may write {what}: its mode is {mode}; `chmod go-w {shlex.quote(str(path))}`"
 
 
 def _refusing_mode(path: Path) -> str | None:

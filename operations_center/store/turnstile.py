@@ -23,12 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from operations_center.errors import LedgerBusy
+from operations_center.errors import LedgerBusy, LedgerHeld
 from operations_center.files import open_own_file
 from operations_center.identity import Process, is_stopped, read_stat
 from operations_center.locks import lock_holder
 from operations_center.pidfds import open_pidfd
-from operations_center.titles import described, is_one_of_ours
+from operations_center.titles import described, holding, is_one_of_ours
 
 PAUSE_S = 0.0005
 """Between two tries of a thread that no signal wakes."""
@@ -133,11 +133,16 @@ class _Look:
         """Raises LedgerBusy."""
         now = time.monotonic()
         if now >= self._deadline:
-            holder = described(lock_holder(self._path))
-            raise LedgerBusy(f"cannot write the ledger: {holder} holds {self._path}; try again, or end it")
+            raise _busy(self._path, lock_holder(self._path))
         if now >= self._look_at:
             self._suspect = _end_if_still_stopped(self._path, self._suspect)
             self._look_at = now + STOPPED_FOR_S
+
+
+def _busy(path: Path, holder: int | None) -> LedgerBusy:
+    if holder is None or is_one_of_ours(holder):
+        return LedgerBusy(f"cannot write the ledger: {described(holder)} holds {path}; try again")
+    return LedgerHeld(path.with_name("ledger.db"), holding(holder, path))
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -3,15 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from operations_center.errors import LockHeld
+from operations_center.errors import LedgerBusy, LedgerHeld, LockHeld
 from operations_center.fleet import survivors
 from operations_center.locks import take_lock
 from operations_center.state_directory import StateDirectory
+from operations_center.store.turnstile import Turnstile
 from tests.fleet import Fleet
 
 CONFIG = """
@@ -74,6 +75,16 @@ def test_stranger_that_holds_a_lock_is_named_with_its_run(state: StateDirectory)
     )
     with held(lock) as pid, pytest.raises(LockHeld, match=f"process {pid} .python. holds .*; end it with `kill`"):
         take_lock(lock, "a watcher")
+
+
+def test_stranger_that_holds_the_ledger_is_named_by_who_cannot_write(state: StateDirectory) -> None:
+    with closing(Turnstile(state.ledger)) as turnstile:
+        for lock in ("ledger.turn", "ledger.write"):
+            with held(state.root / lock) as pid, pytest.raises(LedgerHeld, match=f"process {pid} .* no process of a"):
+                turnstile.enter(0.3)
+            with held(state.root / lock, called="oc-wtch"), pytest.raises(LedgerBusy, match="try again") as busy:
+                turnstile.enter(0.3)
+            assert not isinstance(busy.value, LedgerHeld)
 
 
 def test_stranger_that_holds_the_state_directory_keeps_nobody_from_stopping_the_fleet(fleet: Fleet) -> None:

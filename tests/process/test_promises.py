@@ -375,7 +375,7 @@ def test_a_clock_that_is_set_back_keeps_no_leftover_alive(fleet: Fleet) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_fleet_outlives_a_full_disk_and_works_on_when_there_is_room(fleet: Fleet) -> None:
     fleet.state.root.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(fleet.state.root)]
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=0700,size=4m", "tmpfs", str(fleet.state.root)]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
         pytest.skip("this machine lets nobody mount a tmpfs")
     try:

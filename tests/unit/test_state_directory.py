@@ -32,7 +32,7 @@ def refusal(state: StateDirectory) -> str:
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o707, 0o1777])
 def test_directory_that_others_may_write_is_refused(state: StateDirectory, mode: int) -> None:
     state.root.chmod(mode)
-    told = f"others may write {state.root}: its mode is {mode:04o}; `chmod go-w {state.root}`"
+    told = f"others may write it: its mode is {mode:04o}; `chmod go-w {state.root}`"
     assert refusal(state).startswith(told)
 
 

@@ -46,7 +46,9 @@ _WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
 """By whether it is a directory."""
 
 _FILES = (
-    *("ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.turn", "ledger.write", "host-id"),
+    # SQLite looks for a journal as well, and would wait for the other end of a FIFO in its place.
+    *("ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db-journal"),
+    *("ledger.turn", "ledger.write", "host-id"),
     *("supervisor.lock", "drain.lock", "startup.lock", "pull.lock"),
 )
 _IGNORE = b"# Made by Operations Center: nothing in here belongs into a repository.\n*\n"

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 _PIECE = 64 * 1024
 """So much is decoded at once, whatever it grows to."""
 
+_BITE = 4 * 1024
+"""So much is given to a decoder at once: what it has not used is copied, for each member and each piece."""
+
 _MOST = 2
 """Codings one over the other."""
 
@@ -37,25 +40,30 @@ def decoded(chunks: Iterator[bytes], codings: tuple[str, ...]) -> Iterator[bytes
 def _inflated(chunks: Iterator[bytes], coding: str) -> Iterator[bytes]:
     decoder = None
     try:
-        for chunk in chunks:
-            data = chunk
+        for bite in _bites(chunks):
+            data = bite
             while data:
-                if decoder is None:
+                if decoder is not None and decoder.eof:
+                    # gzip may have several members one after the other, and zeros behind the last.
+                    data = data.lstrip(b"\0") if coding == "gzip" else b""
+                    if not data:
+                        break
+                if decoder is None or decoder.eof:
                     decoder = zlib.decompressobj(_GZIP if coding == "gzip" else _format_of(data))
                 yield decoder.decompress(data, _PIECE)
-                data = decoder.unconsumed_tail
-                if decoder.eof:
-                    # gzip may have several members one after the other, and zeros behind the last.
-                    data = decoder.unused_data.lstrip(b"\0")
-                    decoder = zlib.decompressobj(_GZIP) if data and coding == "gzip" else decoder
-                    if decoder.eof:
-                        return
+                data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
         if decoder is not None:
             yield decoder.flush()
     except zlib.error as error:
         raise Undecodable(f"damaged ({error})") from None
     if decoder is None or not decoder.eof:
         raise Undecodable("damaged (it ends too early)")
+
+
+def _bites(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        for begin in range(0, len(chunk), _BITE):
+            yield chunk[begin : begin + _BITE]
 
 
 def _format_of(data: bytes) -> int:

@@ -1,6 +1,7 @@
 """A backup that somebody else made or changed: nothing in it leads out of the state directory or runs by itself."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -107,6 +108,13 @@ def test_a_sound_backup_is_restored_and_says_what_it_will_run(line: CommandLine)
     told = line("ledger", "restore", str(copy)).out
     assert "1 of its tasks are ready" in told
     assert line("ledger", "restore", str(copy), "--json").json["tasks_ready"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal"])
+def test_a_backup_with_a_fifo_beside_it_holds_nobody_up(line: CommandLine, suffix: str) -> None:
+    copy = backup_of(line)
+    os.mkfifo(f"{copy}{suffix}")
+    assert f"{copy.name}{suffix} beside it is not a file" in line("ledger", "restore", str(copy), expect=1).complaint
 
 
 def test_a_backup_of_an_older_schema_is_compared_with_that_schema() -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from operations_center.providers import Artifact, Kind, Missed, Output, downloads
 from operations_center.providers.addresses import Reach, is_public, is_weaker, leads_here
+from operations_center.providers.coding import decoded
 from tests.providers.conftest import SECRET, SETTINGS, Client, read_settings
 from tests.providers.remote import Remote
 from tests.providers.script import Course
@@ -407,6 +408,18 @@ def test_file_with_a_coding_that_was_not_asked_for_is_decoded(artifacts: Path, n
     content, codings = ENCODED[name]
     assert saved(artifacts, content, *codings).note is None
     assert (artifacts / NAME).read_bytes() == TEXT
+
+
+def test_members_of_a_gzip_that_come_one_by_one_are_all_decoded() -> None:
+    members = [gzip.compress(b"one"), b"\0\0", gzip.compress(b" two"), b"\0", b"\0"]
+    assert b"".join(decoded(iter(members), ("gzip",))) == b"one two"
+
+
+def test_a_gzip_of_many_empty_members_is_decoded_in_no_more_than_its_size() -> None:
+    began = time.process_time()
+    assert b"".join(decoded(iter([gzip.compress(b"") * 200_000]), ("gzip",))) == b""
+    # With a copy of the rest for each of them it is a minute.
+    assert time.process_time() - began < 20
 
 
 @pytest.mark.parametrize(

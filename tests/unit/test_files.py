@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from operations_center.files import (
+    DEPTH,
     OPEN_LEVELS,
     RemovalBudget,
     decode_json,
@@ -134,6 +136,14 @@ def test_rubbish_is_a_value_error_of_one_line(data: bytes) -> None:
 def test_brackets_inside_of_text_are_no_nesting() -> None:
     text = '[{"\\' * 1000
     assert decode_json(msgspec.json.encode({"details": {"a": text, "b": [[]] * 100}}), Document).details["a"] == text
+
+
+def test_text_without_an_end_is_read_once() -> None:
+    began = time.process_time()
+    with pytest.raises(ValueError, match="nested"):
+        decode_json(b"[" * (DEPTH + 1) + b'"' + b'\\"' * 40_000, list)
+    # From each of its quotes on it would be more than a minute.
+    assert time.process_time() - began < 20
 
 
 def test_atomic_write_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ HIDDEN = {"stage": "stage"}
 """Likewise, for the fleet's own use."""
 
 
+SHOW_NOTHING = {*OF_COMMAND, "pull"}
+"""Commands under which programs of others run: those must not read our variables."""
+
+
 class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -94,7 +98,8 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else None
     if command in OF_COMMAND:
         take_title(OF_COMMAND[command])
-        # Afterwards: to find the command line, it looks where the variables were.
+    if command in SHOW_NOTHING:
+        # After the title, which is found from where the variables were.
         clear_block()
     if command == "up" and os.getpid() == 1:
         # The kernel drops what the first process of a pid namespace does not expect: here it waits until it does.

@@ -78,7 +78,7 @@ class Clones:
             "GIT_AUTHOR_EMAIL": "a@example.org",
             "GIT_COMMITTER_NAME": "a",
             "GIT_COMMITTER_EMAIL": "a@example.org",
-            "SECRET_KEY": "a secret",
+            "SECRET_KEY": f"a secret of {self.root}",
         }
 
     def git(self, directory: Path, *words: str) -> str:

@@ -262,6 +262,15 @@ STRIDE = 5
 """Each step once in as many runs would be too long: neighbours differ little."""
 
 
+@pytest.mark.parametrize("command", ["pull", "stage"])
+def test_programs_of_a_release_read_no_secret_in_the_process_that_starts_them(clones: Clones, command: str) -> None:
+    secret = clones.environment["SECRET_KEY"]
+    look = f'grep -lsaF "{secret}" /proc/[0-9]*/environ >../../found; echo done >>../../found'
+    clones.configure(install=sh(look))
+    clones.run(*([command] if command == "pull" else ["stage", "--config-copy", str(clones.config_file)]))
+    assert (clones.state / "found").read_text() == "done\n"
+
+
 def test_the_interpreter_of_a_release_is_its_own(clones: Clones) -> None:
     """A virtual environment, made in the release by its ``install``."""
     packages = Path(msgspec.__file__).parents[1]

@@ -45,10 +45,10 @@ _DIRECTORIES = ("watchers", "pulse", "wake", _LOGS, "runs", "releases", "configs
 _WRITABLE = {True: os.R_OK | os.W_OK | os.X_OK, False: os.R_OK | os.W_OK}
 """By whether it is a directory."""
 
+# Not the ledger itself: what stands in its place is refused when it is opened, with the way back (store/faults.py).
 _FILES = (
     # SQLite looks for a journal as well, and would wait for the other end of a FIFO in its place.
-    *("ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db-journal"),
-    *("ledger.turn", "ledger.write", "host-id"),
+    *("ledger.db-wal", "ledger.db-shm", "ledger.db-journal", "ledger.turn", "ledger.write", "host-id"),
     *("supervisor.lock", "drain.lock", "startup.lock", "pull.lock"),
 )
 _IGNORE = b"# Made by Operations Center: nothing in here belongs into a repository.\n*\n"

@@ -273,7 +273,7 @@ def _least_counters(backup: dict[str, int], present: dict[str, int] | None, fenc
 def _put_in_place(ledger: Path, staged: Path, replaced: Path) -> None:
     if _is_open_somewhere(ledger):
         raise LedgerBusy(f"cannot replace the damaged ledger {ledger}: a process has it open; end that process first")
-    if ledger.exists() and not ledger.is_file():
+    if ledger.is_symlink() or (ledger.exists() and not ledger.is_file()):
         ledger.rename(replaced)
     elif ledger.exists():
         os.link(ledger, replaced)
@@ -302,7 +302,7 @@ def _is_open_somewhere(path: Path) -> bool:
 
 
 def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+    return not path.is_symlink() and path.is_file() and path.stat().st_size > 0
 
 
 def _bring_back(artifacts: Returning, source: Path) -> BroughtBack:

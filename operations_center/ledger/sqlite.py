@@ -299,7 +299,7 @@ class SqliteLedger:
 
     def _event(self, row: Any) -> Event:
         with self._store.damage_told(f"event {row['seq']!r}"):
-            return msgspec.convert(dict(row) | {"data": decode_json(row["data"].encode(), dict)}, Event)
+            return msgspec.convert(dict(row) | {"data": decode_json(bytes(row["data"], "utf-8"), dict)}, Event)
 
     # Jobs at providers
 

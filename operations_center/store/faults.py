@@ -39,7 +39,8 @@ def is_missing(path: Path, sign: str | None) -> bool:
     # Before the ledger, as above. A file with tables or without: SQLite makes it before its log.
     sign = sign or _left_log(path)
     try:
-        facts = path.stat()
+        # Of a link itself: where it leads to, nobody here has made a ledger.
+        facts = path.lstat()
     except FileNotFoundError:
         problem = "it is missing"
     except OSError as error:

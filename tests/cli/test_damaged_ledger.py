@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -40,6 +41,14 @@ def replaced_by(make: Callable[[Path], object]) -> Callable[[CommandLine], None]
     return replace
 
 
+def link_elsewhere(line: CommandLine) -> None:
+    """To a sound ledger that is not in the state directory."""
+    elsewhere = line.root / "elsewhere"
+    line.state.ledger.rename(elsewhere)
+    elsewhere.chmod(0o400)
+    line.state.ledger.symlink_to(elsewhere)
+
+
 def foreign_database(path: Path) -> None:
     """One that does not say whose it is."""
     with closing(sqlite3.connect(path)) as connection:
@@ -71,6 +80,7 @@ SPOILED: dict[str, Callable[[CommandLine], None]] = {
     "random bytes": replaced_by(lambda path: path.write_bytes(random.Random(1).randbytes(100_000))),
     "foreign database": replaced_by(foreign_database),
     "empty database": replaced_by(empty_database),
+    "link elsewhere": link_elsewhere,
     "dangling link": replaced_by(lambda path: path.symlink_to("nowhere")),
     "newer schema": newer,
     "header overwritten": header_overwritten,
@@ -152,3 +162,4 @@ def test_a_restore_brings_back_what_any_damage_took(line: CommandLine) -> None:
         assert int(after.task_id[1:]) > int(newest.task_id[1:]), how
         newest = after
         copy = Path(line("ledger", "backup", str(line.root / f"{how}.db")).out.strip())
+    assert stat.S_IMODE((line.root / "elsewhere").stat().st_mode) == 0o400, "it was taken for the ledger"

@@ -277,7 +277,11 @@ def test_a_backup_that_has_no_room_for_an_artifact_leaves_nothing(line: CommandL
     with room_for_files_of(2_000_000):
         complaint = line("ledger", "backup", "copy.db", "--artifacts", expect=1).complaint
     assert complaint.startswith("cannot write the backup")
-    assert sorted(os.listdir(line.root)) == [".operations_center", "operations_center.toml"]
+    assert sorted(os.listdir(line.root)) == [
+        ".operations_center",
+        ".operations_center.toml.fleet",
+        "operations_center.toml",
+    ]
 
 
 def test_a_restore_that_has_no_room_for_an_artifact_changes_nothing(line: CommandLine, run: Run) -> None:
@@ -313,4 +317,8 @@ def test_the_manifest_of_a_backup_that_was_moved_away_makes_room_for_the_next(li
 def test_a_backup_whose_manifest_has_no_name_left_leaves_nothing(line: CommandLine, run: Run) -> None:
     name = "x" * 244
     assert line("ledger", "backup", name, "--artifacts", expect=1).complaint.startswith("cannot write the backup")
-    assert sorted(os.listdir(line.root)) == [".operations_center", "operations_center.toml"]
+    assert sorted(os.listdir(line.root)) == [
+        ".operations_center",
+        ".operations_center.toml.fleet",
+        "operations_center.toml",
+    ]

@@ -86,9 +86,9 @@ def writable_by_others(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "plant"),
     [
-        *[(name, link) for name in ("wake", "runs", "logs", "ledger.turn", "ledger.db", "host-id", "supervisor.lock")],
-        *[(name, os.mkfifo) for name in ("wake", "ledger.db", "ledger.db-journal", "startup.lock")],
-        *[(name, directory) for name in ("ledger.db", "drain.lock")],
+        *[(name, link) for name in ("wake", "runs", "logs", "ledger.turn", "host-id", "supervisor.lock")],
+        *[(name, os.mkfifo) for name in ("wake", "ledger.turn", "ledger.db-journal", "startup.lock")],
+        *[(name, directory) for name in ("ledger.db-wal", "drain.lock")],
         *[pytest.param(name, of_another_user, marks=AS_ROOT) for name in ("runs", "ledger.db-wal")],
         ("wake", writable_by_others),
     ],

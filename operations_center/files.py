@@ -108,6 +108,19 @@ def open_own_file(path: AnyPath, flags: int) -> int:
     return open_file(path, flags | os.O_CREAT)
 
 
+@contextmanager
+def opened_own_directory(path: AnyPath) -> Iterator[int]:
+    """Open a directory that only we make, or make it; what else is in its place is set aside. Raises OSError."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            set_aside(path)
+            os.mkdir(path, 0o700)
+    with _opened_to_change(os.fspath(path), None) as directory:
+        yield directory
+
+
 def append_to(path: AnyPath) -> BinaryIO:
     """Open a log of ours to write at its end, without a buffer; as ``open_own_file``."""
     return os.fdopen(open_own_file(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
@@ -242,7 +255,7 @@ def remove_tree(path: AnyPath, budget: RemovalBudget | None = None, *, dir_fd: i
         os.unlink(name, dir_fd=dir_fd)
         return True
     try:
-        with _opened_to_empty(name, dir_fd) as top:
+        with _opened_to_change(name, dir_fd) as top:
             _Emptying(top, budget or RemovalBudget(sys.maxsize, float("inf"))).run(top, 1)
     except _BudgetSpent:
         return False
@@ -273,7 +286,7 @@ class _Emptying:
                     os.unlink(name, dir_fd=directory)
 
     def _remove_directory(self, name: str, parent: int, level: int) -> None:
-        with _opened_to_empty(name, parent) as directory:
+        with _opened_to_change(name, parent) as directory:
             if _mount_of(directory) != self._mount:
                 raise OSError(errno.EBUSY, "something is mounted in it; unmount that first", name)
             if level == OPEN_LEVELS:
@@ -298,7 +311,7 @@ def _mount_of(descriptor: int) -> str:
 
 
 @contextmanager
-def _opened_to_empty(name: str, dir_fd: int | None) -> Iterator[int]:
+def _opened_to_change(name: str, dir_fd: int | None) -> Iterator[int]:
     """Open a directory, and make it ours to read and to change where a program has taken that right away."""
     handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:

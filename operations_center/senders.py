@@ -35,6 +35,7 @@ NOTE_EVERY_MS = 60_000
 """A run that signals us all the time must not fill log and ledger."""
 
 INIT = 1
+ROOT = 0
 
 Note = Callable[[str, dict[str, Any]], None]
 
@@ -94,11 +95,23 @@ class Senders:
     def _look_at(self, sent: Sent) -> Facts:
         if sent.is_from_outside:
             return Facts(is_from_outside=True)
+        return self._look_at_process(sent) if sent.is_sender_known else self._look_at_nobody()
+
+    def _look_at_nobody(self) -> Facts:
+        """Of a signal that names its sender by itself, or none: as of a process that has ended."""
+        try:
+            return Facts(may_be_of_a_run=self._may_have_ended_with_a_run())
+        except (OperationsCenterError, OSError) as error:
+            _log.warning("cannot find out whether a run may have sent a signal: %s", error)
+            return Facts()
+
+    def _look_at_process(self, sent: Sent) -> Facts:
         # Before anything else: it may end at any moment.
         stat = read_stat(sent.pid)
         if sent.pid in _kin():
             return Facts(is_kin=True)
-        if sent.uid != os.getuid():
+        # A process of root takes any user id for itself, so where the fleet is root's it says nothing.
+        if sent.uid != os.getuid() != ROOT:
             return Facts(is_of_another_user=True)
         try:
             run_id = run_of(self._surroundings, sent.pid, stat) if stat is not None else None
@@ -130,7 +143,7 @@ class Senders:
         if self._noted_at is not None and now - self._noted_at < NOTE_EVERY_MS:
             return
         self._noted_at = now
-        who = f"process {sent.pid} of run {facts.run_id}" if facts.run_id else f"process {sent.pid}, which has ended"
+        who = _described(sent, facts)
         _log.warning(
             "does not obey signal %d from %s: %s; `operations-center down` stops the fleet",
             sent.number,
@@ -142,6 +155,12 @@ class Senders:
             self._note("signal.refused", data)
         except OperationsCenterError as error:
             _log.warning("cannot note that a signal was refused: %s", error)
+
+
+def _described(sent: Sent, facts: Facts) -> str:
+    if not sent.is_sender_known:
+        return "a sender that the kernel does not name"
+    return f"process {sent.pid} of run {facts.run_id}" if facts.run_id else f"process {sent.pid}, which has ended"
 
 
 def run_of(surroundings: Surroundings, pid: int, stat: Stat) -> str | None:

@@ -18,8 +18,14 @@ RE_EXECUTE = signal.SIGUSR2
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, RE_EXECUTE})
 """What a process of the fleet is told by signals."""
 
+SI_USER = 0
+SI_TKILL = -6
 SI_KERNEL = 0x80
 """``si_code`` of what the kernel sent by itself: a terminal's Ctrl-C, or its end (sigaction(2))."""
+
+_KERNEL_NAMES_SENDER = frozenset({SI_USER, SI_TKILL})
+"""What kill(2), tgkill(2) and pidfd_send_signal(2) send. With any other code the sender has filled in pid and user by
+itself (rt_sigqueueinfo(2)), or nobody has (F_SETSIG of fcntl(2))."""
 
 _SIZE_OF_SET = 128
 _SIZE_OF_INFO = 128
@@ -30,7 +36,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Sent(NamedTuple):
-    """A signal, and who sent it. ``pid`` is 0 for the kernel, and for a process outside of this pid namespace."""
+    """A signal, and who sent it: ``pid`` and ``uid`` count only where ``is_sender_known``.
+
+    ``pid`` is 0 for the kernel, and for a process outside of this pid namespace.
+    """
 
     number: int
     code: int
@@ -38,8 +47,12 @@ class Sent(NamedTuple):
     uid: int
 
     @property
+    def is_sender_known(self) -> bool:
+        return self.code in _KERNEL_NAMES_SENDER
+
+    @property
     def is_from_outside(self) -> bool:
-        return self.code == SI_KERNEL or self.pid == 0
+        return self.code == SI_KERNEL or (self.is_sender_known and self.pid == 0)
 
 
 class Standing(Enum):
@@ -48,7 +61,7 @@ class Standing(Enum):
     OWNER = "it may stop the fleet for good: a terminal, init, what started the process, `down`"
     STRANGER = "it is no process of a run"
     RUN = "it is a process of a run"
-    UNKNOWN = "it has ended, and may have been a process of a run"
+    UNKNOWN = "it may have been a process of a run"
 
 
 REFUSED = frozenset({Standing.RUN, Standing.UNKNOWN})

@@ -39,7 +39,7 @@ from operations_center.keeper.inspect import (
 )
 from operations_center.keeper.result import read_result
 from operations_center.ledger import Lease, Ledger
-from operations_center.locks import is_locked, processes_holding
+from operations_center.locks import is_locked, lock_holder
 from operations_center.model import HOLDS_SLOT, Run, RunState, TaskState
 from operations_center.titles import described
 
@@ -234,18 +234,16 @@ class _Look(msgspec.Struct, frozen=True, gc=False):
     def _is_locked(self, tree: Tree | None) -> bool:
         """Whether the run's lock tells that its keeper may live.
 
-        It does not where its keeper is gone and every process that holds it can be seen: those are no part of the run,
-        and have taken the lock to have its slot held.
+        It was given to the keeper alone. So it does not where the ledger knows the keeper and that is gone: whoever
+        holds it has taken it to have the slot held, and may hide that from us.
         """
-        path = f"{self.directory}/lock"
+        path = Path(self.directory, "lock")
         if not is_locked(path):
             return False
         if tree is None or self.run.keeper is None or not tree.is_empty:
             return True
-        strangers = processes_holding(path)
-        for pid in strangers:
-            _log.warning("%s holds %s and is no part of its run: that keeps no slot", described(pid), path)
-        return not strangers
+        _log.warning("%s holds %s and is no part of its run: that keeps no slot", described(lock_holder(path)), path)
+        return False
 
     def _lease_state(self, lease: Lease | None, at: Now, locked: bool) -> LeaseState:
         here = self.surroundings.host.boot_id

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError
+from operations_center.files import opened_own_directory
 from operations_center.identity import Process, is_alive
 from operations_center.keeper import cgroup
 from operations_center.keeper.executor import children_of
@@ -153,12 +154,12 @@ def revoke(run_directory: Path) -> bool:
     Raises OSError when the gate cannot be created.
     """
     run_directory.parent.mkdir(mode=0o700, exist_ok=True)
-    run_directory.mkdir(mode=0o700, exist_ok=True)
-    try:
-        # A symbolic link says what it has to say in the moment of its creation, also on a full disk.
-        (run_directory / "gate").symlink_to(REVOKED)
-    except FileExistsError:
-        return read_gate(run_directory).state is GateState.REVOKED
+    with opened_own_directory(run_directory) as directory:
+        try:
+            # A symbolic link says what it has to say in the moment of its creation, also on a full disk.
+            os.symlink(REVOKED, "gate", dir_fd=directory)
+        except FileExistsError:
+            return read_gate(run_directory).state is GateState.REVOKED
     return True
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from operations_center.files import open_file
+from operations_center.files import open_directory, open_file
 from operations_center.identity import Process, is_alive
 
 _log = logging.getLogger(__name__)
@@ -72,14 +72,15 @@ def bound_ended(run_directory: Path, limit: int) -> None:
 
     Raises OSError; then the file is as it was.
     """
-    descriptors = [_open_stream(run_directory / name) for name in STREAMS]
+    directory = open_directory(run_directory)
+    descriptors = [_open_stream(directory, name) for name in STREAMS]
     try:
         sizes = [os.fstat(each).st_size if each is not None else 0 for each in descriptors]
         for name, descriptor, size, kept in zip(STREAMS, descriptors, sizes, kept_of(sizes, limit), strict=True):
             if descriptor is not None and size > kept:
-                _rewrite(run_directory / name, descriptor, size, kept)
+                _rewrite(directory, name, descriptor, size, kept)
     finally:
-        for descriptor in descriptors:
+        for descriptor in (directory, *descriptors):
             if descriptor is not None:
                 os.close(descriptor)
 
@@ -149,25 +150,25 @@ def _punch(keeper: Process, descriptor: int, begin: int, end: int) -> None:
         os.close(stream)
 
 
-def _open_stream(path: Path) -> int | None:
+def _open_stream(directory: int, name: str) -> int | None:
     try:
-        return open_file(path)
+        return open_file(name, dir_fd=directory)
     except OSError:
         # Removed, or something else lies there: then its output is nowhere.
         return None
 
 
-def _rewrite(path: Path, descriptor: int, size: int, kept: int) -> None:
+def _rewrite(directory: int, name: str, descriptor: int, size: int, kept: int) -> None:
     """In a file of its own that takes the other's name: a reader finds the one or the other, whole."""
-    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    draft = f".{name}.{os.urandom(4).hex()}"
     try:
-        with os.fdopen(open_file(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+        with os.fdopen(open_file(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=directory), "wb") as file:
             for chunk in _shortened(descriptor, size, kept):
                 file.write(chunk)
-        draft.rename(path)
+        os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
         with suppress(OSError):
-            draft.unlink()
+            os.unlink(draft, dir_fd=directory)
         raise
 
 

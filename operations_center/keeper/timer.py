@@ -5,6 +5,7 @@ the pipe is how others see that it has died.
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import select
@@ -14,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from operations_center.files import open_file
+from operations_center.files import open_directory, open_file
 from operations_center.identity import Process, is_alive
 from operations_center.keeper.script import Script, start_script
 
@@ -54,7 +55,7 @@ def start_timer(
     Raises OSError.
     """
     with ExitStack() as ours:
-        limit_record = open_file(run_directory / "timed_out", os.O_WRONLY)
+        limit_record = _open_limit_record(run_directory)
         ours.callback(os.close, limit_record)
         record = _out_of_the_way(open_file(run_directory / "exit"), ours)
         clock = _out_of_the_way(_start_clock(), ours)
@@ -88,6 +89,19 @@ def replace_timer(run_directory: Path, limits: Limits, keeper: Process) -> "subp
         return start_timer(run_directory, limits, pipe, keeper) if is_alive(keeper) else None
     finally:
         os.close(pipe)
+
+
+def _open_limit_record(run_directory: Path) -> int:
+    """Open what the timer writes into. An executor may have put another name of somebody's file in its place."""
+    directory = open_directory(run_directory)
+    try:
+        descriptor = open_file("timed_out", os.O_WRONLY, dir_fd=directory)
+    finally:
+        os.close(directory)
+    if os.fstat(descriptor).st_nlink != 1:
+        os.close(descriptor)
+        raise OSError(errno.EMLINK, "it has another name", str(run_directory / "timed_out"))
+    return descriptor
 
 
 def _is_pipe_unread(keeper: Process) -> bool:

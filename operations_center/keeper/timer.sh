@@ -63,8 +63,15 @@ check_wall() {
     no_later_than "$left"
 }
 
+# It holds the pipe, and nobody else was given it. An executor may write another pid into the pipe, or keep it open when
+# the keeper has ended and its pid is somebody else's.
+end_without_keeper() {
+    [ "/proc/$keeper/fd/8" -ef /proc/self/fd/0 ] || exit 0
+}
+
 # By the keeper's own descriptors: names in the run directory are the executor's to change.
 look_at_output() {
+    end_without_keeper
     sizes=$(command -p stat -L -c %s "/proc/$keeper/fd/1" "/proc/$keeper/fd/2")
     [ $? -lt 128 ]
 }
@@ -124,6 +131,7 @@ find_processes() {
 
 # Children of the keeper, and whoever is in a session of one of them or of the keeper.
 signal_tree() {
+    end_without_keeper
     find_processes "$keeper"
     leaders=$keeper
     for pid in $pids; do
@@ -152,6 +160,7 @@ has_not_ended() {
 # The keeper itself is spared, for it records the exit. It adopts what its children leave behind, so
 # killing its children again and again ends the whole tree.
 end_run() {
+    end_without_keeper
     if has_not_ended; then
         printf '%-63s\n' "$1 end" >&7
         command -p sync /proc/self/fd/7

@@ -12,7 +12,8 @@ import pytest
 
 from operations_center.identity import Process, read_stat
 from operations_center.keeper.inspect import ProcessTable, TreeQuery, read_exit, read_timed_out, tree_of
-from operations_center.keeper.timer import replace_timer
+from operations_center.keeper.launch import prepare
+from operations_center.keeper.timer import replace_timer, start_timer
 from tests.fleet import PATIENCE_S, kill_if_there, wait_until
 
 from .conftest import Bench, exit_code, output, python
@@ -117,7 +118,46 @@ def test_a_timer_that_has_died_is_replaced_and_one_that_lives_is_not(bench: Benc
     assert replace_timer(plan.run_directory, short, run.keeper) is None
 
 
+def test_a_timer_is_not_replaced_by_one_that_would_write_into_somebodys_file(bench: Bench) -> None:
+    plan, run = bench.launch("sleep", "300", timeout_ms=1_000_000)
+    end_with_helpers(run.children[1])
+    victim = bench.directory / "victim"
+    victim.write_text("precious")
+    (plan.run_directory / "timed_out").unlink()
+    os.link(victim, plan.run_directory / "timed_out")
+    with pytest.raises(OSError, match="it has another name"):
+        replace_timer(plan.run_directory, plan.limits, run.keeper)
+
+
+def test_a_timer_touches_nobody_who_does_not_hold_its_pipe(bench: Bench) -> None:
+    """An executor may write another pid into the pipe, or keep it open until the keeper's pid is somebody else's."""
+    plan = bench.plan(timeout_ms=100, idle_timeout_ms=60_000, grace_ms=0, max_output=1 << 17)
+    prepare(plan)
+    printed = bench.directory / "printed"
+    printed.write_bytes(b"x" * (1 << 20))
+    with (
+        printed.open("ab") as file,
+        subprocess.Popen(["sh", "-c", "sleep 310 & wait"], stdout=file, stderr=file) as stranger,
+    ):
+        wait_until(lambda: "sleep" in helpers(stranger.pid), "the stranger's child")
+        child = helpers(stranger.pid)["sleep"]
+        read_end, write_end = os.pipe()
+        timer = start_timer(plan.run_directory, plan.limits, read_end)
+        os.close(read_end)
+        os.write(write_end, f"{stranger.pid}\n".encode())
+        try:
+            assert timer.wait(timeout=PATIENCE_S) == 0
+            assert not is_gone(child)
+            assert printed.read_bytes() == b"x" * (1 << 20)
+        finally:
+            os.close(write_end)
+            kill_if_there(child)
+            kill_if_there(stranger.pid)
+            timer.wait()
+
+
 def end_with_helpers(timer: "subprocess.Popen[bytes]") -> None:
+    wait_until(lambda: {"timeout", "cat"} <= helpers(timer.pid).keys(), "the timer's pause")
     pids = ProcessTable.scan(with_environments=False).with_descendants([timer.pid])
     timer.kill()
     timer.wait()

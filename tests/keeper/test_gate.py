@@ -47,6 +47,16 @@ def test_revoking_twice_is_the_same_as_once(bench: Bench) -> None:
     assert [path.name for path in directory.iterdir()] == ["gate"]
 
 
+@pytest.mark.parametrize("plant", ["ln -s {elsewhere} {place}", "touch {place}", "mkfifo {place}"])
+def test_a_run_is_revoked_nowhere_else_than_in_its_own_directory(tmp_path: Path, plant: str) -> None:
+    elsewhere, place = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    subprocess.run(["sh", "-c", plant.format(elsewhere=elsewhere, place=place)], check=True)
+    assert revoke(place)
+    assert read_gate(place).state is GateState.REVOKED
+    assert not any(elsewhere.iterdir())
+
+
 def test_a_run_that_began_cannot_be_revoked(bench: Bench) -> None:
     plan = bench.finish("touch", "ran")
     assert not revoke(plan.run_directory)

@@ -105,3 +105,13 @@ def test_what_lies_under_the_name_of_a_stream_is_not_rewritten(tmp_path: Path) -
     bound_ended(tmp_path, MIB)
     assert victim.stat().st_size == 2 * MIB
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stderr", "stdout", "victim"]
+
+
+def test_a_link_in_the_place_of_a_run_directory_has_nothing_shortened(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "stdout").write_bytes(b"x" * 2 * MIB)
+    (tmp_path / "run").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="it is a link"):
+        bound_ended(tmp_path / "run", MIB)
+    assert (elsewhere / "stdout").stat().st_size == 2 * MIB

@@ -36,11 +36,31 @@ while not os.path.exists("go"):
     time.sleep(0.01)
 """
 
+DISGUISE = """
+import fcntl, os, signal, sys, time
+pids = [int(each) for each in sys.argv[1:]]
+for pid in pids:
+    # The kernel sends the signal in its own name when there is something to read.
+    reader, writer = os.pipe()
+    fcntl.fcntl(reader, fcntl.F_SETOWN, pid)
+    fcntl.fcntl(reader, 10, signal.SIGTERM)  # F_SETSIG
+    fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | os.O_ASYNC)
+    os.write(writer, b"x")
+if os.getuid() == 0:
+    os.setresuid(65534, 0, 0)
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+open("disguised", "w").close()
+while not os.path.exists("go-on"):
+    time.sleep(0.01)
+"""
+
 
 @pytest.fixture
 def fleet(fleet: Fleet) -> Iterator[Fleet]:
     fleet.configure(CONFIG)
     (fleet.root / "strike.py").write_text(STRIKE)
+    (fleet.root / "disguise.py").write_text(DISGUISE)
     yield fleet
     fleet.let_go()
 
@@ -74,6 +94,10 @@ def test_signals_of_a_run_end_nobody_and_are_noted(fleet: Fleet) -> None:
     wait_until((fleet.root / "struck").exists, "an executor that lives on has sent them")
     fleet.let_go()
     wait_until(lambda: is_done(fleet, living), "it ends")
+    disguised = add(fleet, f"exec python3 disguise.py {pids}")
+    wait_until((fleet.root / "disguised").exists, "one has sent them in the kernel's name, and with another user id")
+    (fleet.root / "go-on").touch()
+    wait_until(lambda: is_done(fleet, disguised), "it ends")
     gone = add(fleet, f"for s in TERM INT HUP; do env kill -$s {pids}; done")
     wait_until(lambda: is_done(fleet, gone), "senders that end at once have sent them")
     wait_until(lambda: is_done(fleet, add(fleet, "true")), "the fleet goes on")

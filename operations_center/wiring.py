@@ -244,6 +244,15 @@ def _make_state_directory(config: Config, access: Access) -> StateDirectory:
     return state
 
 
+def why_no_new_ledger(config: Config) -> str | None:
+    """Say why a start would not make a ledger where there is none; None where it would."""
+    try:
+        _refuse_new_ledger(config, StateDirectory(config.center.state_dir), Access.CREATE, _note_of(config))
+    except OperationsCenterError as error:
+        return str(error)
+    return None
+
+
 def _refuse_new_ledger(config: Config, state: StateDirectory, access: Access, noted: Path | None) -> None:
     if access is Access.EXISTING:
         raise LedgerUnusable(f"cannot open the ledger {state.ledger}: it is missing; start the fleet again")
@@ -268,10 +277,12 @@ def _note_of(config: Config) -> Path | None:
 
 def _lost_board(config: Config, state: StateDirectory, noted: Path) -> LedgerUnusable:
     """An empty board in its place would silently forget every task."""
+    living = living_runs_below(state.runs)
+    executing = f"; {', '.join(living)} of it is still executing, which `down --now` ends" if living else ""
     return LedgerUnusable(
-        f"cannot find the board of {config.file}: its state directory {state.root} is gone (there was one by {noted}); "
-        f"bring it back, with `git stash pop` if it was stashed, or {way_back(state.ledger)}, or begin with an empty "
-        "board by `operations-center ledger new`"
+        f"cannot find the board of {config.file}: its state directory {state.root} is gone (there was one by {noted})"
+        f"{executing}; bring it back, with `git stash pop` if it was stashed, or {way_back(state.ledger)}, "
+        "or begin with an empty board by `operations-center ledger new`"
     )
 
 

@@ -45,6 +45,7 @@ from operations_center.store.faults import (
 )
 from operations_center.store.reading import look_into
 from operations_center.text import hide_secrets, on_one_line
+from operations_center.wiring import why_no_new_ledger
 
 OLDEST_KERNEL = (5, 3)
 """pidfd_open(2)."""
@@ -176,6 +177,8 @@ def _state_directory(config: Config) -> Iterator[Check]:
     root = config.center.state_dir
     if not root.exists():
         yield from _missing_state_directory(root)
+        if (refusal := why_no_new_ledger(config)) is not None:
+            yield _fault("ledger", refusal)
     elif not root.is_dir():
         yield _fault("state_dir", f"cannot use {root}: it is not a directory; set center.state_dir")
     else:

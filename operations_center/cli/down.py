@@ -61,7 +61,7 @@ def _as_json(ended: Ended) -> dict[str, Any]:
     watchers = [{"role": member.name, "pid": member.pid} for member in ended.watchers]
     return {
         "stopped": {"supervisor": ended.supervisor.pid, "watchers": watchers},
-        "runs_left": len(ended.runs_left),
+        "runs_left": len(ended.runs_left) + len(ended.forgotten),
     }
 
 
@@ -70,8 +70,16 @@ def _in_words(ended: Ended) -> str:
         what = "stopped"
     elif ended.watchers:
         what = "stopped (there was no supervisor)"
+    elif ended.forgotten_ended:
+        what = f"no fleet was running; the state directory is gone; {', '.join(ended.forgotten_ended)} of it was ended"
     else:
-        what = "no fleet was running" if ended.runs_left else "nothing was running"
+        what = "no fleet was running" if ended.runs_left or ended.forgotten else "nothing was running"
+    if ended.forgotten:
+        pids = " ".join(str(pid) for pids in ended.forgotten.values() for pid in pids)
+        return (
+            f"{what}; the state directory is gone, and {', '.join(ended.forgotten)} of it runs on: bring the directory "
+            f"back, or end what runs with `operations-center down --now` or `kill {pids}`"
+        )
     if executing := _still_executing(ended.executing):
         return "; ".join([what, *executing])
     if ended.runs_left:

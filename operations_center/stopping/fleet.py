@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,6 +13,8 @@ from operations_center.errors import LedgerUnusable, LedgerUnwritable, Operation
 from operations_center.fleet import Member, called, look_at, survivors
 from operations_center.identity import read_stat
 from operations_center.in_flight_reconcile import Executing, Scope, look_for_executors
+from operations_center.keeper.forgotten import living_runs_below
+from operations_center.keeper.inspect import ProcessTable, TreeQuery, tree_of
 from operations_center.ledger import Pause
 from operations_center.locks import lock_holder, lock_within
 from operations_center.model import Run
@@ -37,6 +39,10 @@ SUPERVISOR_KILL_AFTER_S = 20.0
 """A supervisor gives its own watchers some seconds first."""
 
 
+FORGOTTEN_KILL_AFTER_S = 5.0
+"""For executors of which no ledger tells the grace."""
+
+
 class Down(Enum):
     """What happens to executors."""
 
@@ -50,7 +56,8 @@ class Ended:
     """What ``take_down`` ended, and the open runs that are left. ``watchers`` has the watchdog, too.
 
     ``hindered`` are those of them that were to end, and cannot be ended from here. ``unrecorded``: what could not be
-    written into the ledger, and why; None where nothing had to be, or all was.
+    written into the ledger, and why; None where nothing had to be, or all was. ``forgotten``: processes by run of a
+    state directory that is gone; ``forgotten_ended``: those of them that were ended.
     """
 
     supervisor: Member
@@ -59,6 +66,8 @@ class Ended:
     executing: Executing = field(default_factory=Executing)
     hindered: Sequence[Hindered] = ()
     unrecorded: str | None = None
+    forgotten: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    forgotten_ended: Sequence[str] = ()
 
 
 def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
@@ -68,7 +77,8 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
     """
     state = StateDirectory(config.center.state_dir)
     if not state.root.is_dir():
-        return Ended(Member(SUPERVISOR), ())
+        gone = _end_forgotten(state, until_after(within_s)) if how is Down.NOW else ()
+        return Ended(Member(SUPERVISOR), (), forgotten=living_runs_below(state.runs), forgotten_ended=gone)
     if how is Down.DRAIN:
         return _drain_and_stop(config, within_s)
     # Before the ledger is opened: a fleet can be stopped also where the ledger is broken.
@@ -83,8 +93,18 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
                     center.ledger.resume(None, "drain")
             return _ended(center, supervisor, watchers)
     except LedgerUnusable as error:
+        if how is Down.NOW and (gone := _end_forgotten(state, until_after(within_s))):
+            raise LedgerUnusable(f"{', '.join(gone)} was ended, and that cannot be recorded: {error}") from error
         what = "end executors" if how is Down.NOW else "tell which executors run on"
         raise LedgerUnusable(f"cannot {what}, though no watcher is left: {error}") from error
+
+
+def _end_forgotten(state: StateDirectory, until: float) -> list[str]:
+    """End what runs without a ledger that could tell of it, as the kernel alone does. Those that have ended."""
+    found = living_runs_below(state.runs)
+    for run_id in found:
+        end_processes(tree_of(ProcessTable.scan(), TreeQuery(run_id)).members, FORGOTTEN_KILL_AFTER_S, until)
+    return sorted(found.keys() - living_runs_below(state.runs)) if found else []
 
 
 def _drain_and_stop(config: Config, within_s: float | None) -> Ended:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import threading
 
 import pytest
 
@@ -45,9 +47,35 @@ def test_a_board_that_is_gone_is_told_and_never_silently_begun_again(line: Comma
         told = line(*words.split(), expect=1).complaint
         assert str(line.state.root) in told and "ledger new" in told, words
     assert line("status", "--json", expect=1).json["ledger_error"]
+    if not left:
+        assert str(line.state.root) in line("doctor", expect=1).out
     line("ledger", "new")
     assert line.task("a new beginning") == "t1"
     line("ledger", "new", expect=1)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_what_runs_of_a_state_directory_that_is_gone_is_named_and_ended(line: CommandLine, left: bool) -> None:
+    line.task()
+    of_run = {"OPERATIONS_CENTER_RUN_ID": "r1-abcdef", "OPERATIONS_CENTER_RUN_DIR": str(line.state.runs / "r1-abcdef")}
+    with subprocess.Popen(["sleep", "300"], env={**os.environ, **of_run}) as executor:
+        try:
+            shutil.rmtree(line.state.root)
+            if left:
+                line.state.root.mkdir(mode=0o700)
+            assert "r1-abcdef of it is still executing" in line("status", expect=1).out
+            told = line("down", expect=1 if left else 0)
+            assert "no executor runs" not in told.out
+            assert left or "r1-abcdef of it runs on: bring the directory back, or end what runs with" in told.out
+            assert executor.poll() is None
+            # It is our child: only when it was waited for is it gone.
+            reaper = threading.Thread(target=executor.wait)
+            reaper.start()
+            told = line("down", "--now", expect=1 if left else 0)
+            assert "was ended" in told.out + told.err
+            reaper.join()
+        finally:
+            executor.kill()
 
 
 def test_a_board_that_is_brought_back_is_the_same(line: CommandLine) -> None:

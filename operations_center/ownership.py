@@ -2,7 +2,8 @@
 
 A file is believed when it and everything on the way to it belong to this user or to root, and nobody else may write
 there. A directory with the sticky bit, such as ``/tmp``, may be passed: nobody can exchange what is ours in it. But
-anybody can put something into it, so what lies directly in it has to be ours. Links are followed, and judged alike.
+anybody can put something into it, so what lies directly in it has to be ours, and no second name of a file of ours.
+Links are followed, and judged alike.
 """
 
 import errno
@@ -38,9 +39,11 @@ def why_untrusted(path: Path) -> str | None:
     for step in above:
         if problem := _problem(step, user):
             return f"{step.path}, which leads to it, {problem}"
-        is_shared = not _is_link(step) and _may_others_write(step.facts)
+        is_shared = not _is_link(step) and _may_others_write(step)
     if is_shared and last.facts.st_uid != user:
         return f"it belongs to {_name_of(last.facts.st_uid)}, and others may write {os.path.dirname(last.path)}"
+    if is_shared and stat.S_ISREG(last.facts.st_mode) and last.facts.st_nlink > 1:
+        return f"it has another name elsewhere, and others may write {os.path.dirname(last.path)}"
     problem = _problem(last, user)
     return f"it {problem}" if problem else None
 
@@ -50,7 +53,7 @@ def _problem(step: _Step, user: int) -> str | None:
     if facts.st_uid not in (user, ROOT, _unmapped_user()):
         return f"belongs to {_name_of(facts.st_uid)}, and this is {_name_of(user)}"
     is_sticky = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX
-    if not _is_link(step) and not is_sticky and _may_others_write(facts):
+    if not _is_link(step) and not is_sticky and _may_others_write(step):
         return f"may be written by others: its mode is {stat.S_IMODE(facts.st_mode):04o}"
     return None
 
@@ -102,10 +105,21 @@ def _is_link(step: _Step) -> bool:
     return stat.S_ISLNK(step.facts.st_mode)
 
 
-def _may_others_write(facts: os.stat_result) -> bool:
+def _may_others_write(step: _Step) -> bool:
+    facts = step.facts
     if facts.st_mode & stat.S_IWOTH:
         return True
-    return bool(facts.st_mode & stat.S_IWGRP) and not _is_private_group(facts.st_gid, facts.st_uid)
+    if not facts.st_mode & stat.S_IWGRP:
+        return False
+    # With an access control list these bits are its mask: what the users and groups in it have at most (acl(5)).
+    return _has_list(step.path) or not _is_private_group(facts.st_gid, facts.st_uid)
+
+
+def _has_list(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except OSError as error:
+        return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
 
 
 def _is_private_group(gid: int, uid: int) -> bool:
@@ -114,7 +128,13 @@ def _is_private_group(gid: int, uid: int) -> bool:
         group, owner = grp.getgrgid(gid), pwd.getpwuid(uid)
     except KeyError:
         return False
-    return group.gr_name == owner.pw_name and owner.pw_gid == gid and set(group.gr_mem) <= {owner.pw_name}
+    is_named_so = group.gr_name == owner.pw_name and owner.pw_gid == gid
+    return is_named_so and set(group.gr_mem) <= {owner.pw_name} and _users_whose_group_is(gid) <= {owner.pw_name}
+
+
+def _users_whose_group_is(gid: int) -> set[str]:
+    """Return who has it as the first group, for whom no list of members names."""
+    return {user.pw_name for user in pwd.getpwall() if user.pw_gid == gid}
 
 
 def _name_of(uid: int) -> str:

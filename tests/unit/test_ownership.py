@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import struct
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,35 @@ def test_a_file_that_a_group_may_write_is_trusted_only_if_the_group_is_its_owner
     assert why_untrusted(file) is None
     os.chown(file, 0, NOBODY.pw_gid)
     assert "may be written by others" in complaint(file)
+
+
+@AS_ROOT
+def test_a_group_that_somebody_else_has_as_the_first_one_is_not_its_owners_alone(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.chmod(0o664)
+    second = pwd.struct_passwd((*NOBODY[:3], 0, *NOBODY[4:]))
+    monkeypatch.setattr(pwd, "getpwall", lambda: [pwd.getpwuid(0), second])
+    assert "may be written by others" in complaint(file)
+
+
+def test_a_file_that_an_access_control_list_lets_others_write_is_not_trusted(file: Path) -> None:
+    file.chmod(0o664)
+    # Tag, permissions and id of: the owner, a user, the group, the mask, everybody.
+    entries = [(1, 6, -1), (2, 6, NOBODY.pw_uid), (4, 4, -1), (16, 6, -1), (32, 4, -1)]
+    access = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, may, of & 0xFFFFFFFF) for tag, may, of in entries)
+    try:
+        os.setxattr(file, "system.posix_acl_access", access)
+    except OSError:
+        pytest.skip("this file system has no access control lists")
+    assert "may be written by others" in complaint(file)
+
+
+def test_a_second_name_of_a_file_of_ours_in_a_shared_directory_is_not_trusted(file: Path) -> None:
+    planted = file.parent.with_name("planted")
+    planted.hardlink_to(file)
+    assert "it has another name elsewhere" in complaint(planted)
+    assert why_untrusted(file) is None
 
 
 @AS_ROOT

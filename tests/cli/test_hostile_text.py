@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from operations_center import cli
 from operations_center.admission import Limits
 from operations_center.cli import COMMANDS
 from operations_center.cli.ledger import command as ledger
@@ -60,6 +61,7 @@ USES: dict[str, tuple[str, ...]] = {
     "ledger backup": ("ledger backup {name}", "ledger backup {file}/x"),
     "ledger restore": ("ledger restore {file}", "ledger restore {name}"),
     "ledger new": ("ledger new", "ledger new --config {file}"),
+    "ledger new": ("ledger new", "ledger new {evil}"),
     "ledger prune": ("ledger prune --older-than {evil}", "ledger prune --older-than 1d"),
     "pull": ("pull", "pull --check"),
     "releases": ("releases",),
@@ -120,6 +122,13 @@ def fill(line: CommandLine) -> dict[str, str]:
 def assert_harmless(printed: str) -> None:
     for line in COLOUR.sub("", printed).split("\n"):
         assert line.replace("\t", "").isprintable(), repr(line)
+
+
+def test_nothing_is_printed_past_the_function_that_makes_it_harmless() -> None:
+    printing = re.compile(r"click\.(echo|secho|style)|\bprint\(|sys\.std(out|err)\.write")
+    files = [path for path in Path(cli.__file__).parent.rglob("*.py") if printing.search(path.read_text())]
+    # The second prints JSON.
+    assert {path.name for path in files} == {"output.py", "common.py"}
 
 
 def test_every_command_is_tried() -> None:

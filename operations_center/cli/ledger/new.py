@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.cli.output import say
 from operations_center.wiring import begin_again
 
 
@@ -21,4 +22,4 @@ def new(config_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(state.ledger)})
     else:
-        click.echo(f"{state.ledger} is new and empty")
+        say(f"{state.ledger} is new and empty")

@@ -10,6 +10,7 @@ import click
 
 from operations_center.care.service import environment_file, variables_of
 from operations_center.cli.common import config_option, json_option, print_json, read_config
+from operations_center.cli.output import say
 from operations_center.config import Config
 from operations_center.errors import OperationsCenterError
 
@@ -62,7 +63,7 @@ def command(config_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"unit": text})
     else:
-        click.echo(text, nl=False)
+        say(text.removesuffix("\n"), keep="\n")
 
 
 def unit_text(config: Config) -> str:

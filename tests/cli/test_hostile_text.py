@@ -61,7 +61,6 @@ USES: dict[str, tuple[str, ...]] = {
     "ledger backup": ("ledger backup {name}", "ledger backup {file}/x"),
     "ledger restore": ("ledger restore {file}", "ledger restore {name}"),
     "ledger new": ("ledger new", "ledger new --config {file}"),
-    "ledger new": ("ledger new", "ledger new {evil}"),
     "ledger prune": ("ledger prune --older-than {evil}", "ledger prune --older-than 1d"),
     "pull": ("pull", "pull --check"),
     "releases": ("releases",),

@@ -30,6 +30,13 @@ def _no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_known_secrets", set())
 
 
+@pytest.fixture(autouse=True)
+def is_called_as_a_process_of_a_fleet() -> None:
+    """What a test forks from this process stands for a watcher or a command, and is one by its name."""
+    # For each test: pytest-xdist names its workers after the test that they run.
+    Path("/proc/self/comm").write_text("oc-test")
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """A directory with a space in its path, and nothing left alive afterwards."""

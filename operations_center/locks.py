@@ -8,11 +8,11 @@ import fcntl
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from operations_center.errors import LockHeld, OperationsCenterError
-from operations_center.files import open_directory, open_own_file
+from operations_center.files import open_directory, open_own_file, read_file
 from operations_center.titles import holding
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs"})
@@ -122,6 +122,33 @@ def lock_holder(path: Path, likely: int | None = None) -> int | None:
     except OSError:
         pass
     return None
+
+
+def processes_holding(path: Path | str) -> list[int]:
+    """Every process that we may look at and that has a file open on which it holds an exclusive flock.
+
+    Asks each process of the machine: not for what is done often. ``lock_holder`` tells who has taken the lock: that
+    process may have ended, and have left the open file to others.
+    """
+    try:
+        wanted = os.lstat(path)
+    except OSError:
+        return []
+    return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _holds(pid, wanted)]
+
+
+def _holds(pid: int, wanted: os.stat_result) -> bool:
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), wanted) and _has_lock(pid, name):
+                    return True
+    return False
+
+
+def _has_lock(pid: int, descriptor: str) -> bool:
+    lines = read_file(f"/proc/{pid}/fdinfo/{descriptor}", PAGE).decode().splitlines()
+    return any(line.startswith("lock:") and line.split()[2:5:2] == ["FLOCK", "WRITE"] for line in lines)
 
 
 def _locks_of(pid: int) -> Iterator[str]:

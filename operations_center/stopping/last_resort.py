@@ -17,10 +17,12 @@ from operations_center.in_flight_reconcile.evidence import gather_evidence
 from operations_center.keeper.inspect import Tree, tree_of
 from operations_center.keeper.processes import Processes
 from operations_center.keeper.stop import kill, signal_processes, wake
+from operations_center.locks import processes_holding
 from operations_center.model import Run
 from operations_center.pidfds import wait_for_end
 from operations_center.stopping.ends import Passes, listed, wait_for_change
 from operations_center.store.reserve import Reserve
+from operations_center.store.turnstile import locks_of
 from operations_center.wiring import Center
 
 SETTLED_WITHIN_S = 5.0
@@ -37,6 +39,7 @@ def end_at_once(center: Center, scope: Scope, record: Callable[[], None], obstac
     """
     trees = _living_trees(center, scope)
     with _suspended(trees, center.processes):
+        _end_who_holds_the_ledger(center, trees)
         recorded = _record(center, record)
         for _run, tree in trees:
             kill(tree, center.processes)
@@ -80,6 +83,19 @@ def _suspend(tree: Tree, processes: Processes) -> None:
         signal_processes(new, signal.SIGSTOP, processes)
         known |= new
         tree = tree_of(processes.scan(), tree.query)
+
+
+def _end_who_holds_the_ledger(center: Center, trees: Sequence[tuple[Run, Tree]]) -> None:
+    """KILL members that hold its locks, and with that keep everybody from writing.
+
+    Their keepers are suspended: they record the end when it is known why it came.
+    """
+    holders = {pid for path in locks_of(center.state.ledger) for pid in processes_holding(path)}
+    for _, tree in trees:
+        found = [member for member in tree.members if member.pid in holders]
+        if found and tree.keeper is not None:
+            signal_processes([tree.keeper], signal.SIGSTOP, center.processes)
+        signal_processes(found, signal.SIGKILL, center.processes)
 
 
 def _record(center: Center, record: Callable[[], None]) -> bool:

@@ -3,7 +3,14 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from operations_center.errors import LedgerUnwritable, NotFound, OperationsCenterError, Unavailable, Unrecorded
+from operations_center.errors import (
+    LedgerHeld,
+    LedgerUnwritable,
+    NotFound,
+    OperationsCenterError,
+    Unavailable,
+    Unrecorded,
+)
 from operations_center.fleet import survivors
 from operations_center.in_flight_reconcile import Scope, StopOrder, request_stop
 from operations_center.in_flight_reconcile.orphans import RESERVATION_YOUNG_MS
@@ -89,7 +96,7 @@ def end_open_runs(
     if obstacle is None:
         try:
             return _stop_open_runs(center, within_s, order), None
-        except LedgerUnwritable as error:
+        except (LedgerUnwritable, LedgerHeld) as error:
             obstacle = error.obstacle
     return (), _kill_open_runs(center, order, obstacle, time.monotonic() + within_s)
 
@@ -129,7 +136,7 @@ def _end_or_kill(center: Center, run: Run, order: StopOrder, first: Callable[[],
         try:
             first()
             return _end_run(center, run, order, wait=wait)
-        except LedgerUnwritable as error:
+        except (LedgerUnwritable, LedgerHeld) as error:
             obstacle = error.obstacle
 
     def record() -> None:

@@ -42,8 +42,7 @@ STOPPED_FOR_S = 0.5
 
 class Turnstile:
     def __init__(self, ledger: Path) -> None:
-        self._turn_path = ledger.with_name("ledger.turn")
-        self._write_path = ledger.with_name("ledger.write")
+        self._turn_path, self._write_path = locks_of(ledger)
         self._turn = _open(self._turn_path)
         try:
             self._write = _open(self._write_path)
@@ -70,6 +69,11 @@ class Turnstile:
     def close(self) -> None:
         os.close(self._turn)
         os.close(self._write)
+
+
+def locks_of(ledger: Path) -> tuple[Path, Path]:
+    """The files whose locks are the turn and the write lock."""
+    return ledger.with_name("ledger.turn"), ledger.with_name("ledger.write")
 
 
 def _open(path: Path) -> int:

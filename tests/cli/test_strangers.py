@@ -10,10 +10,11 @@ import pytest
 
 from operations_center.errors import LedgerBusy, LedgerHeld, LockHeld
 from operations_center.fleet import survivors
-from operations_center.locks import take_lock
+from operations_center.locks import lock_holder, take_lock
 from operations_center.state_directory import StateDirectory
-from operations_center.store.turnstile import Turnstile
-from tests.fleet import Fleet
+from operations_center.store.turnstile import Turnstile, locks_of
+from operations_center.titles import is_one_of_ours
+from tests.fleet import Fleet, wait_until
 
 CONFIG = """
 [roles.goal]
@@ -32,6 +33,14 @@ file = os.open(sys.argv[1], os.O_RDONLY if os.path.isdir(sys.argv[1]) else os.O_
 fcntl.flock(file, fcntl.LOCK_EX)
 print(flush=True)
 sys.stdin.read()
+"""
+
+
+HOLDS_FOR_EVER = """
+import fcntl, os, time
+for lock in locks:
+    fcntl.flock(os.open(lock, os.O_RDWR), fcntl.LOCK_EX)
+time.sleep(600)
 """
 
 
@@ -93,3 +102,20 @@ def test_stranger_that_holds_the_state_directory_keeps_nobody_from_stopping_the_
     with held(fleet.state.root) as pid:
         told = fleet.run("down", "--now", "--timeout", "50s").stderr
     assert f"process {pid}" in told
+
+
+def test_run_that_holds_the_ledger_is_ended_by_a_stop(fleet: Fleet) -> None:
+    program = fleet.root / "hold.py"
+    program.write_text(f"locks = {[*map(str, locks_of(fleet.state.ledger))]}\n{HOLDS_FOR_EVER}")
+    fleet.configure(CONFIG.replace('["true"]', f'["{sys.executable}", "{program}"]'))
+    fleet.run("task", "add", "one")
+    fleet.up()
+    wait_until(lambda: all(map(is_locked_by_a_stranger, locks_of(fleet.state.ledger))), "the executor holds the ledger")
+    (run_id,) = [path.name for path in fleet.state.runs.iterdir()]
+    told = fleet.run("stop", run_id)
+    assert f"run {run_id} has ended: stopped" in told.stdout
+
+
+def is_locked_by_a_stranger(path: Path) -> bool:
+    holder = lock_holder(path)
+    return holder is not None and not is_one_of_ours(holder)

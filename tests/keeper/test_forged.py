@@ -1,5 +1,6 @@
 """What a run's files claim counts only if the kernel agrees."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from operations_center.keeper.inspect import (
 )
 from operations_center.keeper.processes import KERNEL, proven_keeper
 from operations_center.keeper.stop import kill, terminate
+from operations_center.locks import is_locked, processes_holding
 from tests.fleet import wait_until
 from tests.keeper.conftest import Bench
 
@@ -130,3 +132,25 @@ def test_cgroups_nested_deeper_than_a_path_are_read_and_removed(cgroup_parent: P
     assert cgroup.members(path) == ()
     assert cgroup.remove(path)
     assert not path.exists()
+
+
+HOLDER = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print(flush=True); input()"
+
+
+def test_processes_that_hold_a_lock_are_found_also_where_another_took_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        child = subprocess.Popen(["sleep", "300"], pass_fds=[file.fileno()])
+    try:
+        assert is_locked(lock)
+        assert processes_holding(lock) == [child.pid]
+    finally:
+        child.kill()
+        child.wait()
+    assert processes_holding(lock) == []
+    with stranger(f"exec python3 -c '{HOLDER}' {lock}") as popen:
+        assert popen.stdout is not None
+        popen.stdout.readline()
+        assert processes_holding(lock) == [popen.pid]

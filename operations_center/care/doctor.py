@@ -175,7 +175,9 @@ def _cgroup(config: Config) -> Check:
 
 def _state_directory(config: Config) -> Iterator[Check]:
     root = config.center.state_dir
-    if not root.exists():
+    if (danger := StateDirectory(root).danger()) is not None:
+        yield _fault("state_dir", f"cannot use {root}: {danger}")
+    elif not root.exists():
         yield from _missing_state_directory(root)
         if (refusal := why_no_new_ledger(config)) is not None:
             yield _fault("ledger", refusal)
@@ -245,6 +247,9 @@ def _disk(root: Path, wanted: int) -> Check:
 def _ledger(config: Config) -> Iterator[Check]:
     state = StateDirectory(config.center.state_dir)
     path = state.ledger
+    if state.danger() is not None:
+        # What SQLite would open there may be anything, and it waits for the other end of a FIFO.
+        return
     try:
         if is_missing(path, sign_of_an_earlier_ledger(path)):
             yield _ok("ledger", f"{path} is made by the first start")

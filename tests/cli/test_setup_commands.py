@@ -213,6 +213,16 @@ def test_the_doctor_refuses_a_state_directory_that_is_a_file(line: CommandLine) 
     assert "is not a directory" in line("doctor", expect=1).out
 
 
+def test_the_doctor_opens_no_ledger_where_somebody_else_may_have_written(line: CommandLine) -> None:
+    line.task()
+    journal = line.state.root / "ledger.db-journal"
+    os.mkfifo(journal)
+    assert f"{journal} is something else" in line("doctor", expect=1).out
+    journal.unlink()
+    line.state.root.chmod(0o777)
+    assert "its mode is 0777" in line("doctor", expect=1).out
+
+
 @pytest.fixture
 def work_tree(empty: CommandLine, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of the command line is a clone, and somebody has a home elsewhere."""

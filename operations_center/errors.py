@@ -3,7 +3,7 @@
     OperationsCenterError           1   failed
     ├── UsageError                  2   wrong words on the command line
     ├── NotFound                    4   no such run, task, role, backend
-    ├── LedgerUnusable              1   damaged, lost, or no ledger of ours: only a person can help
+    ├── LedgerUnusable              1   damaged, lost, not ours, or where others may write: only a person can help
     ├── LedgerUnwritable            1   its file system is full, over its quota or read-only; it was not changed
     ├── Unavailable                75   try again later
     │   ├── Unrecorded                  a run was ended, and that could not be recorded

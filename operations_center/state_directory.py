@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from operations_center.errors import OperationsCenterError
+from operations_center.errors import LedgerUnusable, OperationsCenterError
 from operations_center.files import write_atomically
 from operations_center.ids import checked_commit, checked_config_copy, checked_run_id
 from operations_center.ownership import why_untrusted
@@ -216,10 +216,10 @@ class StateDirectory:
         self._keep_out_of_git()
 
     def refuse_danger(self) -> None:
-        """Raises OperationsCenterError where somebody else may have written in it."""
+        """Raises LedgerUnusable where somebody else may have written in it."""
         danger = self.danger()
         if danger is not None:
-            raise OperationsCenterError(f"cannot use the state directory {self.root}: {danger}")
+            raise LedgerUnusable(f"cannot use the state directory {self.root}: {danger}")
 
     def _keep_out_of_git(self) -> None:
         """An agent that commits or stashes all that it finds takes neither ledger nor prompts along."""

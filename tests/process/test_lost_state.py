@@ -1,5 +1,6 @@
 """The state directory, or something in it, is taken away under a fleet whose executors run."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +118,21 @@ def test_a_fleet_whose_ledger_is_removed_ends_and_nobody_makes_an_empty_one(
         assert not fleet.state.ledger.exists()
     let_go_and_wait(fleet, lost)
     assert fleet.run("up", expect=1).stderr.startswith(f"cannot open the ledger {fleet.state.ledger}: it is missing")
+
+
+def test_down_now_ends_executors_also_where_one_has_put_a_fifo_beside_the_ledger(fleet: Fleet) -> None:
+    fleet.add(1, "goal")
+    supervisor = fleet.up()
+    wait_until(lambda: fleet.witnessed("begin"), "the executor")
+    (begun,) = fleet.witnessed("begin")
+    os.mkfifo(fleet.state.root / "ledger.db-journal")
+    assert f"supervisor {supervisor.pid}" in fleet.run("status", expect=None).stdout
+    done = fleet.run("down", "--now", expect=1)
+    assert done.stderr.startswith(
+        f"{begun.run_id} was ended, and that cannot be recorded: cannot use the state directory"
+    )
+    assert begun.run_id not in ProcessTable.scan().run_ids
+    assert supervisor.wait(PATIENCE_S) == 0
 
 
 def test_a_state_directory_that_was_moved_away_and_back_has_lost_nothing(fleet: Fleet) -> None:

@@ -167,16 +167,20 @@ class Dispatcher:
         plan = backend.launch_plan(run, task, directory)
         try:
             prepare(plan)
+        except RunDirectoryExists:
+            _log.warning("run %s was revoked before it was launched", run.run_id)
+            return None
+        except OSError as error:
+            # Nothing was forked: it needs no gate, for which there may be no room either.
+            self._tell_failed_launch(run, error)
+            return None
+        try:
             if not self._is_still_ours(run):
                 # Freed, closed and pruned while this process was stopped: the gate went with the directory.
                 revoke(directory)
                 return None
             return self.surroundings.processes.start(plan)
-        except RunDirectoryExists:
-            _log.warning("run %s was revoked before it was launched", run.run_id)
-            return None
         except (OSError, ValueError, OperationsCenterError) as error:
-            _log.error("cannot launch run %s: %s", run.run_id, error)
             self._give_up(run, error)
             return None
 
@@ -187,8 +191,11 @@ class Dispatcher:
 
     def _give_up(self, run: Run, error: Exception) -> None:
         """Without a gate of ours something may still start: then the run is left to the next reconciliation."""
-        if not revoke(Path(self.surroundings.directory_of(run.run_id))):
-            return
+        if revoke(Path(self.surroundings.directory_of(run.run_id))):
+            self._tell_failed_launch(run, error)
+
+    def _tell_failed_launch(self, run: Run, error: Exception) -> None:
+        _log.error("cannot launch run %s: %s", run.run_id, error)
         if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno == errno.E2BIG):
             ending = Ending(Outcome.FAILED, Proof.NEVER_STARTED, f"cannot launch: {error}")
             self.surroundings.settlement.end(run, ending, self.surroundings.me)

@@ -1,12 +1,13 @@
 """Settle runs whose end is known, tell the board, and free their slots: as many at once as there are."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError, Unavailable
 from operations_center.in_flight_reconcile.evidence import cgroup_of, query_of
-from operations_center.in_flight_reconcile.facts import Sighting
+from operations_center.in_flight_reconcile.facts import Place, Sighting
 from operations_center.in_flight_reconcile.plan import Action, Deed, run_of
 from operations_center.in_flight_reconcile.report import ActionReport, Done
 from operations_center.in_flight_reconcile.surroundings import Surroundings
@@ -88,10 +89,22 @@ def _close_gate(surroundings: Surroundings, action: Action) -> ActionReport | No
     try:
         won = revoke(Path(directory))
     except OSError as error:
+        if _has_nowhere_to_start(action, directory):
+            return None
         return ActionReport(action, Done.ERROR, f"cannot create the gate: {error}")
     # A keeper of another pid namespace that has passed it cannot be seen from here: its lock and its lease tell.
     silent = action.proof is Proof.LEASE_EXPIRED and not is_locked(f"{directory}/lock")
     return None if won or silent else ActionReport(action, Done.LOST_RACE)
+
+
+def _has_nowhere_to_start(action: Action, directory: str) -> bool:
+    """Whether its spawner is dead and has made no directory: a keeper ends where there is none.
+
+    So the slot is free where there is no room for a gate.
+    """
+    seen = action.evidence
+    here = seen is not None and seen.place is Place.HERE and seen.watcher is Sighting.GONE
+    return here and not os.path.lexists(directory)
 
 
 def _query(surroundings: Surroundings, action: Action) -> TreeQuery:

@@ -1,5 +1,6 @@
 """``resolve`` of command runs that nobody but a person can judge."""
 
+import errno
 import os
 import subprocess
 from dataclasses import replace
@@ -8,10 +9,14 @@ import pytest
 
 from operations_center.config import load_config
 from operations_center.dispatch import Dispatcher, Started
+from operations_center.errors import Unavailable
+from operations_center.identity import Process
+from operations_center.in_flight_reconcile import Trigger, clear_orphaned_in_flight
 from operations_center.keeper.launch import LaunchedRun, LaunchPlan
 from operations_center.keeper.processes import KernelProcesses
 from operations_center.model import Outcome, Proof, Run, RunState, TaskState
 from operations_center.outcomes import Ending
+from operations_center.stopping.resolving import Resolution, resolve_run
 from operations_center.wiring import Center, open_center
 from tests.fleet import Fleet
 from tests.runs import admit
@@ -100,20 +105,60 @@ def test_a_run_whose_keeper_was_first_is_resolved_by_the_persons_word(fleet: Fle
     assert (fleet.root / "begun").exists()
 
 
-def test_a_run_whose_gate_cannot_be_created_keeps_its_slot(fleet: Fleet) -> None:
+def test_a_run_whose_gate_cannot_be_created_keeps_its_slot(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     (task_id,) = fleet.add(1, "goal")
     center = elsewhere(fleet)
     run = admit(center, task_id, center.me)
-    center.state.run(run.run_id).parent.mkdir(exist_ok=True)
-    center.state.run(run.run_id).write_text("no directory")
-    refused = resolve(fleet, run.run_id, expect=75)
-    assert refused.stderr.startswith(f"cannot resolve run {run.run_id}: ")
-    assert refused.stderr.count("\n") == 1
-    center.state.run(run.run_id).unlink()
+    with monkeypatch.context() as patched, fleet.center() as here:
+        patched.setattr("operations_center.stopping.resolving.revoke", no_room)
+        with pytest.raises(Unavailable, match=f"cannot resolve run {run.run_id}: .* No space left on device"):
+            resolve_run(here, run.run_id, Resolution.LOST, "it is gone")
     assert center.ledger.slots_held() == {"agent": 1}
     resolve(fleet, run.run_id)
     assert not center.ledger.slots_held()
     center.close()
+
+
+def test_what_lies_in_the_place_of_a_run_directory_keeps_no_slot(fleet: Fleet) -> None:
+    (task_id,) = fleet.add(1, "goal")
+    center = elsewhere(fleet)
+    run = admit(center, task_id, center.me)
+    center.state.run(run.run_id).write_text("no directory")
+    resolve(fleet, run.run_id)
+    assert not center.ledger.slots_held()
+    center.close()
+
+
+def test_a_run_that_finds_no_room_for_its_directory_gives_its_slot_back(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (task_id,) = fleet.add(1, "goal")
+    with fleet.center() as center:
+        task = center.board.task(task_id)
+        assert task is not None
+        monkeypatch.setattr("operations_center.dispatch.prepare", no_room)
+        monkeypatch.setattr("operations_center.dispatch.revoke", no_room)
+        backends = center.backends(os.environ | {"HOME": str(fleet.root)})
+        assert Dispatcher(center.surroundings, center.config.roles["goal"], backends).dispatch(task) is None
+        assert not center.ledger.slots_held()
+        (run,) = center.ledger.recent_runs(task_id=None, backend=None, limit=2)
+        assert (run.outcome, run.proof) == (Outcome.NEVER_STARTED, Proof.NEVER_STARTED)
+
+
+def test_a_run_of_a_dead_watcher_without_a_directory_gives_its_slot_back_without_a_gate(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (task_id,) = fleet.add(1, "goal")
+    with subprocess.Popen(["true"]) as popen, fleet.center() as center:
+        admit(center, task_id, Process.of(popen.pid))
+        popen.wait()
+        monkeypatch.setattr("operations_center.in_flight_reconcile.freeing.revoke", no_room)
+        clear_orphaned_in_flight(center.surroundings, trigger=Trigger.CLI)
+        assert not center.ledger.slots_held()
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def closed_as_unknown(fleet: Fleet, task_id: str | None = None) -> Run:

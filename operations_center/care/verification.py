@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import stat
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 from operations_center.care.bringing_back import Returning, difference
@@ -23,6 +23,7 @@ from operations_center.errors import OperationsCenterError
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.store import Store
 from operations_center.store.faults import APPLICATION_ID
+from operations_center.store.reading import odd_company
 from operations_center.text import on_one_line
 
 
@@ -33,7 +34,8 @@ def copy_backup(source: Path, present: Path, staged: Path) -> None:
             raise _cannot(source, "it is not a file")
         if present.exists() and os.path.samestat(facts, present.stat()):
             raise _cannot(source, "it is the present ledger itself")
-        _refuse_odd_company(source)
+        if (problem := odd_company(source.resolve())) is not None:
+            raise _cannot(source, problem)
         os.close(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         uri = f"{source.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as original:
@@ -47,16 +49,6 @@ def copy_backup(source: Path, present: Path, staged: Path) -> None:
                 original.backup(copy)
     except (OSError, ValueError, sqlite3.Error) as error:
         raise _cannot(source, str(getattr(error, "strerror", None) or error)) from None
-
-
-def _refuse_odd_company(source: Path) -> None:
-    """SQLite opens these as well, and would wait for the other end of a FIFO. Raises OperationsCenterError, OSError."""
-    file = source.resolve()
-    for suffix in ("-journal", "-wal", "-shm"):
-        beside = file.with_name(f"{file.name}{suffix}")
-        with suppress(FileNotFoundError):
-            if not stat.S_ISREG(beside.lstat().st_mode):
-                raise _cannot(source, f"{beside.name} beside it is not a file")
 
 
 def refuse_unsound(source: Path, staged: Path) -> None:

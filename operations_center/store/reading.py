@@ -5,23 +5,32 @@ mount that is read-only. Without it, or where it cannot grow, SQLite refuses; th
 its write-ahead log.
 """
 
+import errno
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from operations_center.errors import OperationsCenterError, Unavailable
+from operations_center.files import open_file
 from operations_center.store.faults import APPLICATION_ID
 from operations_center.store.schema import migrate
 
 _IN_MEMORY = "/dev/shm"
 """For a copy where the disk of ``$TMPDIR`` is full as well."""
 
+_CHUNK = 1024 * 1024
+_OPENED_AS_WELL = ("-journal", "-wal", "-shm")
+
 
 def connect_for_reading(path: Path, opened: ExitStack) -> sqlite3.Connection:
     """``opened`` closes what was opened. Raises sqlite3.Error, Unavailable, OperationsCenterError."""
+    if (problem := odd_company(path)) is not None:
+        raise OperationsCenterError(f"cannot read the ledger {path}: {problem}")
     if _beside(path, "-shm").exists():
         try:
             return _connect(path, "ro", opened)
@@ -41,6 +50,16 @@ def empty_ledger(opened: ExitStack) -> sqlite3.Connection:
     migrate(connection, 0)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     return connection
+
+
+def odd_company(path: Path) -> str | None:
+    """Say what is no file of those that SQLite opens with a database; None where all are, or are not there.
+
+    It would follow a link, and wait for the other end of a FIFO.
+    """
+    there = [each for each in (path, *map(partial(_beside, path), _OPENED_AS_WELL)) if os.path.lexists(each)]
+    odd = next((each for each in there if not stat.S_ISREG(each.lstat().st_mode)), None)
+    return f"{odd.name} is not a file" if odd is not None else None
 
 
 def look_into(path: Path, opened: ExitStack, *, writable: bool) -> sqlite3.Connection:
@@ -78,10 +97,21 @@ def _copy_into(directory: str, path: Path) -> Path:
     before = _state_of(path)
     for each in (path, _beside(path, "-wal")):
         if each.exists():
-            shutil.copyfile(each, Path(directory, each.name))
+            _copy(each, Path(directory, each.name))
     if _state_of(path) != before:
         raise Unavailable(f"cannot read the ledger {path}: it was opened by somebody meanwhile; try again")
     return Path(directory, path.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """No more than it has now, and not where that would fill a disk: it may be somebody else's, and without an end."""
+    with os.fdopen(open_file(source), "rb") as original, target.open("xb") as copy:
+        left = os.fstat(original.fileno()).st_size
+        if left > shutil.disk_usage(target.parent).free // 2:
+            raise OSError(errno.ENOSPC, f"there is no room for the {left} bytes of {source.name}", str(target.parent))
+        while left and (chunk := original.read(min(left, _CHUNK))):
+            copy.write(chunk)
+            left -= len(chunk)
 
 
 def _state_of(path: Path) -> list[tuple[int, int, int] | None]:

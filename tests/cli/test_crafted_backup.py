@@ -114,7 +114,7 @@ def test_a_sound_backup_is_restored_and_says_what_it_will_run(line: CommandLine)
 def test_a_backup_with_a_fifo_beside_it_holds_nobody_up(line: CommandLine, suffix: str) -> None:
     copy = backup_of(line)
     os.mkfifo(f"{copy}{suffix}")
-    assert f"{copy.name}{suffix} beside it is not a file" in line("ledger", "restore", str(copy), expect=1).complaint
+    assert f"{copy.name}{suffix} is not a file" in line("ledger", "restore", str(copy), expect=1).complaint
 
 
 def test_a_backup_of_an_older_schema_is_compared_with_that_schema() -> None:

@@ -168,6 +168,31 @@ def test_somebody_elses_state_directory_is_read_and_not_written(line: CommandLin
     line("task", "add", "x")
 
 
+def plant_fifo_beside_an_open_ledger(root: Path) -> None:
+    (root / "ledger.db-shm").touch()
+    os.mkfifo(root / "ledger.db-journal")
+
+
+def plant_log_without_end(root: Path) -> None:
+    (root / "ledger.db-wal").touch()
+    os.truncate(root / "ledger.db-wal", 1 << 42)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
+@pytest.mark.parametrize("plant", [plant_fifo_beside_an_open_ledger, plant_log_without_end])
+def test_somebody_elses_ledger_neither_holds_a_reader_up_nor_fills_its_disk(
+    line: CommandLine, run_id: str, plant: Callable[[Path], None]
+) -> None:
+    assert run_id
+    plant(line.state.root)
+    for path in (line.state.root, *line.state.root.rglob("*")):
+        os.chown(path, 65534, 65534)
+    for command in ("runs", "status", "doctor"):
+        said = line(*command.split(), expect=1)
+        told = said.out + said.err
+        assert "is not a file" in told or "there is no room" in told, command
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="no mode keeps root from reading")
 def test_a_ledger_that_may_not_even_be_read_is_one_line(line: CommandLine) -> None:
     line.task()

@@ -15,9 +15,11 @@ from operations_center.identity import read_stat
 from operations_center.in_flight_reconcile import Executing, Scope, look_for_executors
 from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.inspect import ProcessTable, TreeQuery, tree_of
+from operations_center.keeper.stop import kill, signal_processes
 from operations_center.ledger import Pause
 from operations_center.locks import lock_holder, lock_within
 from operations_center.model import Run
+from operations_center.pidfds import wait_for_end
 from operations_center.senders import run_of
 from operations_center.state_directory import SUPERVISOR, StateDirectory
 from operations_center.stopping.ends import Passes, end_processes, listed, wait_for_change
@@ -37,10 +39,6 @@ LOCK_WITHIN_S = 2.0
 
 SUPERVISOR_KILL_AFTER_S = 20.0
 """A supervisor gives its own watchers some seconds first."""
-
-
-FORGOTTEN_KILL_AFTER_S = 5.0
-"""For executors of which no ledger tells the grace."""
 
 
 class Down(Enum):
@@ -100,10 +98,17 @@ def take_down(config: Config, how: Down, within_s: float | None) -> Ended:
 
 
 def _end_forgotten(state: StateDirectory, until: float) -> list[str]:
-    """End what runs without a ledger that could tell of it, as the kernel alone does. Those that have ended."""
+    """KILL what runs without a ledger that could tell of it, as the kernel alone does; those that have ended.
+
+    Without a TERM, and with their keepers, which are stopped first: should the ledger come back, no record says that
+    they ended by themselves.
+    """
     found = living_runs_below(state.runs)
     for run_id in found:
-        end_processes(tree_of(ProcessTable.scan(), TreeQuery(run_id)).members, FORGOTTEN_KILL_AFTER_S, until)
+        tree = tree_of(ProcessTable.scan(), TreeQuery(run_id))
+        signal_processes(tree.members, signal.SIGSTOP)
+        kill(tree)
+        wait_for_end(tree.members, until)
     return sorted(found.keys() - living_runs_below(state.runs)) if found else []
 
 

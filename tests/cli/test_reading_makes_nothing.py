@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 
@@ -74,6 +75,8 @@ def test_what_runs_of_a_state_directory_that_is_gone_is_named_and_ended(line: Co
             told = line("down", "--now", expect=1 if left else 0)
             assert "was ended" in told.out + told.err
             reaper.join()
+            # Not asked to end: a record of that would count as its own end.
+            assert executor.returncode == -signal.SIGKILL
         finally:
             executor.kill()
 

@@ -226,8 +226,8 @@ class Repository:
     def check_out(self, commit: str, directory: Path, index: Path) -> None:
         """Write a commit's tree into an empty directory, filters applied, by an index of its own.
 
-        Submodules stay empty. Raises OperationsCenterError, and Refused for what git cannot write as it is. Then some
-        of the files may be there.
+        Submodules stay empty. Raises OperationsCenterError; then some of the files may be there. A tree that is fit is
+        not to blame: the disk is, or a filter.
         """
         said = self._run(
             *(f"--work-tree={directory}", "read-tree", "--reset", "-u", commit),
@@ -235,8 +235,6 @@ class Repository:
             bounds=CHECK_OUT_BOUNDS,
             GIT_INDEX_FILE=str(index),
         )
-        if said.ended.code and not any(re.search(pattern, said.complaint) for pattern, _, _ in _ADVICE):
-            raise Refused(f"files: {_first_words(said.complaint)}")
         self._refuse_failed(said, "read-tree")
 
     def has_uncommitted_changes(self) -> bool:

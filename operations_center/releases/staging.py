@@ -150,10 +150,9 @@ class Staging:
             subprocess.run(["sync", "-f", str(directory)], check=True)
             return self.records.record(commit, ReleaseState.STAGED, ledger_schema=schema)
         except Refused as refusal:
-            # Recorded first: what it has left may be what cannot be removed.
-            bad = self.records.record(commit, ReleaseState.BAD, str(refusal))
+            # Removed first: on a full disk that makes room for the record.
             remove_if_possible(directory)
-            raise _bad(bad) from None
+            raise _bad(self.records.record(commit, ReleaseState.BAD, str(refusal))) from None
         except BaseException:
             remove_if_possible(directory)
             raise

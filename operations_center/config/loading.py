@@ -39,6 +39,12 @@ S = TypeVar("S", bound=Section)
 
 _LARGEST_FILE = 1024 * 1024
 _LINE = re.compile(r" \(at line (\d+), column \d+\)")
+_MOST_PARTS = 64
+"""Of a key with dots: the parser's work grows with the square of their number."""
+
+_PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+# Nothing is given back, and a word is looked at from its start only: so a long text costs no more than its length.
+_LONG_KEY = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
 
 
 def load_config(path: Path, environ: Mapping[str, str], copy: Path | None = None) -> Config:
@@ -90,6 +96,9 @@ def _read_bytes(file: Path) -> bytes:
 
 
 def _parse(file: Path, text: str) -> dict[str, Any]:
+    if (key := _LONG_KEY.search(text)) is not None:
+        begins = text.count("\n", 0, key.start()) + 1
+        _refuse(file, f"line {begins}: it has a key of more than {_MOST_PARTS} parts (write fewer dots)")
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -163,6 +163,8 @@ def test_a_mistake_has_its_one_line(mistakes: Callable[..., list[str]], text: st
         (b"a = \0", "line 1: it is not TOML: "),
         ("a = " + "9" * 5000, "line 1: it is not TOML: "),
         ("a = " + "[" * 50_000, "it is nested too deeply "),
+        ("\na" + ".b" * 50_000 + " = 1", "line 2: it has a key of more than 64 parts "),
+        ("x = {" + '"a" . ' * 50_000 + "b = 1}", "line 1: it has a key of more than 64 parts "),
         ("#" * 2_000_000, "it is larger than 1 MiB "),
     ],
 )

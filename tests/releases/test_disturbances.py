@@ -92,7 +92,8 @@ def test_a_supervisor_that_was_proven_ends_when_its_ledger_is_gone_and_is_not_ha
 
 
 def test_a_rollout_is_resumed_when_the_ledger_can_be_written_and_the_fleet_does_not_wait_for_that(fleet: Fleet) -> None:
-    fleet.run("status", expect=3)
+    with fleet.center():
+        pass
     commit = stage(fleet, 1)
     with fleet.center() as center:
         current = Version(None, keep_copy(center.config.file, center.state))
@@ -110,7 +111,8 @@ def test_a_rollout_is_resumed_when_the_ledger_can_be_written_and_the_fleet_does_
 def test_a_fleet_that_stood_still_does_not_blame_the_release(fleet: Fleet, where: str) -> None:
     """Wherever in its judgement the supervisor stood still, with the canary that it judges."""
     fleet.configure(CONFIG.replace('canary = "1s"', 'canary = "2s"'))
-    fleet.run("status", expect=3)
+    with fleet.center():
+        pass
     commit = stage(fleet, 1)
 
     def is_there(frame: FrameType, event: str, _argument: object) -> str | None:

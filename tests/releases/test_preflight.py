@@ -103,7 +103,8 @@ def test_code_whose_fleet_cannot_live_is_refused(
 
 def test_code_that_cannot_run_a_task_is_refused(clones: Clones) -> None:
     commit = clones.push_own_code({"keeper/script.py": ('SHELL = "/bin/sh"', 'SHELL = "/bin/false"')})
-    assert refusal(clones, commit).startswith("rehearsal: its task is blocked: ")
+    # Ends that are no fault of the task do not block it for long.
+    assert refusal(clones, commit).startswith("rehearsal: its task ")
 
 
 def test_code_whose_keeper_hangs_is_refused_and_not_even_the_keeper_is_left(

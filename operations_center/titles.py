@@ -44,6 +44,9 @@ def is_one_of_ours(pid: int) -> bool:
         line = read_file(f"/proc/{pid}/cmdline", _LONGEST_ENVIRONMENT)
     except OSError:
         return False
+    # The title is taken between the two readings, or while the process executes another program and shows no words.
+    if not line or line.startswith(_PREFIX):
+        return True
     return name.startswith(_PREFIX) or any(map(_PROGRAM.fullmatch, line.split(b"\0")[:_WORDS]))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from operations_center.clock import SystemClock
 from operations_center.identity import Process, is_alive
-from operations_center.locks import lock_within
+from operations_center.locks import lock_within, take_lock
 from operations_center.pulse import read_pulse
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
 from tests.fleet import PATIENCE_S, Fleet, kill_if_there, wait_until
@@ -261,20 +261,20 @@ def test_a_fleet_in_the_background_is_not_started_twice_and_its_log_says_nothing
     told = fleet.state.log("@supervisor").read_text()
     refused = fleet.run("up", "--detach", expect=75)
     pid = fleet.json("status")["supervisor"]["pid"]
-    assert refused.stderr.startswith(f"cannot start the supervisor: process {pid} already runs it")
+    assert refused.stderr.startswith(f"cannot start the supervisor: process {pid} (oc-sup) already runs it")
     assert "cannot" not in fleet.state.log("@supervisor").read_text().removeprefix(told)
     fleet.run("down")
 
 
 def test_what_keeps_a_fleet_in_the_background_from_starting_is_told_to_who_starts_it(fleet: Fleet) -> None:
-    fleet.run("task", "list")
+    fleet.state.create()
     fleet.state.supervisor_lock.mkdir()
     refused = fleet.run("up", "--detach", expect=1)
-    assert refused.stderr.startswith("cannot start the supervisor: cannot open the lock ")
+    assert f"{fleet.state.supervisor_lock} is something else and no file of ours; remove it" in refused.stderr
 
 
 def test_a_supervisor_that_is_killed_in_the_background_before_all_are_ready_is_not_called_started(fleet: Fleet) -> None:
-    fleet.run("task", "list")
+    fleet.state.create()
     # No watcher is ready as long as it waits for its turn to reconcile.
     with lock_within(fleet.state.startup_lock, PATIENCE_S):
         caller = fleet.popen("up", "--detach")
@@ -296,7 +296,7 @@ def test_of_two_supervisors_started_at_once_exactly_one_runs_and_the_other_names
             "one of them gives up",
         )
         assert loser.returncode == 75
-        assert f"process {winner.pid} already runs it" in (fleet.root / "up.log").read_text()
+        assert f"process {winner.pid} (oc-sup) already runs it" in (fleet.root / "up.log").read_text()
         wait_until(lambda winner=winner: fleet.is_up(winner), "the other one is up")
         winner.terminate()
         assert winner.wait(PATIENCE_S) == 0
@@ -307,7 +307,7 @@ def test_a_watcher_that_cannot_start_is_reported_as_failed_and_tried_again(fleet
     lock = fleet.state.watcher_lock("goal")
     before = fleet.pulse("goal")
     lock.unlink()
-    lock.mkdir()
+    taken = take_lock(lock, "a test")
     kill_if_there(before.pid)  # it may have missed its lock already
 
     def state() -> str:
@@ -316,7 +316,7 @@ def test_a_watcher_that_cannot_start_is_reported_as_failed_and_tried_again(fleet
 
     wait_until(lambda: state() in ("backoff", "failed"), "the watcher backs off")
     wait_until(lambda: fleet.json("status")["state"] == "degraded", "everybody is told")
-    lock.rmdir()
+    os.close(taken)
     wait_until(lambda: state() == "ready", "the watcher is ready again")
 
 

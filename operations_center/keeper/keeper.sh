@@ -19,8 +19,13 @@ _take_start_ticks() {
 }
 
 # Somebody may end the helper, as with "pkill sleep": then the caller looks again sooner.
+# In a shell of its own: this one would put its own descriptors elsewhere for as long as the helper runs, and others look
+# at them.
 _pause() {
-    { command -p sleep "$1" 7>&- 8>&- 9>&-; } >/dev/null 2>&1
+    (
+        exec >/dev/null 2>&1 7>&- 8>&- 9>&-
+        command -p sleep "$1"
+    )
 }
 
 # Children, also adopted ones: the launcher made this process a subreaper.
@@ -48,7 +53,10 @@ _record() {
         _pause 1
     done
     for _try in 1 2 3; do
-        { command -p sync /proc/self/fd/7 . 8>&- 9>&-; } >/dev/null 2>&1
+        (
+            exec >/dev/null 2>&1 8>&- 9>&-
+            command -p sync /proc/self/fd/7 .
+        )
         # More than 128: somebody has ended it.
         [ $? -gt 128 ] || return
     done

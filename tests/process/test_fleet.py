@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from operations_center.clock import SystemClock
 from operations_center.identity import Process, is_alive
-from operations_center.locks import lock_within, take_lock
+from operations_center.locks import is_locked, lock_within
 from operations_center.pulse import read_pulse
 from operations_center.state_directory import SUPERVISOR, WATCHDOG
 from tests.fleet import PATIENCE_S, Fleet, kill_if_there, wait_until
@@ -307,7 +308,8 @@ def test_a_watcher_that_cannot_start_is_reported_as_failed_and_tried_again(fleet
     lock = fleet.state.watcher_lock("goal")
     before = fleet.pulse("goal")
     lock.unlink()
-    taken = take_lock(lock, "a test")
+    stranger = subprocess.Popen(["flock", "--no-fork", str(lock), "cat"], stdin=subprocess.PIPE)
+    wait_until(lambda: is_locked(lock), "the stranger's lock")
     kill_if_there(before.pid)  # it may have missed its lock already
 
     def state() -> str:
@@ -316,7 +318,7 @@ def test_a_watcher_that_cannot_start_is_reported_as_failed_and_tried_again(fleet
 
     wait_until(lambda: state() in ("backoff", "failed"), "the watcher backs off")
     wait_until(lambda: fleet.json("status")["state"] == "degraded", "everybody is told")
-    os.close(taken)
+    stranger.communicate()
     wait_until(lambda: state() == "ready", "the watcher is ready again")
 
 

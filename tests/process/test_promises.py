@@ -313,7 +313,7 @@ def test_a_watcher_that_runs_once_stays_for_a_run_whose_keeper_is_about_to_recor
 
 
 def test_a_stranger_who_reads_a_lock_is_nobodys_watcher(fleet: Fleet) -> None:
-    fleet.run("status", expect=3)
+    fleet.state.create()
     lock = fleet.state.watcher_lock("goal")
     lock.touch()
     stranger = subprocess.Popen(["flock", "--no-fork", "-s", str(lock), "sleep", "300"])
@@ -335,7 +335,8 @@ def is_read_locked(path: Path) -> bool:
 
 
 def test_a_ledger_that_somebody_else_locks_does_not_keep_a_watcher_from_coming_up(fleet: Fleet) -> None:
-    fleet.run("status", expect=3)
+    with fleet.center():
+        pass  # makes the ledger
     blocker = subprocess.Popen(
         [
             sys.executable,

@@ -1,5 +1,6 @@
 """The only place where concrete classes are chosen."""
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from operations_center.keeper.forgotten import living_runs_below
 from operations_center.keeper.processes import KERNEL, Processes
 from operations_center.ledger.sqlite import SqliteLedger
 from operations_center.locks import refuse_broken_locks
+from operations_center.places import work_tree_of
 from operations_center.pointer import read_pointers, write_pointer
 from operations_center.providers.backend import HttpJobBackend
 from operations_center.releases.deployment import INSTALLED, Deployments, Version
@@ -33,6 +35,8 @@ from operations_center.state_directory import StateDirectory
 from operations_center.store import Access, Store
 from operations_center.store.faults import is_missing, sign_of_an_earlier_ledger, way_back
 from operations_center.store.reserve import Reserve
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -257,8 +261,12 @@ def _refuse_new_ledger(config: Config, state: StateDirectory, access: Access, no
     if access is Access.EXISTING:
         raise LedgerUnusable(f"cannot open the ledger {state.ledger}: it is missing; start the fleet again")
     _refuse_beside_living_runs(state)
-    if noted is not None and sign_of_an_earlier_ledger(state.ledger) is None:
+    if noted is None or sign_of_an_earlier_ledger(state.ledger) is not None:
+        return
+    # In a work tree git may have taken it along. Elsewhere only a person removes all of it, and means to begin again.
+    if state.root.exists() or work_tree_of(state.root.parent) is not None:
         raise _lost_board(config, state, noted)
+    _log.warning("the state directory %s was removed, and its board with it: a new one begins", state.root)
 
 
 def _note_place(config: Config) -> None:

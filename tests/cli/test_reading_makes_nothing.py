@@ -40,6 +40,9 @@ def test_commands_that_only_read_make_nothing(line: CommandLine) -> None:
 
 @pytest.mark.parametrize("left", [False, True])
 def test_a_board_that_is_gone_is_told_and_never_silently_begun_again(line: CommandLine, left: bool) -> None:
+    if not left:
+        # In a work tree git may have taken it along.
+        (line.root / ".git").mkdir()
     line.task()
     shutil.rmtree(line.state.root)
     if left:
@@ -53,6 +56,13 @@ def test_a_board_that_is_gone_is_told_and_never_silently_begun_again(line: Comma
     line("ledger", "new")
     assert line.task("a new beginning") == "t1"
     line("ledger", "new", expect=1)
+
+
+def test_a_board_that_a_person_has_removed_is_told_by_who_reads_and_begun_again_by_who_adds(line: CommandLine) -> None:
+    line.task()
+    shutil.rmtree(line.state.root)
+    assert str(line.state.root) in line("task", "list", expect=1).complaint
+    assert line.task("a new beginning") == "t1"
 
 
 @pytest.mark.parametrize("left", [False, True])

@@ -160,7 +160,7 @@ _FREE = (
         settled_at = 1, settled_mono = 1, closed_at = 1 WHERE state = 'running'""",
     *(
         f"""INSERT INTO events (at, kind, run_id, task_id, data)
-            SELECT 1, '{kind}', 'r' || number || '-faked', task_id, '{{}}' FROM tasks WHERE state = 'running'"""
+            SELECT 1, '{kind}', 'r' || number || '-facade', task_id, '{{}}' FROM tasks WHERE state = 'running'"""
         for kind in ("run.settled", "task.attempts", "run.closed", "task.finished")
     ),
     "INSERT INTO attempts SELECT task_id, 1, 0, 1, 1 FROM tasks WHERE state = 'running'",

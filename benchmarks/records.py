@@ -71,7 +71,7 @@ def add_open_runs(
         for statement in _OPEN:
             execute(statement)
     for number in range(1, count + 1):
-        _make_directory(center.state.run(f"r{number}-faked"), keepers[number % len(keepers)], f"t{number}")
+        _make_directory(center.state.run(f"r{number}-facade"), keepers[number % len(keepers)], f"t{number}")
 
 
 def add_closed_runs(center: Center, count: int) -> None:
@@ -183,10 +183,10 @@ _OPEN_TASK = _TASK | {
     "number": "n",
     "kind": _ROLE,
     "state": "'running'",
-    "claimed_by": "'r' || n || '-faked'",
+    "claimed_by": "'r' || n || '-facade'",
 }
 _OPEN_RUN = _RUN | {
-    "run_id": "'r' || n || '-faked'",
+    "run_id": "'r' || n || '-facade'",
     "task_id": "'t' || n",
     "role": _ROLE,
     "fence": "n",
@@ -208,7 +208,7 @@ _OPEN = (
 # Numbers below every task and every fence that is handed out.
 _CLOSED_TASK = _TASK | {"task_id": "'old' || n", "number": "-n", "kind": "'goal'", "state": "'done'"}
 _CLOSED_RUN = _RUN | {
-    "run_id": "'r' || -n || '-faked'",
+    "run_id": "'r' || -n || '-facade'",
     "task_id": "'old' || n",
     "role": "'goal'",
     "fence": "-n",
@@ -236,7 +236,7 @@ _CLOSED = (
 _UNDO = (
     """UPDATE runs SET state = 'running', outcome = NULL, proof = NULL, exit_code = NULL, reason = NULL, finish = NULL,
         settled_at = NULL, settled_mono = NULL, closed_at = NULL WHERE fence > 0""",
-    "UPDATE tasks SET state = 'running', claimed_by = 'r' || number || '-faked', reason = NULL WHERE number > 0",
+    "UPDATE tasks SET state = 'running', claimed_by = 'r' || number || '-facade', reason = NULL WHERE number > 0",
     "DELETE FROM attempts",
     "DELETE FROM events WHERE kind NOT IN ('task.added', 'run.started') AND task_id GLOB 't[0-9]*'",
 )

@@ -328,7 +328,13 @@ class World:
         namespace = self.known[run_id].namespace
         if proof is Proof.LEASE_EXPIRED:
             lease = self.ledger.leases()[run.host_id, run.pid_namespace]
-            over = at > lease.lease_until + run.grace_ms + LEASE_MARGIN_MS
+            machine = self.acted_last.namespace.machine
+            if lease.boot_id == machine.boot_id and lease.renewed_mono is not None:
+                # Of this very boot: however the wall clock was set, the other one tells how long that is ago.
+                at, until = machine.monotonic, lease.renewed_mono + lease.lease_until - lease.renewed_at
+            else:
+                until = lease.lease_until
+            over = at > until + run.grace_ms + LEASE_MARGIN_MS
             assert over or self.acted_last.clock_was_set, f"{run_id} was freed within its host's lease"
             self._write_off(run_id)
             return

@@ -15,7 +15,7 @@ from demo.kernel import Seen
 from soak.acts import Wish
 from soak.breaches import FORKED_S, LONGEST_S, RESERVATION_S, Breach, Judge, Look, Tree, witnessed_breaches
 from soak.endings import Story, ending_breaches
-from soak.fleet import Fleet
+from soak.fleet import PRECIOUS, Fleet
 from soak.kernel import Kernel
 from soak.ledger import Held, View
 from soak.leftovers import leftover_breaches
@@ -204,14 +204,17 @@ def test_what_a_fleet_leaves_behind_is_found(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path)
     for directory in (fleet.reports, fleet.state / "logs"):
         directory.mkdir(parents=True)
+    fleet.shelf.mkdir()
+    (fleet.shelf / "precious").write_text(PRECIOUS)
     assert list(leftover_breaches(fleet, (), [])) == []
     (fleet.reports / "operations-center-report-1").write_text("a defect")
+    (fleet.shelf / "precious").write_text("written all the same")
     (fleet.state / "logs" / "goal.log").write_text("INFO\nTraceback (most recent call last):\n")
     with process_of_run(tmp_path, "r1") as popen:
         while not fleet.kernel.scan().processes:
             os.sched_yield()
         found = {breach.subject for breach in leftover_breaches(fleet, (), [])}
-    assert found == {str(popen.pid), "operations-center-report-1", "goal.log"}
+    assert found == {str(popen.pid), "operations-center-report-1", "goal.log", "precious"}
 
 
 # The end

@@ -163,7 +163,8 @@ _FREE = (
             SELECT 1, '{kind}', 'r' || number || '-facade', task_id, '{{}}' FROM tasks WHERE state = 'running'"""
         for kind in ("run.settled", "task.attempts", "run.closed", "task.finished")
     ),
-    "INSERT INTO attempts (task_id, attempts, retries, not_before, since) SELECT task_id, 1, 0, 1, 1 FROM tasks WHERE state = 'running'",
+    """INSERT INTO attempts (task_id, attempts, retries, not_before, since)
+       SELECT task_id, 1, 0, 1, 1 FROM tasks WHERE state = 'running'""",
     "UPDATE tasks SET state = 'ready', claimed_by = NULL WHERE state = 'running'",
 )
 

@@ -20,11 +20,12 @@ _take_start_ticks() {
 
 # Somebody may end the helper, as with "pkill sleep": then the caller looks again sooner.
 # In a shell of its own: this one would put its own descriptors elsewhere for as long as the helper runs, and others look
-# at them.
+# at them. That shell stays, to say into nothing that somebody has ended the helper.
 _pause() {
     (
         exec >/dev/null 2>&1 7>&- 8>&- 9>&-
         command -p sleep "$1"
+        exit
     )
 }
 
@@ -56,6 +57,7 @@ _record() {
         (
             exec >/dev/null 2>&1 8>&- 9>&-
             command -p sync /proc/self/fd/7 .
+            exit
         )
         # More than 128: somebody has ended it.
         [ $? -gt 128 ] || return

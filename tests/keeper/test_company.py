@@ -82,10 +82,10 @@ def is_another_helper(timer: int, name: str, helper: int) -> bool:
 
 def a_pause(keeper: Process) -> int | None:
     """The keeper's own helper: the executor's child sleeps longer."""
-    for pid in Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split():
+    for pid in ProcessTable.scan(with_environments=False).with_descendants([keeper.pid]):
         try:
             if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"sleep\x000.1\0"):
-                return int(pid)
+                return pid
         except OSError:
             continue
     return None

@@ -186,6 +186,8 @@ def test_a_run_that_cannot_be_revoked_keeps_no_other_slot(fleet: Fleet, monkeypa
             run = center.ledger.admit(admission)
             assert isinstance(run, Run)
             runs.append(run)
+        # Else nothing of it could start: a dead spawner has made no directory.
+        center.state.run(runs[0].run_id).mkdir()
 
         def refuse_the_first(directory: Path) -> bool:
             if directory.name == runs[0].run_id:
